@@ -1,0 +1,1 @@
+"""The harness: contracts, oracle, runner, records, command line."""

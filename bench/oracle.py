@@ -1,0 +1,321 @@
+"""The oracle: the only way an attack reaches a victim.
+
+It meters every pass per sample, refuses what the access level hides or the budget forbids, remembers
+the best legal adversarial example of every sample, and tells the attack which samples still stand.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robustspike.bench.contracts import Access
+from robustspike.bench.contracts import Budget
+from robustspike.bench.contracts import Goal
+from robustspike.bench.contracts import Task
+from robustspike.bench.contracts import ThreatModel
+from robustspike.bench.contracts import VictimSpec
+from robustspike.bench.errors import AccessDenied
+from robustspike.bench.errors import BudgetExceeded
+from robustspike.bench.errors import ContractError
+from robustspike.bench.geometry import Geometry
+from robustspike.bench.gradients import GradientEstimator
+from robustspike.bench.gradients import LossGrad
+from robustspike.bench.gradients import Memory
+from robustspike.bench.losses import LOSSES
+from robustspike.bench.losses import Loss
+from robustspike.bench.losses import margin
+from robustspike.bench.rng import RowStreams
+from robustspike.bench.victim import ModuleVictim
+
+
+class Meter:
+    """The engine behind an oracle: one attack on one batch. The runner holds it, attacks do not.
+
+    Attributes (all [N] tensors, one entry per attacked sample):
+        forwards, backwards: passes spent so far.
+        hit: whether a legal adversarial example has been seen.
+        first_hit: forwards spent when the first one was seen, -1 before.
+        best: the best one seen (x0 where none): the first for a bounded threat, the nearest for a
+            minimum-norm threat, the largest score change for quality models and the largest margin
+            for stochastic victims.
+        merit: what `best` is best by (larger is better).
+        gradients, zero_gradients: gradients handed out, and those that were zero everywhere.
+        non_finite: whether the victim answered NaN or infinity.
+    """
+
+    def __init__(
+        self,
+        victim: ModuleVictim,
+        threat: ThreatModel,
+        geometry: Geometry,
+        x0: Tensor,
+        y: Tensor,
+        *,
+        noise: RowStreams,
+        clean: Tensor,
+        estimators: Callable[[str], GradientEstimator],
+        targets: Tensor | None = None,
+    ) -> None:
+        n, device = len(x0), x0.device
+        self.victim, self.threat, self.geometry = victim, threat, geometry
+        self.x0, self.y, self.targets, self.clean = x0, y, targets, clean
+        self.noise, self.estimators = noise, estimators
+        self.eps = float("inf") if threat.eps is None else float(threat.eps)
+        self.forwards = torch.zeros(n, dtype=torch.int64, device=device)
+        self.backwards = torch.zeros_like(self.forwards)
+        self.hit = torch.zeros(n, dtype=torch.bool, device=device)
+        self.first_hit = torch.full_like(self.forwards, -1)
+        self.best = x0.clone()
+        self.merit = torch.full((n,), -torch.inf, dtype=torch.float64, device=device)
+        self.gradients = torch.zeros_like(self.forwards)
+        self.zero_gradients = torch.zeros_like(self.forwards)
+        self.non_finite = torch.zeros_like(self.hit)
+        self.queries = torch.zeros_like(self.forwards)
+        self._memories: dict[GradientEstimator, list[dict[str, object]]] = {}
+        self._rows = torch.arange(n, device=device)
+
+    @property
+    def stops_at_hit(self) -> bool:
+        """Whether a sample leaves the batch once a legal adversarial example is known."""
+        spec = self.victim.spec
+        return not (spec.stochastic or spec.task is Task.QUALITY or self.threat.is_minimum_norm)
+
+    def active(self, forwards: int, backwards: int) -> Tensor:
+        budget = self.threat.budget
+        keep = (self.forwards + forwards <= budget.forwards) & (
+            self.backwards + backwards <= budget.backwards
+        )
+        if self.stops_at_hit:
+            keep &= ~self.hit
+        return self._rows[keep]
+
+    def charge(self, rows: Tensor, forwards: int, backwards: int) -> None:
+        n = len(self.forwards)
+        times = torch.bincount(rows, minlength=n)
+        after_f = self.forwards + times * forwards
+        after_b = self.backwards + times * backwards
+        budget = self.threat.budget
+        over = (times > 0) & ((after_f > budget.forwards) | (after_b > budget.backwards))
+        if over.any():
+            row = int(over.nonzero()[0])
+            raise BudgetExceeded(
+                f"oracle: sample {row} of the batch would need {int(after_f[row])} forwards and "
+                f"{int(after_b[row])} backwards, the threat model allows {budget.forwards} and "
+                f"{budget.backwards}. Ask oracle.active() for the rows that can still pay."
+            )
+        self.forwards, self.backwards = after_f, after_b
+        self.queries = self.queries + times
+
+    def fresh_noise(self, rows: Tensor, draw: int) -> RowStreams | None:
+        if not self.victim.spec.stochastic:
+            return None
+        return self.noise.fork("query", draw, rows=rows, index=self.queries[rows])
+
+    def memories(self, estimator: GradientEstimator, rows: Tensor, *, frozen: bool) -> list[Memory]:
+        stores = self._memories.setdefault(estimator, [{} for _ in self.victim.neurons])
+        return [Memory(rows=rows, n=len(self.x0), frozen=frozen, store=store) for store in stores]
+
+    def judge(self, logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Say which answers meet the goal, and how well: ([n] bool, [n] float64)."""
+        goal = self.threat.goal
+        if self.victim.spec.task is Task.QUALITY:
+            change = logits.squeeze(1).double() - self.clean[rows].squeeze(1).double()
+            if goal is Goal.SHIFT:
+                change = change.abs()
+            elif goal is Goal.LOWER:
+                change = -change
+            return torch.isfinite(change), change
+        if goal is Goal.TARGETED and self.targets is not None:
+            target = self.targets[rows]
+            return logits.argmax(dim=1) == target, -margin(logits, target).double()
+        y = self.y[rows]
+        return logits.argmax(dim=1) != y, margin(logits, y).double()
+
+    def note(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
+        """Remember legal adversarial examples among the queried inputs."""
+        finite = torch.isfinite(logits).all(dim=1)
+        self.non_finite[rows[~finite]] = True
+        reached, merit = self.judge(logits, rows)
+        found = (reached & finite).nonzero().squeeze(1)
+        if not len(found):
+            return
+        at = rows[found]
+        legal = self.geometry.legal(self.x0[at], x[found], eps=self.eps, bounds=self.threat.bounds)
+        found, at = found[legal], at[legal]
+        if not len(found):
+            return
+        if self.threat.is_minimum_norm:
+            worth = -self.geometry.distance(self.x0[at], x[found])
+        elif self.stops_at_hit:
+            worth = torch.where(self.hit[at], -torch.inf, 0.0).double()
+        else:
+            worth = merit[found]
+        order = worth.sort(descending=True, stable=True).indices
+        order = order[at[order].sort(stable=True).indices]
+        first = torch.ones(len(order), dtype=torch.bool, device=order.device)
+        first[1:] = at[order][1:] != at[order][:-1]
+        pick = order[first]
+        pick = pick[worth[pick] > self.merit[at[pick]]]
+        target = at[pick]
+        self.best[target] = x[found[pick]].detach()
+        self.merit[target] = worth[pick]
+        new = at[~self.hit[at]]
+        self.first_hit[new] = self.forwards[new]
+        self.hit[at] = True
+
+
+_METERS: weakref.WeakKeyDictionary[Oracle, Meter] = weakref.WeakKeyDictionary()
+
+
+class Oracle:
+    """What an attack sees of the victim; made by the harness, one per attack run and batch.
+
+    `rows` are positions 0..N-1 in the x0 that `run` was given; a row may stand several times in one
+    query (several candidates for one sample). Every answer is detached from the victim's graph.
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def __init__(self, meter: Meter) -> None:
+        _METERS[self] = meter
+
+    @property
+    def threat(self) -> ThreatModel:
+        """What the attack may change, see and spend."""
+        return _METERS[self].threat
+
+    @property
+    def spec(self) -> VictimSpec:
+        """What the victim declares about itself."""
+        return _METERS[self].victim.spec
+
+    @property
+    def targets(self) -> Tensor | None:
+        """The target classes [N] of a targeted goal, else None."""
+        targets = _METERS[self].targets
+        return None if targets is None else targets.clone()
+
+    @property
+    def geometry(self) -> Geometry:
+        """The geometry of the threat model."""
+        return _METERS[self].geometry
+
+    def active(self, *, forwards: int = 1, backwards: int = 0) -> Tensor:
+        """Return the rows that still stand and can pay for that many more passes.
+
+        For a bounded threat on a deterministic classifier a row leaves at its first legal hit. For
+        minimum-norm threats, quality models and stochastic victims rows leave only when out of budget.
+        """
+        return _METERS[self].active(forwards, backwards)
+
+    def left(self, rows: Tensor) -> Budget:
+        """Return the passes that every one of the rows can still pay."""
+        meter = _METERS[self]
+        budget = meter.threat.budget
+        if not len(rows):
+            return budget
+        return Budget(
+            forwards=budget.forwards - int(meter.forwards[rows].max()),
+            backwards=budget.backwards - int(meter.backwards[rows].max()),
+        )
+
+    def best(self) -> tuple[Tensor, Tensor]:
+        """Return the best legal adversarial example of every row so far (x0 where none), and hits."""
+        meter = _METERS[self]
+        return meter.best.clone(), meter.hit.clone()
+
+    def project(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Return the legal points nearest to x for the given rows."""
+        meter = _METERS[self]
+        return meter.geometry.project(meter.x0[rows], x, eps=meter.eps, bounds=meter.threat.bounds)
+
+    def sample(self, rows: Tensor, *, rng: RowStreams) -> Tensor:
+        """Return one random legal point per row."""
+        meter = _METERS[self]
+        return meter.geometry.sample(
+            meter.x0[rows], eps=meter.eps, bounds=meter.threat.bounds, rng=rng, rows=rows
+        )
+
+    def labels(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Return predicted classes [n]. Costs one forward per row; open to every access but TRANSFER."""
+        self._allow(Access.WHITE, Access.SCORE, Access.LABEL)
+        return self._forward(x, rows).argmax(dim=1)
+
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Return logits [n, K] (or scores [n, 1]). Costs one forward per row; SCORE or WHITE."""
+        self._allow(Access.WHITE, Access.SCORE)
+        return self._forward(x, rows)
+
+    def loss_and_grad(
+        self,
+        x: Tensor,
+        rows: Tensor,
+        loss: Loss | str = "ce",
+        *,
+        estimator: GradientEstimator | str = "native",
+        draws: int = 1,
+    ) -> LossGrad:
+        """Return the loss to be increased [n], its input gradient, and the logits. WHITE only.
+
+        Args:
+            x: inputs [n, ...], one per entry of rows.
+            rows: positions of the samples.
+            loss: a function (logits, y) -> [n], or a name in `LOSSES`. With a targeted goal it is
+                given the target class and negated, so that increasing it is always progress.
+            estimator: a gradient estimator or its registry name.
+            draws: number of noise draws that are averaged (EOT) for a stochastic victim.
+
+        Cost: draws * (estimator.forwards + estimator.backwards) per row.
+        Raises: BudgetExceeded, AccessDenied; ContractError where the victim has no gradient.
+        """
+        self._allow(Access.WHITE)
+        meter = _METERS[self]
+        rule = meter.estimators(estimator) if isinstance(estimator, str) else estimator
+        function = LOSSES[loss] if isinstance(loss, str) else loss
+        meter.charge(rows, draws * rule.forwards, draws * rule.backwards)
+        y, sign = meter.y[rows], 1.0
+        if meter.threat.goal is Goal.TARGETED and meter.targets is not None:
+            y, sign = meter.targets[rows], -1.0
+        answers = [
+            meter.victim.loss_and_grad(
+                x.detach(),
+                y,
+                lambda logits, labels: sign * function(logits, labels),
+                rule,
+                memories=meter.memories(rule, rows, frozen=draw > 0),
+                noise=meter.fresh_noise(rows, draw),
+            )
+            for draw in range(draws)
+        ]
+        out = answers[0]
+        if draws > 1:
+            out = LossGrad(*(torch.stack(parts).mean(dim=0) for parts in zip(*answers, strict=True)))
+        zero = (out.grad.flatten(1) == 0).all(dim=1)
+        meter.gradients.index_add_(0, rows, torch.ones_like(rows))
+        meter.zero_gradients.index_add_(0, rows, zero.to(torch.int64))
+        meter.note(x, out.logits, rows)
+        return out
+
+    def _forward(self, x: Tensor, rows: Tensor) -> Tensor:
+        meter = _METERS[self]
+        if len(x) != len(rows):
+            raise ContractError(
+                f"oracle: got {len(x)} inputs for {len(rows)} rows. Give one row position per input."
+            )
+        meter.charge(rows, 1, 0)
+        with torch.no_grad():
+            logits = meter.victim.logits(x.detach(), noise=meter.fresh_noise(rows, 0))
+        meter.note(x, logits, rows)
+        return logits
+
+    def _allow(self, *levels: Access) -> None:
+        access = _METERS[self].threat.access
+        if access not in levels:
+            raise AccessDenied(
+                f"oracle: the threat model grants '{access}' access, this needs one of "
+                f"{', '.join(repr(str(level)) for level in levels)}. Declare `access` in the attack's spec."
+            )

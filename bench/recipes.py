@@ -1,0 +1,311 @@
+"""Recipes: how a victim is built, trained, stored and loaded.
+
+A registered victim is a recipe, a frozen dataclass. Its weights are `NAME.safetensors` beside
+`NAME.json`, which says where they come from, what they hash to, and what the network answers to
+fixed inputs; both are checked at every load.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.resources
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from typing import ClassVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save_file
+from torch import Tensor
+from torch import nn
+
+from robustspike.bench.contracts import VictimSpec
+from robustspike.bench.contracts import params_of
+from robustspike.bench.data.base import Dataset
+from robustspike.bench.defense import DefenseBase
+from robustspike.bench.errors import ArtefactError
+from robustspike.bench.errors import ConfigError
+from robustspike.bench.registry import registry
+from robustspike.bench.rng import generator
+from robustspike.bench.training import Progress
+from robustspike.bench.training import Report
+from robustspike.bench.training import Schedule
+from robustspike.bench.training import accuracy
+from robustspike.bench.training import fit
+from robustspike.bench.victim import ModuleVictim
+from robustspike.bench.victim import fingerprint_inputs
+
+FINGERPRINT_TOLERANCE = 1e-3
+"""Largest change of a fingerprint logit that rounding explains; a moved spike changes it by about 1/T."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimRecipe:
+    """Base of victim recipes.
+
+    Args:
+        name: registry name.
+        dataset: registry name of the data set it is trained on.
+        schedule: how it is optimised.
+        shares: name of the recipe whose weights it uses, for variants that are not trained (another
+            T of a converted network); "" for its own.
+
+    Class attributes:
+        family: "direct", "converted", "timing", "quality", ...; the group in listings.
+        source: paper and equation, with each deviation.
+        weights_package: package with the shipped weights, in its folder `weights`.
+    """
+
+    name: str
+    dataset: str
+    schedule: Schedule = Schedule()
+    shares: str = ""
+
+    family: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    weights_package: ClassVar[str] = "robustspike.victims"
+
+    def spec(self) -> VictimSpec:
+        """Describe the deployed victim."""
+        raise TypeError(f"{type(self).__name__} does not define spec().")
+
+    def build(self, rng: torch.Generator) -> nn.Module:
+        """Build the untrained network that will be deployed: pixels [N, *shape] -> logits [N, K]."""
+        raise TypeError(f"{type(self).__name__} does not define build().")
+
+    def trainable(self, module: nn.Module) -> nn.Module:
+        """Return the network that is trained; it shares its parameters with the deployed one."""
+        return module
+
+    def loss(self, module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the training loss of a batch and the logits."""
+        logits = module(x)
+        return nn.functional.cross_entropy(logits, y), logits
+
+    def after_epoch(self, module: nn.Module, epoch: int) -> None:
+        """Update what the recipe keeps between epochs (nothing by default)."""
+
+    def finish(self, module: nn.Module, data: Dataset, *, root: Path | None) -> None:
+        """Complete the deployed network after training (calibrate a conversion, fold layers)."""
+
+    def data(self) -> Dataset:
+        """Return the recipe's data set."""
+        loaded: Dataset = registry("datasets").get(self.dataset)
+        return loaded
+
+
+def variant(name: str, defense: str = "none", seed: int = 0) -> str:
+    """Name a trained variant: NAME, NAME+DEFENSE, NAME@SEED or NAME+DEFENSE@SEED."""
+    return name + (f"+{defense}" if defense != "none" else "") + (f"@{seed}" if seed else "")
+
+
+def train(
+    recipe: VictimRecipe,
+    defense: DefenseBase,
+    *,
+    out: Path,
+    seed: int = 0,
+    root: Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: Callable[[Progress], None] | None = None,
+) -> tuple[ModuleVictim, dict[str, Any]]:
+    """Train a victim and write its weights and their certificate to a folder.
+
+    Returns: the victim and the certificate (what `NAME.json` holds).
+    Raises: ConfigError: the defense does not apply. ArtefactError: data or checkpoint unreadable.
+    """
+    reason = defense.fits(recipe)
+    if reason:
+        raise ConfigError(f"defense '{defense.spec.name}' does not apply to '{recipe.name}': {reason}")
+    if recipe.shares:
+        raise ConfigError(
+            f"victim '{recipe.name}' is not trained: it uses the weights of '{recipe.shares}'. Train that."
+        )
+    data = recipe.data()
+    name = variant(recipe.name, defense.spec.name, seed)
+    training, validation = data.load("train", root=root), data.load("validation", root=root)
+    module = defense.transform(recipe.build(generator("init", recipe.name, seed))).to(device)
+    network = recipe.trainable(module)
+    # The defense is not part of the seed: with weight 0 it must give plain training's weights.
+    report = fit(
+        network,
+        training,
+        validation,
+        schedule=recipe.schedule,
+        terms=defense.terms,
+        loss_of=recipe.loss,
+        after_epoch=recipe.after_epoch,
+        seed=seed,
+        checkpoint=out / f"{name}.checkpoint",
+        progress=progress,
+    )
+    recipe.finish(module, data, root=root)
+    victim = ModuleVictim(module.to("cpu"), recipe.spec())
+    certificate = save(recipe, defense, victim, out=out, seed=seed, root=root, report=report)
+    return victim, certificate
+
+
+def save(
+    recipe: VictimRecipe,
+    defense: DefenseBase,
+    victim: ModuleVictim,
+    *,
+    out: Path,
+    seed: int,
+    root: Path | None,
+    report: Report,
+) -> dict[str, Any]:
+    """Write weights and certificate; returns the certificate."""
+    name = variant(recipe.name, defense.spec.name, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}.safetensors"
+    state = {key: value.contiguous() for key, value in victim.module.state_dict().items()}
+    save_file(state, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+    data = recipe.data()
+    test = data.load("test", root=root)
+    certificate = {
+        "victim": recipe.name,
+        "defense": defense.spec.name,
+        "seed": seed,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "bytes": path.stat().st_size,
+        "fingerprint": _fingerprint(victim),
+        "recipe": plain(recipe),
+        "defense_parameters": plain(defense),
+        "data": {"name": data.name, "train": data.load("train", root=root).digest, "test": test.digest},
+        "test": {"n": len(test), "correct": round(accuracy(victim.module, test)[0] * len(test))},
+        "validation": report.validation,
+        "best_epoch": report.best_epoch,
+        "made_with": {"torch": torch.__version__, "platform": platform.machine()},
+    }
+    text = json.dumps(certificate, indent=2, sort_keys=True) + "\n"
+    (out / f"{name}.json").write_text(text, encoding="utf-8")
+    return certificate
+
+
+def plain(component: Any) -> dict[str, Any]:
+    """Return a component's parameters as JSON values."""
+    return {
+        key: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else _jsonable(value)
+        for key, value in params_of(component).items()
+    }
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_jsonable(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def _fingerprint(victim: ModuleVictim) -> list[list[float]]:
+    noise = None
+    x = fingerprint_inputs(victim.spec).to(victim.device)
+    if victim.spec.stochastic:
+        from robustspike.bench.rng import RowStreams
+
+        noise = RowStreams.derive(range(len(x)), "fingerprint noise", device=x.device)
+    with torch.no_grad():
+        rows: list[list[float]] = victim.logits(x, noise=noise).double().cpu().tolist()
+    return rows
+
+
+def shipped_weights(recipe: VictimRecipe) -> Path:
+    """Return the folder of the weights that came with the recipe's package."""
+    return Path(str(importlib.resources.files(recipe.weights_package))) / "weights"
+
+
+def find_weights(recipe: VictimRecipe, defense: str, seed: int, folder: Path | None) -> Path | None:
+    """Return the weights file of a variant, from a folder first, then from the package."""
+    name = variant(recipe.shares or recipe.name, defense, seed)
+    for place in (folder, shipped_weights(recipe)):
+        if place is not None and (place / f"{name}.safetensors").is_file():
+            return place / f"{name}.safetensors"
+    return None
+
+
+def read_certificate(weights: Path) -> dict[str, Any]:
+    """Return the certificate beside a weights file. Raises: ArtefactError."""
+    path = weights.with_name(weights.name.removesuffix(".safetensors") + ".json")
+    try:
+        certificate: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ArtefactError(f"{path}: no readable certificate ({error}). Train the victim again.") from error
+    if not isinstance(certificate, dict) or not {"sha256", "fingerprint"} <= certificate.keys():
+        raise ArtefactError(f"{path}: not a certificate of weights. Train the victim again.")
+    return certificate
+
+
+def load_victim(
+    name: str,
+    *,
+    defense: str = "none",
+    seed: int = 0,
+    weights: Path | None = None,
+    device: torch.device | str = "cpu",
+    **params: Any,
+) -> ModuleVictim:
+    """Load a trained victim by name.
+
+    Args:
+        name: registry name, e.g. "lif_cnn.digits".
+        defense: registry name of the defense it was hardened with.
+        seed: training seed.
+        weights: folder to look in before the shipped weights.
+        device: where to put it.
+        params: recipe parameters to change (must not change the shapes of the weights).
+
+    Raises:
+        ConfigError: unknown name, or no weights for that variant.
+        ArtefactError: the weights file is corrupt, or answers differently from its certificate.
+    """
+    recipe: VictimRecipe = registry("victims").get(name, **params)
+    rule: DefenseBase = registry("defenses").get(defense)
+    path = find_weights(recipe, defense, seed, weights)
+    if path is None:
+        option = f" --defense {defense}" if defense != "none" else ""
+        raise ConfigError(
+            f"victim '{variant(name, defense, seed)}' has no weights. Train it first: "
+            f"robustspike train {recipe.shares or name}{option} --seed {seed} --out DIR, "
+            "then pass --weights DIR."
+        )
+    certificate = read_certificate(path)
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != certificate["sha256"]:
+        hint = "; the first bytes look like HTML" if content[:1] == b"<" else ""
+        raise ArtefactError(
+            f"{path}: sha256 {found[:12]}... but its certificate says "
+            f"{str(certificate['sha256'])[:12]}...{hint}. Restore the file or train the victim again."
+        )
+    module = rule.transform(recipe.build(generator("init", recipe.name, seed)))
+    try:
+        module.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise ArtefactError(f"{path}: does not fit the network of '{name}': {error}") from error
+    victim = ModuleVictim(module, recipe.spec())
+    if not params and not recipe.shares:
+        _check_fingerprint(victim, certificate, path)
+    return victim.to(device)
+
+
+def _check_fingerprint(victim: ModuleVictim, certificate: dict[str, Any], path: Path) -> None:
+    now = torch.tensor(_fingerprint(victim), dtype=torch.float64)
+    then = torch.tensor(certificate["fingerprint"], dtype=torch.float64)
+    if now.shape != then.shape:
+        raise ArtefactError(f"{path}: the certificate's fingerprint has another shape. Train it again.")
+    worst = float((now - then).abs().amax(dim=1).median())
+    if worst > FINGERPRINT_TOLERANCE * max(1.0, float(then.abs().max())):
+        raise ArtefactError(
+            f"{path}: the network answers fixed inputs differently from its certificate (typical change "
+            f"{worst:.2g}). The code that builds it has changed; train it again: robustspike train."
+        )

@@ -1,0 +1,286 @@
+"""One training loop for every victim and every training defense.
+
+Deterministic by seed on one platform: the order of epoch e depends on (seed, e) alone, so a run that
+was killed and resumed ends with the same weights as one that was not. The checkpoint kept is the one
+with the best validation accuracy (ties: the lower validation loss), never chosen on test data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import nn
+
+from robustspike.bench.data.base import Split
+from robustspike.bench.errors import ArtefactError
+from robustspike.bench.neurons import reset
+from robustspike.bench.rng import generator
+from robustspike.bench.rng import stable_hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How to optimise.
+
+    Args:
+        epochs: passes over the training split.
+        batch: samples per step.
+        lr: peak learning rate.
+        optimiser: "adamw" or "sgd" (momentum 0.9).
+        weight_decay: as the optimiser defines it.
+        policy: "onecycle" (20 % warm-up), "cosine" (to zero) or "constant".
+        patience: stop after this many epochs without a better checkpoint; 0 never stops early.
+    """
+
+    epochs: int = 20
+    batch: int = 64
+    lr: float = 4e-3
+    optimiser: str = "adamw"
+    weight_decay: float = 0.0
+    policy: str = "onecycle"
+    patience: int = 0
+
+
+@dataclass
+class Step:
+    """What a training rule sees of one step.
+
+    Args:
+        module: the network being trained, in training mode.
+        x, y: the batch.
+        rng: random numbers of this step (derived from the seed, the epoch and the step).
+        epoch: epochs finished before this one.
+        loss_of: the recipe's own loss: (module, x, y) -> (scalar loss, logits [N, K]).
+    """
+
+    module: nn.Module
+    x: Tensor
+    y: Tensor
+    rng: torch.Generator
+    epoch: int
+    loss_of: Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+    def loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the recipe's loss and the logits on a batch, from cleared state."""
+        reset(self.module)
+        return self.loss_of(self.module, x, y)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits on a batch, from cleared state."""
+        reset(self.module)
+        out: Tensor = self.module(x)
+        return out
+
+
+Terms = Mapping[str, Tensor]
+"""Named loss terms (already weighted); their sum is minimised."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a training run reports after every epoch."""
+
+    epoch: int
+    epochs: int
+    terms: Mapping[str, float]
+    validation: float
+
+
+@dataclass
+class Report:
+    """How a training run went.
+
+    Args:
+        best_epoch: epoch (from 1) whose checkpoint was kept; 0 if there was none to run.
+        validation: accuracy of that checkpoint on the validation split.
+        history: mean loss terms and validation accuracy of every epoch.
+    """
+
+    best_epoch: int = 0
+    validation: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def accuracy(module: nn.Module, split: Split, *, batch: int = 250) -> tuple[float, float]:
+    """Return accuracy and mean cross-entropy of a module in evaluation mode on a split."""
+    was_training = module.training
+    module.eval()
+    device = next(module.parameters()).device
+    right, total = 0, 0.0
+    with torch.no_grad():
+        for start in range(0, len(split), batch):
+            part = split[start : start + batch]
+            reset(module)
+            logits = module(part.x.to(device)).float()
+            y = part.y.to(device)
+            right += int((logits.argmax(dim=1) == y).sum())
+            total += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
+    reset(module)
+    module.train(was_training)
+    return right / len(split), total / len(split)
+
+
+def fit(
+    module: nn.Module,
+    train: Split,
+    validation: Split,
+    *,
+    schedule: Schedule,
+    terms: Callable[[Step], Terms],
+    loss_of: Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]],
+    seed: int,
+    checkpoint: Path | None = None,
+    after_epoch: Callable[[nn.Module, int], None] | None = None,
+    score: Callable[[nn.Module, Split], tuple[float, float]] = accuracy,
+    progress: Callable[[Progress], None] | None = None,
+) -> Report:
+    """Train a module in place and leave it with its best checkpoint, in evaluation mode.
+
+    Args:
+        module: network to train; its parameters that require a gradient are optimised.
+        train, validation: data; validation chooses the checkpoint.
+        schedule: how to optimise.
+        terms: the training rule.
+        loss_of: the recipe's own loss, handed to the rule.
+        seed: root seed of order and noise.
+        checkpoint: file that keeps the state after every epoch; a run that finds it goes on there,
+            and removes it at the end. None: not resumable.
+        after_epoch: hook (module, epoch from 0), e.g. to update statistics or projections.
+        score: validation score and loss of a module.
+        progress: called after every epoch.
+
+    Raises: ArtefactError: the checkpoint belongs to another run or cannot be read.
+    """
+    device = next(module.parameters()).device
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    steps = math.ceil(len(train) / schedule.batch)
+    optimiser = _optimiser(parameters, schedule)
+    scheduler = _scheduler(optimiser, schedule, steps)
+    identity = stable_hash(dataclasses.asdict(schedule), train.digest, seed, [p.shape for p in parameters])
+    report, best, best_loss, start = Report(), _snapshot(module), math.inf, 0
+    if checkpoint is not None and checkpoint.exists():
+        state = _read_checkpoint(checkpoint, identity)
+        module.load_state_dict(state["module"])
+        optimiser.load_state_dict(state["optimiser"])
+        scheduler.load_state_dict(state["scheduler"])
+        report, best = Report(**state["report"]), state["best"]
+        best_loss, start = state["best_loss"], state["epoch"]
+    for epoch in range(start, schedule.epochs):
+        if schedule.patience and epoch - report.best_epoch >= schedule.patience:
+            break
+        module.train()
+        order = torch.randperm(len(train), generator=generator("order", seed, epoch))
+        sums: dict[str, float] = {}
+        for index in range(steps):
+            picked = order[index * schedule.batch : (index + 1) * schedule.batch]
+            x, y = train.x[picked].to(device), train.y[picked].to(device)
+            rng = generator("step", seed, epoch, index)
+            named = terms(Step(module, x, y, rng, epoch, loss_of))
+            total = (
+                torch.stack([value for value in named.values()]).sum()
+                if len(named) > 1
+                else next(iter(named.values()))
+            )
+            optimiser.zero_grad()
+            total.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            scheduler.step()
+            reset(module)
+            for name, value in named.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+        if after_epoch is not None:
+            after_epoch(module, epoch)
+        value, loss = score(module, validation)
+        if value > report.validation or (value == report.validation and loss < best_loss):
+            report.best_epoch, report.validation = epoch + 1, value
+            best, best_loss = _snapshot(module), loss
+        means = {name: value / steps for name, value in sums.items()}
+        report.history.append({**means, "validation": value})
+        if progress is not None:
+            progress(Progress(epoch + 1, schedule.epochs, means, value))
+        if checkpoint is not None:
+            _write_checkpoint(
+                checkpoint,
+                {
+                    "identity": identity,
+                    "epoch": epoch + 1,
+                    "module": module.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "scheduler": scheduler.state_dict(),
+                    "report": dataclasses.asdict(report),
+                    "best": best,
+                    "best_loss": best_loss,
+                },
+            )
+    module.load_state_dict(best)
+    module.eval()
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return report
+
+
+def initialise(module: nn.Module, rng: torch.Generator) -> None:
+    """Draw the initial weights of every convolution and linear layer from a generator.
+
+    PyTorch's own default (uniform, bound 1/sqrt(fan-in)), without its global random state. Modules
+    with a method `draw_parameters(rng)` draw their own.
+    """
+    for child in module.modules():
+        own = getattr(child, "draw_parameters", None)
+        if callable(own):
+            own(rng)
+        elif isinstance(child, nn.Conv2d | nn.Linear):
+            bound = 1 / math.sqrt(child.weight[0].numel())
+            with torch.no_grad():
+                child.weight.uniform_(-bound, bound, generator=rng)
+                if child.bias is not None:
+                    child.bias.uniform_(-bound, bound, generator=rng)
+
+
+def _snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def _optimiser(parameters: list[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
+    if schedule.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay)
+    return torch.optim.SGD(parameters, lr=schedule.lr, momentum=0.9, weight_decay=schedule.weight_decay)
+
+
+def _scheduler(optimiser: torch.optim.Optimizer, schedule: Schedule, steps: int) -> Any:
+    total = max(1, schedule.epochs * steps)
+    if schedule.policy == "onecycle":
+        return torch.optim.lr_scheduler.OneCycleLR(optimiser, schedule.lr, total_steps=total, pct_start=0.2)
+    if schedule.policy == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=total)
+    return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
+
+
+def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def _read_checkpoint(path: Path, identity: int) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise ArtefactError(f"{path}: not a readable training checkpoint ({error}). Delete it.") from error
+    if not isinstance(state, dict) or state.get("identity") != identity:
+        raise ArtefactError(
+            f"{path}: checkpoint of another training run (its recipe, data or seed differ). "
+            "Delete it, or train into another folder."
+        )
+    return state

@@ -1,0 +1,221 @@
+"""Victims made from torch modules, and the checks that a victim must pass before it is attacked."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch import nn
+
+from robustspike.bench.contracts import Domain
+from robustspike.bench.contracts import Task
+from robustspike.bench.contracts import Victim
+from robustspike.bench.contracts import VictimSpec
+from robustspike.bench.errors import ContractError
+from robustspike.bench.gradients import GradientEstimator
+from robustspike.bench.gradients import LossGrad
+from robustspike.bench.gradients import Memory
+from robustspike.bench.losses import Loss
+from robustspike.bench.neurons import Neuron
+from robustspike.bench.neurons import find_neurons
+from robustspike.bench.neurons import reset
+from robustspike.bench.rng import RowStreams
+
+
+def digest_tensors(named: Iterator[tuple[str, Tensor]]) -> str:
+    """Return the sha256 of named tensors: names, dtypes, shapes and bytes, in the order given."""
+    total = hashlib.sha256()
+    for name, tensor in named:
+        data = tensor.detach().cpu().contiguous()
+        total.update(f"{name}|{data.dtype}|{tuple(data.shape)}|".encode())
+        total.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+class ModuleVictim:
+    """A victim around an `nn.Module` that maps a pixel batch [N, *shape] to logits [N, classes].
+
+    Normalisation, encoding, repetition over time and decoding belong inside the module. State is
+    cleared before and after every call (each submodule with a `reset()`). Modules that draw noise
+    declare `draws_noise = True` and read the `RowStreams` of the present call from `self.noise`.
+
+    Args:
+        module: the network; put into evaluation mode here and never switched by the harness.
+        spec: what it is; `weights` is filled in.
+    """
+
+    def __init__(self, module: nn.Module, spec: VictimSpec) -> None:
+        self.module = module.eval()
+        weights = digest_tensors(iter(sorted(module.state_dict().items())))
+        self.spec = dataclasses.replace(spec, weights=weights)
+        self.neurons: tuple[Neuron, ...] = find_neurons(module)
+        self._noisy = [m for m in module.modules() if getattr(m, "draws_noise", False)]
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+        reset(module)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters live (the CPU for a module without any)."""
+        for tensor in (*self.module.parameters(), *self.module.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> ModuleVictim:
+        """Move the module to a device and return the victim."""
+        self.module.to(device)
+        return self
+
+    def logits(self, x: Tensor, *, noise: RowStreams | None = None) -> Tensor:
+        """Answer a batch.
+
+        Shape: x [N, *spec.shape] in spec.bounds; returns [N, classes].
+        Raises: ContractError: wrong shapes, or a stochastic victim without noise streams.
+        """
+        if tuple(x.shape[1:]) != self.spec.shape:
+            raise ContractError(
+                f"victim '{self.spec.name}': expected inputs [N, {', '.join(map(str, self.spec.shape))}], "
+                f"got {list(x.shape)}. Reshape the data, or fix `shape` in the victim's spec."
+            )
+        if self.spec.stochastic and noise is None:
+            raise ContractError(
+                f"victim '{self.spec.name}' is stochastic: hand it noise=RowStreams for every call."
+            )
+        for module in self._noisy:
+            module.noise = noise  # type: ignore[assignment]
+        reset(self.module)
+        try:
+            out: Tensor = self.module(x)
+        finally:
+            reset(self.module)
+            for module in self._noisy:
+                module.noise = None  # type: ignore[assignment]
+        if out.shape != (len(x), self.spec.classes):
+            raise ContractError(
+                f"victim '{self.spec.name}': expected logits [{len(x)}, {self.spec.classes}], got "
+                f"{list(out.shape)}. Decode over time inside the module, or fix `classes` in the spec."
+            )
+        return out
+
+    def loss_and_grad(
+        self,
+        x: Tensor,
+        y: Tensor,
+        loss: Loss,
+        estimator: GradientEstimator,
+        *,
+        memories: list[Memory] | None = None,
+        noise: RowStreams | None = None,
+    ) -> LossGrad:
+        """Compute the per-sample loss and its input gradient under an estimator."""
+        if memories is None:
+            rows = torch.arange(len(x), device=x.device)
+            memories = [Memory(rows=rows, n=len(x)) for _ in self.neurons]
+        return estimator.loss_and_grad(
+            self.module,
+            lambda inputs: self.logits(inputs, noise=noise),
+            x,
+            lambda logits: loss(logits, y),
+            neurons=self.neurons,
+            memories=memories,
+        )
+
+
+def wrap(
+    module: nn.Module,
+    *,
+    name: str,
+    shape: tuple[int, ...],
+    classes: int,
+    steps: int = 0,
+    domain: Domain = Domain.STATIC,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    stochastic: bool = False,
+    task: Task = Task.CLASSIFY,
+    score_range: tuple[float, float] | None = None,
+) -> ModuleVictim:
+    """Make a victim of one's own module: see `VictimSpec` for the arguments.
+
+    The module maps raw inputs [N, *shape] in bounds to logits [N, classes].
+    """
+    spec = VictimSpec(
+        name=name,
+        shape=shape,
+        classes=classes,
+        steps=steps,
+        domain=domain,
+        bounds=bounds,
+        stochastic=stochastic,
+        task=task,
+        score_range=score_range,
+    )
+    return ModuleVictim(module, spec)
+
+
+def fingerprint_inputs(spec: VictimSpec, n: int = 4) -> Tensor:
+    """Return fixed pseudo-random legal inputs [n, *shape] for probing a victim."""
+    streams = RowStreams.derive(range(n), "fingerprint")
+    u = streams.uniform(spec.shape)
+    low, high = spec.bounds
+    if spec.domain is Domain.SPIKES:
+        return torch.where(u > 0.8, high, low)
+    if spec.domain is Domain.EVENTS:
+        return (u * 4).floor()
+    return low + (high - low) * u
+
+
+def check_victim(victim: ModuleVictim, x: Tensor | None = None) -> None:
+    """Refuse a victim on which no honest number can be measured.
+
+    Checks on a few inputs, in evaluation mode: output shape and finiteness; two calls equal; rows
+    independent; the input gradient exists (the eval-mode trap).
+
+    Args:
+        victim: the victim.
+        x: real inputs to probe with; made up where not given.
+
+    Raises: ContractError: names the check that failed and what to do.
+    """
+    spec = victim.spec
+    if not isinstance(victim, Victim):
+        raise ContractError(f"'{victim!r}' is not a victim: it lacks `spec` or `logits`.")
+    x = (fingerprint_inputs(spec) if x is None else x[:4]).to(victim.device)
+    streams = RowStreams.derive(range(len(x)), "check", device=x.device)
+
+    def answer(inputs: Tensor, rows: Tensor) -> Tensor:
+        noise = streams.fork("noise", rows=rows) if spec.stochastic else None
+        with torch.no_grad():
+            return victim.logits(inputs, noise=noise)
+
+    everyone = torch.arange(len(x), device=x.device)
+    first = answer(x, everyone)
+    where = f"victim '{spec.name}'"
+    if not torch.isfinite(first).all():
+        raise ContractError(
+            f"{where}: logits are not finite on legal inputs (got {first.flatten()[:4].tolist()} ...). "
+            "Check the weights and the normalisation."
+        )
+    if not torch.equal(first, answer(x, everyone)):
+        raise ContractError(
+            f"{where}: two calls on the same input (and the same noise) differ. It keeps state "
+            "between calls or draws unseeded noise; reset in forward(), draw from self.noise."
+        )
+    if len(x) > 1:
+        alone = torch.cat([answer(x[i : i + 1], everyone[i : i + 1]) for i in range(len(x))])
+        scale = first.abs().max().clamp(min=1.0)
+        # One spike that a rounding moves changes a logit by O(1/T); half of the rows may do so.
+        agree = ((alone - first).abs().amax(dim=1) <= 1e-4 * scale).double().mean()
+        if agree < 0.5:
+            raise ContractError(
+                f"{where}: a sample's logits depend on its batch mates. Normalise per sample, keep "
+                "BatchNorm in evaluation mode, share no state over the batch axis."
+            )
+    if spec.task is Task.CLASSIFY:
+        y = first.argmax(dim=1)
+        noise = streams.fork("noise") if spec.stochastic else None
+        victim.loss_and_grad(
+            x, y, lambda logits, t: -logits.gather(1, t[:, None]).squeeze(1), GradientEstimator(), noise=noise
+        )

@@ -1,0 +1,1 @@
+"""Built-in victims, one folder a family, and their shipped weights."""

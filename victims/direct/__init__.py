@@ -1,0 +1,1 @@
+"""Directly trained spiking networks."""
