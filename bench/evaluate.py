@@ -316,14 +316,14 @@ def _violation(meter: Meter, returned: Tensor, legal: Tensor, ids: Tensor) -> st
 @contextmanager
 def _global_randomness_unused(name: str) -> Iterator[None]:
     """Raise if the block moves a global random generator; put it back in any case."""
-    before = (torch.get_rng_state(), np.random.get_state(), random.getstate())
+    before = (torch.get_rng_state(), np.random.get_state(), random.getstate())  # noqa: NPY002
     yield
     same_torch = torch.equal(torch.get_rng_state(), before[0])
-    now = np.random.get_state()
+    now = np.random.get_state()  # noqa: NPY002
     same_numpy = all(np.array_equal(a, b) for a, b in zip(now, before[1], strict=True))
     if not (same_torch and same_numpy and random.getstate() == before[2]):
         torch.set_rng_state(before[0])
-        np.random.set_state(before[1])
+        np.random.set_state(before[1])  # noqa: NPY002
         random.setstate(before[2])
         raise ContractError(f"{name}: drew from a global random generator. Draw from `rng` only.")
 

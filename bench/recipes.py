@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import importlib.resources
 import json
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -167,8 +166,9 @@ def save(
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.safetensors"
     state = {key: value.contiguous() for key, value in victim.module.state_dict().items()}
-    save_file(state, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    temporary = path.with_suffix(".tmp")
+    save_file(state, temporary)
+    temporary.replace(path)
     data = recipe.data()
     test = data.load("test", root=root)
     certificate = {

@@ -8,7 +8,9 @@ with the best validation accuracy (ties: the lower validation loss), never chose
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import operator
 import os
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -186,13 +188,9 @@ def fit(
             x, y = train.x[picked].to(device), train.y[picked].to(device)
             rng = generator("step", seed, epoch, index)
             named = terms(Step(module, x, y, rng, epoch, loss_of))
-            total = (
-                torch.stack([value for value in named.values()]).sum()
-                if len(named) > 1
-                else next(iter(named.values()))
-            )
+            total = functools.reduce(operator.add, named.values())
             optimiser.zero_grad()
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             optimiser.step()
             scheduler.step()
             reset(module)
@@ -270,7 +268,7 @@ def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     torch.save(state, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _read_checkpoint(path: Path, identity: int) -> dict[str, Any]:

@@ -16,7 +16,13 @@ ALLOWED = {
     "defenses": ("robustspike.bench.api", "robustspike.defenses"),
     "victims": ("robustspike.bench.api", "robustspike.victims"),
     "bench": ("robustspike.bench", "robustspike.leaderboard"),
-    "leaderboard": ("robustspike.leaderboard", "robustspike.bench.records", "robustspike.bench.stats", "robustspike.bench.errors", "robustspike.bench.contracts"),
+    "leaderboard": (
+        "robustspike.leaderboard",
+        "robustspike.bench.records",
+        "robustspike.bench.stats",
+        "robustspike.bench.errors",
+        "robustspike.bench.contracts",
+    ),
 }
 
 
