@@ -4,4 +4,138 @@ The contracts (what to write), the mechanisms (what to call), and the two calls 
 Python: `load_victim` and `evaluate`.
 """
 
-__all__ = [name for name in dir() if not name.startswith("_")]
+from robustspike.bench.contracts import API_VERSION
+from robustspike.bench.contracts import Access
+from robustspike.bench.contracts import Attack
+from robustspike.bench.contracts import AttackSpec
+from robustspike.bench.contracts import Budget
+from robustspike.bench.contracts import Defense
+from robustspike.bench.contracts import DefenseSpec
+from robustspike.bench.contracts import Domain
+from robustspike.bench.contracts import Goal
+from robustspike.bench.contracts import Status
+from robustspike.bench.contracts import Task
+from robustspike.bench.contracts import ThreatModel
+from robustspike.bench.contracts import Victim
+from robustspike.bench.contracts import VictimSpec
+from robustspike.bench.data.base import Dataset
+from robustspike.bench.data.base import Split
+from robustspike.bench.data.base import SplitName
+from robustspike.bench.data.base import as_split
+from robustspike.bench.data.base import stratified
+from robustspike.bench.defense import DefenseBase
+from robustspike.bench.errors import AccessDenied
+from robustspike.bench.errors import ArtefactError
+from robustspike.bench.errors import BenchError
+from robustspike.bench.errors import BudgetExceeded
+from robustspike.bench.errors import ConfigError
+from robustspike.bench.errors import ContractError
+from robustspike.bench.errors import ThreatViolation
+from robustspike.bench.evaluate import Evaluation
+from robustspike.bench.evaluate import ShardResult
+from robustspike.bench.evaluate import evaluate
+from robustspike.bench.evaluate import evaluate_shard
+from robustspike.bench.geometry import Geometry
+from robustspike.bench.gradients import GradientEstimator
+from robustspike.bench.gradients import LossGrad
+from robustspike.bench.gradients import Memory
+from robustspike.bench.gradients import Native
+from robustspike.bench.gradients import SurrogateEstimator
+from robustspike.bench.losses import LOSSES
+from robustspike.bench.losses import Loss
+from robustspike.bench.losses import cross_entropy
+from robustspike.bench.losses import dlr
+from robustspike.bench.losses import margin
+from robustspike.bench.losses import strongest_other
+from robustspike.bench.neurons import FunctionRule
+from robustspike.bench.neurons import Neuron
+from robustspike.bench.neurons import SequenceRule
+from robustspike.bench.neurons import SpikeRule
+from robustspike.bench.neurons import find_neurons
+from robustspike.bench.neurons import reset
+from robustspike.bench.oracle import Oracle
+from robustspike.bench.recipes import VictimRecipe
+from robustspike.bench.recipes import load_victim
+from robustspike.bench.registry import registry
+from robustspike.bench.rng import RowStreams
+from robustspike.bench.rng import generator
+from robustspike.bench.rng import stable_hash
+from robustspike.bench.training import Progress
+from robustspike.bench.training import Report
+from robustspike.bench.training import Schedule
+from robustspike.bench.training import Step
+from robustspike.bench.training import Terms
+from robustspike.bench.training import fit
+from robustspike.bench.training import initialise
+from robustspike.bench.victim import ModuleVictim
+from robustspike.bench.victim import check_victim
+from robustspike.bench.victim import wrap
+
+__all__ = [
+    "API_VERSION",
+    "LOSSES",
+    "Access",
+    "AccessDenied",
+    "ArtefactError",
+    "Attack",
+    "AttackSpec",
+    "BenchError",
+    "Budget",
+    "BudgetExceeded",
+    "ConfigError",
+    "ContractError",
+    "Dataset",
+    "Defense",
+    "DefenseBase",
+    "DefenseSpec",
+    "Domain",
+    "Evaluation",
+    "FunctionRule",
+    "Geometry",
+    "Goal",
+    "GradientEstimator",
+    "Loss",
+    "LossGrad",
+    "Memory",
+    "ModuleVictim",
+    "Native",
+    "Neuron",
+    "Oracle",
+    "Progress",
+    "Report",
+    "RowStreams",
+    "Schedule",
+    "SequenceRule",
+    "ShardResult",
+    "SpikeRule",
+    "Split",
+    "SplitName",
+    "Status",
+    "Step",
+    "SurrogateEstimator",
+    "Task",
+    "Terms",
+    "ThreatModel",
+    "ThreatViolation",
+    "Victim",
+    "VictimRecipe",
+    "VictimSpec",
+    "as_split",
+    "check_victim",
+    "cross_entropy",
+    "dlr",
+    "evaluate",
+    "evaluate_shard",
+    "find_neurons",
+    "fit",
+    "generator",
+    "initialise",
+    "load_victim",
+    "margin",
+    "registry",
+    "reset",
+    "stable_hash",
+    "stratified",
+    "strongest_other",
+    "wrap",
+]
