@@ -24,7 +24,7 @@ class AnnCnn(VictimRecipe):
 
     dataset: str = "digits"
     widths: tuple[int, int] = (16, 32)
-    schedule: Schedule = Schedule()
+    schedule: Schedule = Schedule(epochs=25)
 
     family: ClassVar[str] = "reference"
     source: ClassVar[str] = "Plain convolutional network, cross-entropy; the shape of lif_cnn. Differs: none."
