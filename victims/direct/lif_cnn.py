@@ -174,7 +174,9 @@ class LifCnn(VictimRecipe):
 
 
 LIF_CNN_DIGITS = LifCnn(name="lif_cnn.digits")
-LIF_CNN_T8_DIGITS = dataclasses.replace(LIF_CNN_DIGITS, name="lif_cnn_t8.digits", steps=8)
+LIF_CNN_T8_DIGITS = dataclasses.replace(
+    LIF_CNN_DIGITS, name="lif_cnn_t8.digits", steps=8, schedule=Schedule(epochs=25)
+)
 LIF_CNN_TET_DIGITS = dataclasses.replace(LIF_CNN_DIGITS, name="lif_cnn_tet.digits", objective="tet")
 LIF_CNN_SOFT_DIGITS = dataclasses.replace(LIF_CNN_DIGITS, name="lif_cnn_soft.digits", v_reset=None)
 LIF_CNN_ATTACHED_DIGITS = dataclasses.replace(
