@@ -23,6 +23,7 @@ from robustspike.bench.data.base import Split
 from robustspike.bench.data.base import SplitName
 from robustspike.bench.data.base import as_split
 from robustspike.bench.data.base import stratified
+from robustspike.bench.defense import Combined
 from robustspike.bench.defense import DefenseBase
 from robustspike.bench.errors import AccessDenied
 from robustspike.bench.errors import ArtefactError
@@ -53,6 +54,7 @@ from robustspike.bench.neurons import SequenceRule
 from robustspike.bench.neurons import SpikeRule
 from robustspike.bench.neurons import find_neurons
 from robustspike.bench.neurons import reset
+from robustspike.bench.neurons import supplied_with
 from robustspike.bench.oracle import Oracle
 from robustspike.bench.recipes import VictimRecipe
 from robustspike.bench.recipes import load_victim
@@ -65,6 +67,7 @@ from robustspike.bench.training import Report
 from robustspike.bench.training import Schedule
 from robustspike.bench.training import Step
 from robustspike.bench.training import Terms
+from robustspike.bench.training import accuracy
 from robustspike.bench.training import fit
 from robustspike.bench.training import initialise
 from robustspike.bench.victim import ModuleVictim
@@ -82,6 +85,7 @@ __all__ = [
     "BenchError",
     "Budget",
     "BudgetExceeded",
+    "Combined",
     "ConfigError",
     "ContractError",
     "Dataset",
@@ -120,6 +124,7 @@ __all__ = [
     "Victim",
     "VictimRecipe",
     "VictimSpec",
+    "accuracy",
     "as_split",
     "check_victim",
     "cross_entropy",
@@ -137,5 +142,6 @@ __all__ = [
     "stable_hash",
     "stratified",
     "strongest_other",
+    "supplied_with",
     "wrap",
 ]

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch import nn
 
+from robustspike.bench.rng import RowStreams
+
 # SpikingJelly probes for Triton when it is imported; on a CPU the resulting log lines are noise.
 logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
 
@@ -141,3 +143,16 @@ def reset(module: nn.Module) -> None:
         method = getattr(child, "reset", None)
         if callable(method):
             method()
+
+
+@contextmanager
+def supplied_with(module: nn.Module, noise: RowStreams | None) -> Iterator[None]:
+    """Hand noise streams to every submodule that declares `draws_noise`, for the length of the block."""
+    noisy = [child for child in module.modules() if getattr(child, "draws_noise", False)]
+    for child in noisy:
+        child.noise = noise  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for child in noisy:
+            child.noise = None  # type: ignore[assignment]

@@ -130,23 +130,27 @@ def train(
     data = recipe.data()
     name = variant(recipe.name, defense.spec.name, seed)
     training, validation = data.load("train", root=root), data.load("validation", root=root)
-    module = defense.transform(recipe.build(generator("init", recipe.name, seed))).to(device)
+    spec = defense.describe(recipe.spec())
+    module = defense.transform(recipe.build(generator("init", recipe.name, seed)), spec).to(device)
     network = recipe.trainable(module)
     # The defense is not part of the seed: with weight 0 it must give plain training's weights.
     report = fit(
         network,
         training,
         validation,
-        schedule=recipe.schedule,
+        schedule=defense.schedule(recipe.schedule),
         terms=defense.terms,
         loss_of=recipe.loss,
         after_epoch=recipe.after_epoch,
+        after_step=defense.after_step,
+        eligible=defense.eligible,
+        identity=(plain(recipe), plain(defense)),
         seed=seed,
         checkpoint=out / f"{name}.checkpoint",
         progress=progress,
     )
     recipe.finish(module, data, root=root)
-    victim = ModuleVictim(module.to("cpu"), recipe.spec())
+    victim = ModuleVictim(module.to("cpu"), spec)
     certificate = save(recipe, defense, victim, out=out, seed=seed, root=root, report=report)
     return victim, certificate
 
@@ -184,6 +188,12 @@ def save(
         "test": {"n": len(test), "correct": round(accuracy(victim.module, test)[0] * len(test))},
         "validation": report.validation,
         "best_epoch": report.best_epoch,
+        "training": {
+            "epochs": len(report.history),
+            "forwards": report.forwards,
+            "backwards": report.backwards,
+            "last_terms": report.history[-1] if report.history else {},
+        },
         "made_with": {"torch": torch.__version__, "platform": platform.machine()},
     }
     text = json.dumps(certificate, indent=2, sort_keys=True) + "\n"
@@ -269,7 +279,6 @@ def load_victim(
         ArtefactError: the weights file is corrupt, or answers differently from its certificate.
     """
     recipe: VictimRecipe = registry("victims").get(name, **params)
-    rule: DefenseBase = registry("defenses").get(defense)
     path = find_weights(recipe, defense, seed, weights)
     if path is None:
         option = f" --defense {defense}" if defense != "none" else ""
@@ -287,15 +296,23 @@ def load_victim(
             f"{path}: sha256 {found[:12]}... but its certificate says "
             f"{str(certificate['sha256'])[:12]}...{hint}. Restore the file or train the victim again."
         )
-    module = rule.transform(recipe.build(generator("init", recipe.name, seed)))
+    rule = _trained_with(defense, certificate)
+    spec = rule.describe(recipe.spec())
+    module = rule.transform(recipe.build(generator("init", recipe.name, seed)), spec)
     try:
         module.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:
         raise ArtefactError(f"{path}: does not fit the network of '{name}': {error}") from error
-    victim = ModuleVictim(module, recipe.spec())
+    victim = ModuleVictim(module, spec)
     if not params and not recipe.shares:
         _check_fingerprint(victim, certificate, path)
     return victim.to(device)
+
+
+def _trained_with(defense: str, certificate: dict[str, Any]) -> DefenseBase:
+    """Make the defense with the parameters that the weights were trained with."""
+    found: DefenseBase = registry("defenses").get(defense, **certificate.get("defense_parameters", {}))
+    return found
 
 
 def _check_fingerprint(victim: ModuleVictim, certificate: dict[str, Any], path: Path) -> None:

@@ -12,8 +12,11 @@ import functools
 import math
 import operator
 import os
+import pickle
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
@@ -25,7 +28,10 @@ from torch import nn
 
 from robustspike.bench.data.base import Split
 from robustspike.bench.errors import ArtefactError
+from robustspike.bench.errors import ConfigError
 from robustspike.bench.neurons import reset
+from robustspike.bench.neurons import supplied_with
+from robustspike.bench.rng import RowStreams
 from robustspike.bench.rng import generator
 from robustspike.bench.rng import stable_hash
 
@@ -63,6 +69,11 @@ class Step:
         rng: random numbers of this step (derived from the seed, the epoch and the step).
         epoch: epochs finished before this one.
         loss_of: the recipe's own loss: (module, x, y) -> (scalar loss, logits [N, K]).
+        epochs: epochs of the whole run, for rules that ramp a weight; 0 where unknown.
+
+    Attributes:
+        forwards, backwards: sample passes made so far; a forward in training mode counts one backward
+            (the optimiser's), an input gradient one more.
     """
 
     module: nn.Module
@@ -71,17 +82,37 @@ class Step:
     rng: torch.Generator
     epoch: int
     loss_of: Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+    epochs: int = 0
+    forwards: int = field(default=0, init=False)
+    backwards: int = field(default=0, init=False)
 
     def loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the recipe's loss and the logits on a batch, from cleared state."""
-        reset(self.module)
-        return self.loss_of(self.module, x, y)
+        with self._fresh(x):
+            return self.loss_of(self.module, x, y)
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits on a batch, from cleared state."""
-        reset(self.module)
-        out: Tensor = self.module(x)
+        with self._fresh(x):
+            out: Tensor = self.module(x)
         return out
+
+    def input_gradient(self, values: Tensor, x: Tensor, *, keep_graph: bool = False) -> Tensor:
+        """Return the gradient of the sum of values with respect to the inputs x, detached."""
+        self.backwards += len(x)
+        (gradient,) = torch.autograd.grad(values.sum(), x, retain_graph=keep_graph)
+        return gradient
+
+    @contextmanager
+    def _fresh(self, x: Tensor) -> Iterator[None]:
+        """Clear the state before a pass, and hand new noise to modules that draw some."""
+        reset(self.module)
+        self.forwards += len(x)
+        self.backwards += len(x) if self.module.training else 0
+        salt = int(torch.randint(2**62, (), generator=self.rng))
+        streams = RowStreams.derive(range(len(x)), "training", salt, device=x.device)
+        with supplied_with(self.module, streams):
+            yield
 
 
 Terms = Mapping[str, Tensor]
@@ -106,11 +137,14 @@ class Report:
         best_epoch: epoch (from 1) whose checkpoint was kept; 0 if there was none to run.
         validation: accuracy of that checkpoint on the validation split.
         history: mean loss terms and validation accuracy of every epoch.
+        forwards, backwards: sample passes spent on training (validation not counted).
     """
 
     best_epoch: int = 0
     validation: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
+    forwards: int = 0
+    backwards: int = 0
 
 
 def accuracy(module: nn.Module, split: Split, *, batch: int = 250) -> tuple[float, float]:
@@ -123,7 +157,8 @@ def accuracy(module: nn.Module, split: Split, *, batch: int = 250) -> tuple[floa
         for start in range(0, len(split), batch):
             part = split[start : start + batch]
             reset(module)
-            logits = module(part.x.to(device)).float()
+            with supplied_with(module, RowStreams.derive(part.ids, "validation", device=device)):
+                logits = module(part.x.to(device)).float()
             y = part.y.to(device)
             right += int((logits.argmax(dim=1) == y).sum())
             total += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
@@ -143,6 +178,9 @@ def fit(
     seed: int,
     checkpoint: Path | None = None,
     after_epoch: Callable[[nn.Module, int], None] | None = None,
+    after_step: Callable[[nn.Module], None] | None = None,
+    eligible: Callable[[int, int], bool] | None = None,
+    identity: object = "",
     score: Callable[[nn.Module, Split], tuple[float, float]] = accuracy,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
@@ -157,28 +195,35 @@ def fit(
         seed: root seed of order and noise.
         checkpoint: file that keeps the state after every epoch; a run that finds it goes on there,
             and removes it at the end. None: not resumable.
-        after_epoch: hook (module, epoch from 0), e.g. to update statistics or projections.
+        after_epoch: hook (module, epoch from 0), e.g. to update statistics.
+        after_step: hook (module) after every step of the optimiser, e.g. to project weights.
+        eligible: whether the checkpoint after (epoch from 0, of epochs) may be chosen; by default all.
+        identity: what else, beside data, schedule and seed, makes this run different from another one
+            (the parameters of recipe and defense); a checkpoint of another run is refused.
         score: validation score and loss of a module.
         progress: called after every epoch.
 
-    Raises: ArtefactError: the checkpoint belongs to another run or cannot be read.
+    Raises:
+        ArtefactError: the checkpoint belongs to another run or cannot be read.
+        ConfigError: a loss term is not finite.
     """
     device = next(module.parameters()).device
     parameters = [p for p in module.parameters() if p.requires_grad]
     steps = math.ceil(len(train) / schedule.batch)
     optimiser = _optimiser(parameters, schedule)
     scheduler = _scheduler(optimiser, schedule, steps)
-    identity = stable_hash(dataclasses.asdict(schedule), train.digest, seed, [p.shape for p in parameters])
+    shapes = [p.shape for p in parameters]
+    key = stable_hash(dataclasses.asdict(schedule), train.digest, seed, shapes, identity)
     report, best, best_loss, start = Report(), _snapshot(module), math.inf, 0
     if checkpoint is not None and checkpoint.exists():
-        state = _read_checkpoint(checkpoint, identity)
+        state = _read_checkpoint(checkpoint, key)
         module.load_state_dict(state["module"])
         optimiser.load_state_dict(state["optimiser"])
         scheduler.load_state_dict(state["scheduler"])
         report, best = Report(**state["report"]), state["best"]
         best_loss, start = state["best_loss"], state["epoch"]
     for epoch in range(start, schedule.epochs):
-        if schedule.patience and epoch - report.best_epoch >= schedule.patience:
+        if schedule.patience and report.best_epoch and epoch - report.best_epoch >= schedule.patience:
             break
         module.train()
         order = torch.randperm(len(train), generator=generator("order", seed, epoch))
@@ -187,19 +232,24 @@ def fit(
             picked = order[index * schedule.batch : (index + 1) * schedule.batch]
             x, y = train.x[picked].to(device), train.y[picked].to(device)
             rng = generator("step", seed, epoch, index)
-            named = terms(Step(module, x, y, rng, epoch, loss_of))
-            total = functools.reduce(operator.add, named.values())
+            step = Step(module, x, y, rng, epoch, loss_of, schedule.epochs)
+            named = terms(step)
             optimiser.zero_grad()
-            total.backward()
+            functools.reduce(operator.add, named.values()).backward()
             optimiser.step()
+            if after_step is not None:
+                after_step(module)
             scheduler.step()
             reset(module)
+            report.forwards += step.forwards
+            report.backwards += step.backwards
             for name, value in named.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
+                sums[name] = sums.get(name, 0.0) + _finite(name, value, epoch, index)
         if after_epoch is not None:
             after_epoch(module, epoch)
         value, loss = score(module, validation)
-        if value > report.validation or (value == report.validation and loss < best_loss):
+        may_keep = eligible is None or eligible(epoch, schedule.epochs)
+        if may_keep and (value, -loss) > (report.validation, -best_loss):
             report.best_epoch, report.validation = epoch + 1, value
             best, best_loss = _snapshot(module), loss
         means = {name: value / steps for name, value in sums.items()}
@@ -210,7 +260,7 @@ def fit(
             _write_checkpoint(
                 checkpoint,
                 {
-                    "identity": identity,
+                    "identity": key,
                     "epoch": epoch + 1,
                     "module": module.state_dict(),
                     "optimiser": optimiser.state_dict(),
@@ -245,6 +295,16 @@ def initialise(module: nn.Module, rng: torch.Generator) -> None:
                     child.bias.uniform_(-bound, bound, generator=rng)
 
 
+def _finite(name: str, value: Tensor, epoch: int, index: int) -> float:
+    number = float(value.detach())
+    if not math.isfinite(number):
+        raise ConfigError(
+            f"training: loss term '{name}' is {number} in epoch {epoch + 1}, step {index + 1}. "
+            "Lower the learning rate or the weight of that term."
+        )
+    return number
+
+
 def _snapshot(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
@@ -274,7 +334,7 @@ def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def _read_checkpoint(path: Path, identity: int) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise ArtefactError(f"{path}: not a readable training checkpoint ({error}). Delete it.") from error
     if not isinstance(state, dict) or state.get("identity") != identity:
         raise ArtefactError(

@@ -74,12 +74,8 @@ class SparseGradient(DefenseBase):
                 f"'{self.form}' and '{self.target}'."
             )
 
-    def terms(self, step: Step) -> Terms:
-        if not self.weight:
-            return super().terms(step)
-        x = step.x.detach().clone().requires_grad_(True)
-        loss, logits = step.loss(x, step.y)
-        return {"loss": loss, "sr": self.weight * self.penalty(step, x, logits)}
+    def penalties(self, step: Step, x: Tensor, logits: Tensor) -> Terms:
+        return {"sr": self.weight * self.penalty(step, x, logits)} if self.weight else {}
 
     def penalty(self, step: Step, x: Tensor, logits: Tensor) -> Tensor:
         """Return the regulariser given the inputs (a leaf with gradient) and their logits."""
