@@ -36,6 +36,7 @@ from robustspike.bench.evaluate import Evaluation
 from robustspike.bench.evaluate import ShardResult
 from robustspike.bench.evaluate import evaluate
 from robustspike.bench.evaluate import evaluate_shard
+from robustspike.bench.geometry import DiscreteGeometry
 from robustspike.bench.geometry import Geometry
 from robustspike.bench.gradients import GradientEstimator
 from robustspike.bench.gradients import LossGrad
@@ -92,6 +93,7 @@ __all__ = [
     "Defense",
     "DefenseBase",
     "DefenseSpec",
+    "DiscreteGeometry",
     "Domain",
     "Evaluation",
     "FunctionRule",

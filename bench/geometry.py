@@ -44,6 +44,21 @@ class Geometry(Protocol):
         ...
 
 
+@runtime_checkable
+class DiscreteGeometry(Geometry, Protocol):
+    """A geometry whose perturbations are sets of elementary changes (flips, moves)."""
+
+    def units(self, x0: Tensor, x: Tensor) -> Tensor:
+        """Number the elementary changes between x0 and a legal x, row by row.
+
+        Undoing any subset of them gives a legal input that is no farther from x0.
+
+        Shape: returns [N, elements per row] int64: the number 0, 1, ... of the change an element
+        belongs to, -1 where it did not change. Elements that change together share a number.
+        """
+        ...
+
+
 def _per_row(value: Tensor) -> Tensor:
     return value.flatten(1)
 
@@ -136,6 +151,11 @@ class L0:
         flip = torch.zeros(len(x0), size, dtype=torch.bool, device=x0.device)
         flip.scatter_(1, order[:, : int(min(eps, size))], True)
         return torch.where(flip.view_as(x0), bounds[0] + bounds[1] - x0, x0)
+
+    def units(self, x0: Tensor, x: Tensor) -> Tensor:
+        """Number the changes that can be undone one by one: each changed element is one."""
+        changed = _per_row(x != x0)
+        return (changed.cumsum(dim=1) - 1).masked_fill(~changed, -1)
 
     def legal(self, x0: Tensor, x: Tensor, *, eps: float, bounds: Bounds) -> Tensor:
         low, high = bounds

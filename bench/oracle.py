@@ -84,12 +84,12 @@ class Meter:
         spec = self.victim.spec
         return not (spec.stochastic or spec.task is Task.QUALITY or self.threat.is_minimum_norm)
 
-    def active(self, forwards: int, backwards: int) -> Tensor:
+    def active(self, forwards: int, backwards: int, *, with_hits: bool = False) -> Tensor:
         budget = self.threat.budget
         keep = (self.forwards + forwards <= budget.forwards) & (
             self.backwards + backwards <= budget.backwards
         )
-        if self.stops_at_hit:
+        if self.stops_at_hit and not with_hits:
             keep &= ~self.hit
         return self._rows[keep]
 
@@ -204,13 +204,14 @@ class Oracle:
         """The geometry of the threat model."""
         return _METERS[self].geometry
 
-    def active(self, *, forwards: int = 1, backwards: int = 0) -> Tensor:
+    def active(self, *, forwards: int = 1, backwards: int = 0, with_hits: bool = False) -> Tensor:
         """Return the rows that still stand and can pay for that many more passes.
 
         For a bounded threat on a deterministic classifier a row leaves at its first legal hit. For
         minimum-norm threats, quality models and stochastic victims rows leave only when out of budget.
+        `with_hits` keeps broken rows as well, for an attack that goes on to shrink what it found.
         """
-        return _METERS[self].active(forwards, backwards)
+        return _METERS[self].active(forwards, backwards, with_hits=with_hits)
 
     def left(self, rows: Tensor) -> Budget:
         """Return the passes that every one of the rows can still pay."""
