@@ -169,7 +169,7 @@ def spikes_changed(x0: ArrayLike, x: ArrayLike) -> tuple[NDArray[np.int64], NDAr
 
 
 def relative_change(x0: ArrayLike, x: ArrayLike) -> Floats:
-    """Return flipped cells over the spikes of the clean input; infinite where it had none and one was added."""
+    """Return flipped cells over the spikes of the clean input; infinite for spikes out of nothing."""
     added, removed = spikes_changed(x0, x)
     spikes = (np.asarray(x0) != 0).reshape(len(added), -1).sum(axis=1)
     flips = (added + removed).astype(np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_median_over_all_is_infinite_when_half_fail() -> None:
 
 
 def test_curve_steps_at_every_distance() -> None:
-    steps, counts, n = asr_curve(STATUS + [1], DISTANCE + [4.0])
+    steps, counts, n = asr_curve([*STATUS, 1], [*DISTANCE, 4.0])
     assert steps.tolist() == [4.0, 5.0, 10.0]
     assert counts.tolist() == [2, 3, 4]
     assert n == 5
@@ -64,7 +65,7 @@ def test_curve_summary_and_area_agree(rows: list[tuple[int, int]]) -> None:
     if n:
         edges = np.unique(np.clip(np.concatenate([[1.0, 1000.0], steps]), 1, 1000))
         area = 0.0
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in itertools.pairwise(edges):
             within = counts[steps <= low][-1] if (steps <= low).any() else 0
             area += within / n * math.log(high / low)
         assert area_over_log_budget(status, distance) == pytest.approx(area / math.log(1000))
