@@ -145,6 +145,7 @@ class VictimSpec:
         stochastic: whether `logits` draws noise (then it must be given a generator).
         score_range: for quality models, the declared (worst, best) score.
         weights: sha256 of the parameters and buffers, filled in at load.
+        notes: what a reader must know before trusting a number on it, filled in at load.
     """
 
     name: str
@@ -157,6 +158,7 @@ class VictimSpec:
     stochastic: bool = False
     score_range: tuple[float, float] | None = None
     weights: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

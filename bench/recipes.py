@@ -13,6 +13,7 @@ import importlib.resources
 import json
 import platform
 from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from torch import nn
 from robustspike.bench.contracts import VictimSpec
 from robustspike.bench.contracts import params_of
 from robustspike.bench.data.base import Dataset
+from robustspike.bench.data.base import Split
 from robustspike.bench.defense import DefenseBase
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
@@ -88,11 +90,21 @@ class VictimRecipe:
         logits = module(x)
         return nn.functional.cross_entropy(logits, y), logits
 
-    def after_epoch(self, module: nn.Module, epoch: int) -> None:
-        """Update what the recipe keeps between epochs (nothing by default)."""
+    def after_epoch(self, module: nn.Module, epoch: int, validation: Split) -> None:
+        """Update what the trained network keeps between epochs, in its buffers (nothing by default)."""
 
     def finish(self, module: nn.Module, data: Dataset, *, root: Path | None) -> None:
         """Complete the deployed network after training (calibrate a conversion, fold layers)."""
+
+    def measure(self, module: nn.Module, data: Dataset, *, root: Path | None) -> dict[str, Any]:
+        """Measure what the certificate states besides accuracy (JSON values; nothing by default)."""
+        del module, data, root
+        return {}
+
+    def notes(self, certificate: Mapping[str, Any]) -> tuple[str, ...]:
+        """Say what a reader must know before trusting a number on these weights (nothing by default)."""
+        del certificate
+        return ()
 
     def data(self) -> Dataset:
         """Return the recipe's data set."""
@@ -194,6 +206,7 @@ def save(
             "backwards": report.backwards,
             "last_terms": report.history[-1] if report.history else {},
         },
+        "measured": recipe.measure(victim.module, data, root=root),
         "made_with": {"torch": torch.__version__, "platform": platform.machine()},
     }
     text = json.dumps(certificate, indent=2, sort_keys=True) + "\n"
@@ -297,7 +310,7 @@ def load_victim(
             f"{str(certificate['sha256'])[:12]}...{hint}. Restore the file or train the victim again."
         )
     rule = _trained_with(defense, certificate)
-    spec = rule.describe(recipe.spec())
+    spec = dataclasses.replace(rule.describe(recipe.spec()), notes=recipe.notes(certificate))
     module = rule.transform(recipe.build(generator("init", recipe.name, seed)), spec)
     try:
         module.load_state_dict(load_file(path))

@@ -177,7 +177,7 @@ def fit(
     loss_of: Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]],
     seed: int,
     checkpoint: Path | None = None,
-    after_epoch: Callable[[nn.Module, int], None] | None = None,
+    after_epoch: Callable[[nn.Module, int, Split], None] | None = None,
     after_step: Callable[[nn.Module], None] | None = None,
     eligible: Callable[[int, int], bool] | None = None,
     identity: object = "",
@@ -195,7 +195,7 @@ def fit(
         seed: root seed of order and noise.
         checkpoint: file that keeps the state after every epoch; a run that finds it goes on there,
             and removes it at the end. None: not resumable.
-        after_epoch: hook (module, epoch from 0), e.g. to update statistics.
+        after_epoch: hook (module, epoch from 0, validation split), e.g. to update statistics.
         after_step: hook (module) after every step of the optimiser, e.g. to project weights.
         eligible: whether the checkpoint after (epoch from 0, of epochs) may be chosen; by default all.
         identity: what else, beside data, schedule and seed, makes this run different from another one
@@ -246,7 +246,7 @@ def fit(
             for name, value in named.items():
                 sums[name] = sums.get(name, 0.0) + _finite(name, value, epoch, index)
         if after_epoch is not None:
-            after_epoch(module, epoch)
+            after_epoch(module, epoch, validation)
         value, loss = score(module, validation)
         may_keep = eligible is None or eligible(epoch, schedule.epochs)
         if may_keep and (value, -loss) > (report.validation, -best_loss):
