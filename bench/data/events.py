@@ -1,0 +1,82 @@
+"""Events: recordings as arrays of (x, y, t, p), and their frames with fixed time edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from robustspike.bench.errors import ArtefactError
+from robustspike.bench.errors import ConfigError
+
+EVENT = np.dtype([("x", "<i2"), ("y", "<i2"), ("t", "<i8"), ("p", "i1")])
+"""One event: column, row, time in microseconds, polarity (0 off, 1 on). tonic's field names."""
+
+Recording = npt.NDArray[np.void]
+"""Events of dtype `EVENT` in order of time: [n]."""
+
+Frames = npt.NDArray[np.int32]
+"""Event counts [T, 2, H, W]; channel 0 is OFF, channel 1 is ON."""
+
+
+def recording(
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    t: npt.ArrayLike,
+    p: npt.ArrayLike,
+    *,
+    size: tuple[int, int],
+    where: str,
+) -> Recording:
+    """Make a recording from its columns, sorted by time (events of equal time keep their order).
+
+    Args:
+        x, y, t, p: columns of equal length; p is 0 or 1.
+        size: the sensor's (height, width).
+        where: what is read, for messages.
+
+    Raises: ArtefactError: an event outside the sensor, or a polarity that is not 0 or 1.
+    """
+    columns = [np.asarray(column).astype(np.int64).ravel() for column in (x, y, t, p)]
+    for name, column, limit in zip(
+        "xyp", (columns[0], columns[1], columns[3]), (size[1], size[0], 2), strict=True
+    ):
+        wrong = (column < 0) | (column >= limit)
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise ArtefactError(
+                f"{where}: event {at} has {name} = {int(column[at])}, expected 0..{limit - 1}. The file is "
+                "damaged, or from another sensor."
+            )
+    order = np.argsort(columns[2], kind="stable")
+    out = np.empty(len(order), dtype=EVENT)
+    for name, column in zip("xytp", columns, strict=True):
+        out[name] = column[order]
+    return out
+
+
+def bin_events(
+    events: Recording, *, steps: int, window: int, size: tuple[int, int], start: int = 0
+) -> Frames:
+    """Count events in fixed time windows.
+
+    The edges are absolute: adding or removing an event never moves another one to a different bin
+    (with edges at the first and last event, as in tonic's `n_time_bins`, it would).
+
+    Args:
+        events: a recording.
+        steps: number of windows T; events outside all of them are dropped.
+        window: length of a window in microseconds; an event on an edge belongs to the later window.
+        size: the sensor's (height, width).
+        start: time of the first edge in microseconds.
+
+    Shape: returns [T, 2, H, W] int32.
+    """
+    if steps < 1 or window < 1:
+        raise ConfigError(f"bin_events: steps and window must be at least 1, got {steps} and {window}.")
+    height, width = size
+    index = (events["t"].astype(np.int64) - start) // window
+    inside = (index >= 0) & (index < steps)
+    kept = events[inside]
+    cell = (index[inside] * 2 + kept["p"]) * height + kept["y"]
+    counts = np.bincount(cell * width + kept["x"], minlength=steps * 2 * height * width)
+    return counts.astype(np.int32).reshape(steps, 2, height, width)

@@ -1,0 +1,1 @@
+"""Victims that see event frames."""

@@ -1,0 +1,130 @@
+"""Convolutional SNNs on event frames, and a control that only sees how many spikes there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch import nn
+
+from robustspike.bench.api import Schedule
+from robustspike.bench.api import VictimRecipe
+from robustspike.bench.api import VictimSpec
+from robustspike.bench.api import initialise
+from robustspike.victims.direct.lif_cnn import NeuronKind
+from robustspike.victims.direct.lif_cnn import make_neuron
+
+
+class EventFrames(nn.Module):
+    """Feed one frame per time step to a time-first body, average the logits over time.
+
+    Shape: [N, T, C, H, W] -> [N, K]; `sequence` gives the logits of every step [T, N, K].
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def sequence(self, x: Tensor) -> Tensor:
+        """Return the logits of every time step: [T, N, K]."""
+        out: Tensor = self.body(x.transpose(0, 1))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sequence(x).mean(dim=0)
+
+
+class RateOnly(EventFrames):
+    """Show the spike rate of every line as a constant current for T steps; order in time is lost.
+
+    On binary frames the sum over time is a whole number and therefore exact in any order: frames that
+    differ only by when spikes happen give the same logits bit for bit.
+    """
+
+    def sequence(self, x: Tensor) -> Tensor:
+        rate = x.sum(dim=1) / x.shape[1]
+        out: Tensor = self.body(rate.unsqueeze(0).expand(x.shape[1], *rate.shape))
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventCnn(VictimRecipe):
+    """conv-BN-neuron-pool, conv-BN-neuron-pool, linear; one event frame per step; mean-logit read-out.
+
+    Args:
+        widths: channels of the two convolutions.
+        neuron: "lif", "plif" or "if".
+        tau: membrane time constant in steps (initial value for "plif").
+        v_reset: potential after a hard reset; None for a soft reset.
+        detach_reset: whether the gradient is cut at the reset in training.
+        decay_input: whether the input current is divided by tau.
+        rate_only: whether the network sees spike rates only (the control for attacks on timing).
+    """
+
+    dataset: str = "digits_events"
+    widths: tuple[int, int] = (16, 32)
+    neuron: NeuronKind = "lif"
+    tau: float = 2.0
+    v_reset: float | None = 0.0
+    detach_reset: bool = True
+    decay_input: bool = True
+    rate_only: bool = False
+    schedule: Schedule = Schedule(epochs=15, lr=6e-3)
+
+    family: ClassVar[str] = "events"
+    source: ClassVar[str] = (
+        "STBP, Wu et al. 2018, arXiv:1706.02609; PLIF, Fang et al. 2021, arXiv:2007.05785. Differs: a "
+        "small network, cross-entropy on time-averaged logits, BatchNorm over time and batch, ATan surrogate."
+    )
+
+    def spec(self) -> VictimSpec:
+        data = self.data()
+        return VictimSpec(
+            name=self.name,
+            shape=data.shape,
+            classes=data.classes,
+            domain=data.domain,
+            bounds=data.bounds,
+            steps=data.shape[0],
+        )
+
+    def node(self) -> nn.Module:
+        """Make one spiking layer."""
+        return make_neuron(
+            self.neuron,
+            tau=self.tau,
+            v_reset=self.v_reset,
+            detach_reset=self.detach_reset,
+            decay_input=self.decay_input,
+        )
+
+    def build(self, rng: torch.Generator) -> nn.Module:
+        from spikingjelly.activation_based import layer
+
+        data = self.data()
+        _, channels, height, width = data.shape
+        first, second = self.widths
+        body = nn.Sequential(
+            layer.Conv2d(channels, first, 3, padding=1, bias=False, step_mode="m"),
+            layer.BatchNorm2d(first, step_mode="m"),
+            self.node(),
+            layer.AvgPool2d(2, step_mode="m"),
+            layer.Conv2d(first, second, 3, padding=1, bias=False, step_mode="m"),
+            layer.BatchNorm2d(second, step_mode="m"),
+            self.node(),
+            layer.AvgPool2d(2, step_mode="m"),
+            layer.Flatten(step_mode="m"),
+            layer.Linear(second * (height // 4) * (width // 4), data.classes, step_mode="m"),
+        )
+        initialise(body, rng)
+        return RateOnly(body) if self.rate_only else EventFrames(body)
+
+
+LIF_CNN = EventCnn(name="lif_cnn.digits_events")
+LIF_CNN_T8 = EventCnn(
+    name="lif_cnn.digits_events_t8", dataset="digits_events_t8", schedule=Schedule(epochs=25, lr=6e-3)
+)
+PLIF_CNN = EventCnn(name="plif_cnn.digits_events", neuron="plif")
+RATE_ONLY = EventCnn(name="rate_only.digits_events", rate_only=True)
