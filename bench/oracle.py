@@ -224,6 +224,11 @@ class Oracle:
             backwards=budget.backwards - int(meter.backwards[rows].max()),
         )
 
+    def forwards_left(self, rows: Tensor) -> Tensor:
+        """Return how many forwards each of the rows can still pay: [n] int64."""
+        meter = _METERS[self]
+        return meter.threat.budget.forwards - meter.forwards[rows]
+
     def best(self) -> tuple[Tensor, Tensor]:
         """Return the best legal adversarial example of every row so far (x0 where none), and hits."""
         meter = _METERS[self]
@@ -250,6 +255,31 @@ class Oracle:
         """Return logits [n, K] (or scores [n, 1]). Costs one forward per row; SCORE or WHITE."""
         self._allow(Access.WHITE, Access.SCORE)
         return self._forward(x, rows)
+
+    def flip_logits(self, x: Tensor, rows: Tensor, owner: Tensor, index: Tensor) -> Tensor:
+        """Return the logits of inputs with one element mirrored in the bounds, [q, K].
+
+        The single flips of all samples share the victim's batches, and a victim may answer them faster
+        than by a full pass each. Costs one forward of row rows[owner] per flip; SCORE or WHITE.
+
+        Args:
+            x: inputs [n, ...], one per entry of rows.
+            rows: positions of the samples.
+            owner: which input is flipped [q], in 0..n-1.
+            index: which element of it is flipped, counted in the flattened input [q].
+        """
+        self._allow(Access.WHITE, Access.SCORE)
+        meter = _METERS[self]
+        at = rows[owner]
+        meter.charge(at, 1, 0)
+        noise = meter.fresh_noise(at, 0)
+        with torch.no_grad():
+            logits = meter.victim.flip_logits(x.detach(), owner, index, noise=noise)
+        reached = (meter.judge(logits, at)[0] | ~torch.isfinite(logits).all(dim=1)).nonzero().squeeze(1)
+        if len(reached):
+            flipped = meter.victim.flipped(x, owner[reached], index[reached])
+            meter.note(flipped, logits[reached], at[reached])
+        return logits
 
     def loss_and_grad(
         self,

@@ -24,6 +24,9 @@ from robustspike.bench.neurons import find_neurons
 from robustspike.bench.neurons import reset
 from robustspike.bench.rng import RowStreams
 
+FLIP_CHUNK = 256
+"""Inputs per forward when single flips are answered: large enough for full batches on small nets."""
+
 
 def digest_tensors(named: Iterator[tuple[str, Tensor]]) -> str:
     """Return the sha256 of named tensors: names, dtypes, shapes and bytes, in the order given."""
@@ -99,6 +102,30 @@ class ModuleVictim:
                 f"{list(out.shape)}. Decode over time inside the module, or fix `classes` in the spec."
             )
         return out
+
+    def flipped(self, x: Tensor, owner: Tensor, index: Tensor) -> Tensor:
+        """Return x[owner] with element `index` (of the flattened input) mirrored in the bounds."""
+        low, high = self.spec.bounds
+        out = x[owner]
+        flat = out.view(len(owner), -1)
+        at = torch.arange(len(owner), device=x.device)
+        flat[at, index] = low + high - flat[at, index]
+        return out
+
+    def flip_logits(
+        self, x: Tensor, owner: Tensor, index: Tensor, *, noise: RowStreams | None = None
+    ) -> Tensor:
+        """Answer single flips of a batch: the logits of `flipped(x, owner, index)`, [q, classes].
+
+        The flips are answered in chunks of fixed size; noise has one stream per flip.
+        """
+        parts = [x.new_empty(0, self.spec.classes)]
+        for start in range(0, len(owner), FLIP_CHUNK):
+            part = slice(start, start + FLIP_CHUNK)
+            rows = torch.arange(len(owner), device=x.device)[part]
+            streams = None if noise is None else noise.fork("flips", rows=rows)
+            parts.append(self.logits(self.flipped(x, owner[part], index[part]), noise=streams))
+        return torch.cat(parts)
 
     def loss_and_grad(
         self,
