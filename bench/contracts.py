@@ -16,11 +16,11 @@ from typing import ClassVar
 from typing import Protocol
 from typing import runtime_checkable
 
-from torch import Tensor
-
 from robustspike.bench.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from robustspike.bench.oracle import Oracle
     from robustspike.bench.rng import RowStreams
 

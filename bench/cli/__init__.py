@@ -1,1 +1,72 @@
-"""The command line, one verb a file."""
+"""The command line, one verb a file. Torch is not imported before a verb needs it.
+
+Exit codes: 0 done, 1 checks failed, 2 wrong usage or files, 3 some cells errored, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from robustspike.bench.errors import BenchError
+
+VERBS = {
+    "run": "Measure a suite and print the leaderboard.",
+    "leaderboard": "Build the tables of finished records; no model is run.",
+    "list": "List what is registered.",
+    "show": "Describe one component: what it is, its source, parameters and cost.",
+    "train": "Train a victim, plain or hardened by a defense.",
+}
+
+
+class _Verbs(click.Group):
+    """Imports a verb's module only when the verb is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"robustspike.bench.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], VERBS, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise click.UsageError(f"unknown command '{args[0]}'.{hint} Commands: {', '.join(VERBS)}.")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="robustspike")
+def robustspike() -> None:
+    """How robust is this spiking neural network, really?"""
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one message and an exit code."""
+    try:
+        code = robustspike.main(standalone_mode=False)
+    except BenchError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except click.exceptions.Abort:
+        click.echo("interrupted; what was finished is kept, run the same command to go on.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)

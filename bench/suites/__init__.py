@@ -1,1 +1,1 @@
-"""Suites that ship with the package."""
+"""Suites: a TOML file becomes a list of cells."""

@@ -19,6 +19,7 @@ ALLOWED = {
     "leaderboard": (
         "robustspike.leaderboard",
         "robustspike.bench.records",
+        "robustspike.bench.flags",
         "robustspike.bench.stats",
         "robustspike.bench.errors",
         "robustspike.bench.contracts",

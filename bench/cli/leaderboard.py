@@ -1,0 +1,107 @@
+"""robustspike leaderboard DIR..."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from robustspike.bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from robustspike.bench.records import CellRecord
+    from robustspike.leaderboard.table import Section
+
+COLUMNS_THAT_FIT = 6
+"""Rows up to which the accuracy under each attack is printed in the terminal too."""
+
+_SORT = ("worst_case", "clean", "asr", "propagations", "victim", "defense")
+
+
+@click.command("leaderboard")
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
+@click.option("--csv", type=click.Path(path_type=Path), help="Also write this CSV file.")
+@click.option("--md", type=click.Path(path_type=Path), help="Also write this Markdown file.")
+@click.option("--sort", type=click.Choice(_SORT), help="Sort rows by this column instead of by rank.")
+def command(folders: tuple[Path, ...], csv: Path | None, md: Path | None, sort: str | None) -> None:
+    """Build the tables of the records in DIR...; no model is run."""
+    publish(read_folders(folders), csv=csv, md=md, sort=sort)
+
+
+def read_folders(folders: Sequence[Path]) -> list[CellRecord]:
+    """Read every record below the folders. Raises: ConfigError: none is there. ArtefactError: damaged."""
+    from robustspike.bench.records import read_record
+
+    records = []
+    for folder in folders:
+        places = sorted(p.parent for p in (folder / "records").glob("[!.]*/record.json"))
+        unfinished = [p for p in (folder / "records").glob("[!.]*") if not (p / "record.json").exists()]
+        if unfinished:
+            raise ConfigError(f"{unfinished[0]}: holds no record.json. Delete the folder and run again.")
+        if not places:
+            raise ConfigError(
+                f"{folder}: holds no records (expected {folder}/records/KEY/record.json). "
+                "Give a folder that robustspike run wrote with --out."
+            )
+        records += [read_record(place) for place in places]
+    return records
+
+
+def publish(
+    records: Sequence[CellRecord],
+    *,
+    csv: Path | None = None,
+    md: Path | None = None,
+    sort: str | None = None,
+    title: str = "",
+) -> None:
+    """Print the tables and write the files asked for."""
+    from robustspike.bench.files import write_atomic
+    from robustspike.leaderboard.render import sort_sections
+    from robustspike.leaderboard.render import to_csv
+    from robustspike.leaderboard.render import to_markdown
+    from robustspike.leaderboard.table import sections
+
+    built = sections(records)
+    if sort:
+        built = sort_sections(built, sort)
+    if csv is not None:
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(csv, to_csv(built).encode())
+    if md is not None:
+        md.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(md, to_markdown(built).encode())
+    _print(built, title)
+
+
+def _print(built: Sequence[Section], title: str) -> None:
+    import shutil
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from robustspike.leaderboard.render import by_attack
+    from robustspike.leaderboard.render import display
+
+    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 160
+    console = Console(width=width)
+    for section in built:
+        console.print(Text(section.title, style="bold"))
+        tables = [display(section.frame)]
+        if len(section.frame) <= COLUMNS_THAT_FIT:
+            tables.append(by_attack(section.frame))
+        for headers, rows in tables:
+            table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
+            for header in headers:
+                left = header in ("victim", "defense", "flags", "strongest attack", "accuracy under")
+                table.add_column(Text(header), justify="left" if left else "right", overflow="fold")
+            for row in rows:
+                table.add_row(*(Text(cell) for cell in row))
+            console.print(table)
+            console.print()
+    if title:
+        click.echo(f"suite {title}; accuracy in percent; worst case over all attacks of a table.", err=True)

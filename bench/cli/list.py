@@ -1,0 +1,109 @@
+"""robustspike list KIND."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+_KINDS = ("victims", "attacks", "defenses", "datasets", "estimators", "geometries", "suites")
+
+
+@click.command("list")
+@click.argument("kind", type=click.Choice(_KINDS))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def command(kind: str, as_json: bool) -> None:
+    """List what is registered, with who brought it."""
+    rows = suites() if kind == "suites" else components(kind)
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in rows[0] if rows else ("name",):
+        table.add_column(column, overflow="fold", no_wrap=column == "name")
+    for row in rows:
+        table.add_row(*(str(v) for v in row.values()))
+    Console(soft_wrap=False).print(table)
+
+
+def suites() -> list[dict[str, Any]]:
+    """Describe the shipped suites."""
+    from robustspike.bench.plan import read_suite
+    from robustspike.bench.plan import shipped_suites
+
+    found = [read_suite(name) for name in shipped_suites()]
+    return [
+        {"name": s.name, "version": s.version, "samples": s.samples, "about": s.description} for s in found
+    ]
+
+
+def components(kind: str) -> list[dict[str, Any]]:
+    """Describe every registered component of a kind in one line."""
+    from robustspike.bench.registry import registry
+
+    known = registry(kind)
+    rows = []
+    for name in known.names():
+        entry = known.entry(name)
+        component = known.get(name)
+        row: dict[str, Any] = {"name": name, **_details(kind, component)}
+        row["from"] = f"{entry.distribution} {entry.version}"
+        rows.append(row)
+    return rows
+
+
+def _details(kind: str, component: Any) -> dict[str, Any]:
+    about = first_sentence(component)
+    if kind == "attacks":
+        spec = component.spec
+        return {
+            "geometry": ", ".join(spec.geometries),
+            "domain": ", ".join(spec.domains),
+            "access": str(spec.access),
+            "about": about,
+        }
+    if kind == "defenses":
+        return {"trains": "yes" if component.spec.trains else "no", "about": about}
+    if kind == "victims":
+        return {**_victim(component), "about": about}
+    if kind == "datasets":
+        return {
+            "shape": "x".join(map(str, component.shape)),
+            "classes": component.classes,
+            "needs": "--data DIR" if component.needs_root else "nothing",
+            "about": about,
+        }
+    return {"about": about}
+
+
+def _victim(recipe: Any) -> dict[str, Any]:
+    from robustspike.bench.errors import BenchError
+    from robustspike.bench.recipes import find_weights
+    from robustspike.bench.recipes import read_certificate
+    from robustspike.bench.stats import wilson
+
+    row = {"family": recipe.family, "data": recipe.dataset, "T": recipe.spec().steps or "-"}
+    path = find_weights(recipe, "none", 0, None)
+    clean = "not shipped"
+    if path is not None:
+        try:
+            test = read_certificate(path).get("test", {})
+        except BenchError:
+            test = {}
+        if test and not recipe.shares:
+            low, high = wilson(test["correct"], test["n"])
+            clean = f"{test['correct']}/{test['n']} [{100 * low:.1f}, {100 * high:.1f}]"
+        elif recipe.shares:
+            clean = f"weights of {recipe.shares}"
+    return {**row, "clean on test": clean}
+
+
+def first_sentence(component: Any) -> str:
+    """Return the first sentence of a component's docstring."""
+    kind = component if isinstance(component, type) else type(component)
+    text = " ".join((kind.__doc__ or "").split())
+    return text.split(". ")[0].rstrip(".") + "." if text else ""

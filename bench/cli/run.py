@@ -1,0 +1,117 @@
+"""robustspike run [SUITE]."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from robustspike.bench.runner import Tick
+
+
+@click.command("run")
+@click.argument("suite", default="quick")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("robustspike-results"), show_default=True
+)
+@click.option("--only", multiple=True, metavar="KEY=GLOB", help="Measure only cells whose KEY matches.")
+@click.option("--samples", type=click.IntRange(min=1), help="Samples per cell instead of the suite's.")
+@click.option("--seed", type=click.IntRange(min=0), help="Attack seed instead of the suite's.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; default: the number of cores.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Folder of weights from robustspike train.")
+@click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with a plugin.")
+def command(
+    suite: str,
+    out: Path,
+    only: tuple[str, ...],
+    samples: int | None,
+    seed: int | None,
+    device: str,
+    jobs: int | None,
+    data: Path | None,
+    weights: Path | None,
+    plugin: tuple[Path, ...],
+) -> int:
+    """Measure SUITE (a shipped suite or a .toml file) and print the leaderboard.
+
+    What is already measured in --out is not measured again. Writes leaderboard.csv and
+    leaderboard.md to --out.
+    """
+    from robustspike.bench.cli.leaderboard import publish
+    from robustspike.bench.cli.options import choose_device
+    from robustspike.bench.cli.options import existing_folder
+    from robustspike.bench.cli.options import parse_only
+    from robustspike.bench.plan import make_plan
+    from robustspike.bench.plan import read_suite
+    from robustspike.bench.registry import load_file
+    from robustspike.bench.runner import Settings
+    from robustspike.bench.runner import run
+
+    for path in plugin:
+        load_file(path)
+    settings = Settings(
+        out=out,
+        weights=existing_folder(weights, "--weights"),
+        root=existing_folder(data, "--data"),
+        device=choose_device(device),
+        plugins=tuple(plugin),
+    )
+    plan = make_plan(
+        read_suite(suite),
+        only=parse_only(only),
+        samples=samples,
+        seed=seed,
+        weights=settings.weights,
+        root=settings.root,
+    )
+    with progress(len(plan.cells)) as on_tick:
+        workers = jobs or (1 if settings.device != "cpu" else os.cpu_count() or 1)
+        records = run(plan, settings, jobs=workers, on_tick=on_tick)
+    publish(records, csv=out / "leaderboard.csv", md=out / "leaderboard.md", title=plan.suite.name)
+    for misfit in plan.not_applicable:
+        click.echo(f"n/a: {misfit.victim} + {misfit.defense}: {misfit.reason}", err=True)
+    failed = [record for record in records if record.errors]
+    for record in failed:
+        where = f"{record.victim}, {record.defense}, {record.label}, {record.threat.label}"
+        click.echo(f"error in cell {where}: {record.errors[0]}", err=True)
+    click.echo(f"{len(records)} cells in {out}; wrote leaderboard.csv and leaderboard.md there.", err=True)
+    return 3 if failed else 0
+
+
+@contextlib.contextmanager
+def progress(cells: int) -> Iterator[Callable[[Tick], None] | None]:
+    """Show a bar on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn
+    from rich.progress import MofNCompleteColumn
+    from rich.progress import Progress
+    from rich.progress import TextColumn
+    from rich.progress import TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("shards"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"{cells} cells", total=None)
+
+        def on_tick(tick: Tick) -> None:
+            what = f"{tick.cell.victim_label} + {tick.cell.defense}: {tick.cell.label}"
+            bar.update(task, completed=tick.done, total=tick.total, description=what)
+
+        yield on_tick

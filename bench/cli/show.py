@@ -1,0 +1,122 @@
+"""robustspike show NAME."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import json
+from typing import Any
+
+import click
+
+from robustspike.bench.errors import ConfigError
+
+
+@click.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+def command(name: str, as_json: bool) -> None:
+    """Describe the component or suite NAME."""
+    found = describe(name)
+    if as_json:
+        click.echo(json.dumps(found, indent=1, default=str))
+        return
+    for number, item in enumerate(found):
+        if number:
+            click.echo()
+        for key, value in item.items():
+            if isinstance(value, dict):
+                click.echo(f"{key}:")
+                for inner, shown in value.items():
+                    click.echo(f"  {inner} = {shown}")
+            elif "\n" in str(value):
+                click.echo(f"{key}:")
+                click.echo("\n".join(f"  {line}".rstrip() for line in str(value).splitlines()))
+            else:
+                click.echo(f"{key}: {value}")
+
+
+def describe(name: str) -> list[dict[str, Any]]:
+    """Describe everything that has a name, whatever its kind. Raises: ConfigError: nothing has it."""
+    from robustspike.bench.plan import read_suite
+    from robustspike.bench.plan import shipped_suites
+    from robustspike.bench.registry import KINDS
+    from robustspike.bench.registry import registry
+
+    found = []
+    known: list[str] = []
+    for kind in KINDS:
+        names = registry(kind).names()
+        known += names
+        if name in names:
+            found.append(_component(kind, name))
+    known += shipped_suites()
+    if name in shipped_suites():
+        suite = read_suite(name)
+        found.append(
+            {
+                "suite": suite.name,
+                "version": suite.version,
+                "about": suite.description,
+                "samples": suite.samples,
+                "shard": suite.shard,
+                "seeds": list(suite.seeds),
+                "threats": "\n".join(json.dumps(t) for t in suite.threats),
+                "victims": "\n".join(json.dumps(v) for v in suite.victims),
+                "attacks": "\n".join(json.dumps(a) for a in suite.attacks),
+                "digest": suite.digest,
+            }
+        )
+    if not found:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"nothing is named '{name}'.{hint} See: robustspike list {'|'.join(KINDS)}|suites.")
+    return found
+
+
+def _component(kind: str, name: str) -> dict[str, Any]:
+    from robustspike.bench.recipes import plain
+    from robustspike.bench.registry import registry
+
+    known = registry(kind)
+    entry, component = known.entry(name), known.get(name)
+    spec = getattr(component, "spec", None)
+    spec = spec() if callable(spec) else spec
+    about = {
+        known.singular: name,
+        "from": f"{entry.distribution} {entry.version} ({entry.target})",
+        "about": inspect.getdoc(type(component)) or "",
+        "source": getattr(component, "source", "") or getattr(spec, "source", ""),
+        "parameters": plain(component),
+    }
+    if spec is not None and dataclasses.is_dataclass(spec):
+        about["declares"] = {
+            field.name: getattr(spec, field.name)
+            for field in dataclasses.fields(spec)
+            if field.name not in ("name", "source")
+        }
+    if kind == "victims":
+        about["weights"] = _weights(component)
+    return about
+
+
+def _weights(recipe: Any) -> dict[str, Any]:
+    from robustspike.bench.recipes import read_certificate
+    from robustspike.bench.recipes import shipped_weights
+    from robustspike.bench.stats import wilson
+
+    shown: dict[str, Any] = {}
+    base = recipe.shares or recipe.name
+    for path in sorted(shipped_weights(recipe).glob(f"{base}*.safetensors")):
+        stem = path.name.removesuffix(".safetensors")
+        if stem != base and stem[len(base)] not in "+@":
+            continue
+        certificate = read_certificate(path)
+        test = certificate["test"]
+        low, high = wilson(test["correct"], test["n"])
+        shown[stem] = (
+            f"clean {test['correct']}/{test['n']} [{100 * low:.1f}, {100 * high:.1f}] %, "
+            f"{certificate['bytes']} bytes, sha256 {certificate['sha256'][:12]}..."
+        )
+    return shown or {"none": f"train it: robustspike train {base}"}

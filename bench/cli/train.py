@@ -1,0 +1,78 @@
+"""robustspike train VICTIM."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command("train")
+@click.argument("victim")
+@click.option("--defense", default="none", show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("robustspike-weights"), show_default=True
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu or cuda.")
+@click.option("--set", "params", multiple=True, metavar="NAME=VALUE", help="Change a victim parameter.")
+@click.option(
+    "--defense-set", "rules", multiple=True, metavar="NAME=VALUE", help="Change a defense parameter."
+)
+def command(
+    victim: str,
+    defense: str,
+    seed: int,
+    out: Path,
+    data: Path | None,
+    device: str,
+    params: tuple[str, ...],
+    rules: tuple[str, ...],
+) -> None:
+    """Train VICTIM by its recipe and write its weights and certificate to --out.
+
+    A run that was stopped goes on where it was. The same seed gives the same weights on one platform.
+    """
+    import torch
+
+    from robustspike.bench.cli.options import choose_device
+    from robustspike.bench.cli.options import existing_folder
+    from robustspike.bench.cli.options import parse_params
+    from robustspike.bench.recipes import train
+    from robustspike.bench.recipes import variant
+    from robustspike.bench.registry import registry
+    from robustspike.bench.stats import wilson
+    from robustspike.bench.training import Progress
+
+    torch.set_num_threads(1)  # the order of sums, and so the weights, depend on it
+
+    def report(progress: Progress) -> None:
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in progress.terms.items())
+        line = (
+            f"epoch {progress.epoch}/{progress.epochs}  {terms}  validation {100 * progress.validation:.1f} %"
+        )
+        end = "\r" if sys.stderr.isatty() and progress.epoch < progress.epochs else "\n"
+        click.echo(line + end, err=True, nl=False)
+
+    recipe = registry("victims").get(victim, **parse_params(params))
+    rule = registry("defenses").get(defense, **parse_params(rules))
+    _, certificate = train(
+        recipe,
+        rule,
+        out=out,
+        seed=seed,
+        root=existing_folder(data, "--data"),
+        device=choose_device(device),
+        progress=report,
+    )
+    name = variant(victim, defense, seed)
+    test = certificate["test"]
+    low, high = wilson(test["correct"], test["n"])
+    click.echo(
+        f"{name}: {test['correct']} of {test['n']} test samples correct "
+        f"[{100 * low:.1f}, {100 * high:.1f}] %, epoch {certificate['best_epoch']} kept"
+    )
+    click.echo(f"{out / name}.safetensors  sha256 {certificate['sha256']}")
+    click.echo(f"use it: robustspike run --weights {out}", err=True)

@@ -1,0 +1,292 @@
+"""Running a plan: shards in any order, on any number of processes, with the same bytes.
+
+The unit of work is one shard of one cell. Each is written as soon as it is done; when all shards of
+a cell are there, its record is written. A run that finds records or shards does not repeat them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import platform
+import sys
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustspike.bench.contracts import Status
+from robustspike.bench.contracts import Task
+from robustspike.bench.data.base import Split
+from robustspike.bench.evaluate import STATUS
+from robustspike.bench.evaluate import ShardResult
+from robustspike.bench.evaluate import evaluate_shard
+from robustspike.bench.files import sha256
+from robustspike.bench.flags import cell_flags
+from robustspike.bench.plan import Cell
+from robustspike.bench.plan import Plan
+from robustspike.bench.plan import dataset_split
+from robustspike.bench.plan import identity
+from robustspike.bench.plan import loaded_victim
+from robustspike.bench.records import CellRecord
+from robustspike.bench.records import SampleRecord
+from robustspike.bench.records import count
+from robustspike.bench.records import encode_samples
+from robustspike.bench.registry import load_file
+from robustspike.bench.registry import registry
+from robustspike.bench.store import Store
+from robustspike.bench.store import pack_adversarials
+from robustspike.bench.victim import check_victim
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every worker needs to know.
+
+    Args:
+        out: the results folder.
+        weights, root: folders of more weights and of published data sets.
+        device: where victims are put.
+        plugins: single-file plugins to load.
+        threads: torch threads of each process; part of the environment that a record names.
+    """
+
+    out: Path
+    weights: Path | None = None
+    root: Path | None = None
+    device: str = "cpu"
+    plugins: tuple[Path, ...] = ()
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One shard of one cell."""
+
+    cell: Cell
+    key: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What `run` reports: shards done of all shards, and the cell that moved."""
+
+    done: int
+    total: int
+    cell: Cell
+
+
+def prepare(settings: Settings) -> None:
+    """Set up a process: threads and plugins."""
+    torch.set_num_threads(settings.threads)
+    for path in settings.plugins:
+        load_file(path)
+
+
+def work(unit: Unit, settings: Settings) -> Unit:
+    """Compute one shard and write it."""
+    store = Store(settings.out)
+    if store.read_shard(unit.key, unit.index) is None:
+        store.write_shard(unit.key, unit.index, compute(unit, settings))
+    return unit
+
+
+def compute(unit: Unit, settings: Settings) -> ShardResult:
+    """Compute one shard."""
+    cell = unit.cell
+    victim = loaded_victim(
+        cell.victim,
+        cell.victim_params,
+        cell.defense,
+        cell.victim_seed,
+        settings.weights,
+        settings.device,
+    )
+    attack = registry("attacks").get(cell.attack, **dict(cell.attack_params))
+    data = _shard(cell, unit.index, settings)
+    return evaluate_shard(victim, attack, cell.threat, data.x, data.y, data.ids, seed=cell.seed)
+
+
+def _shard(cell: Cell, index: int, settings: Settings) -> Split:
+    data = dataset_split(cell.dataset, cell.split, settings.root)[: cell.samples]
+    return data[index * cell.shard : (index + 1) * cell.shard]
+
+
+def run(
+    plan: Plan,
+    settings: Settings,
+    *,
+    jobs: int = 1,
+    on_tick: Callable[[Tick], None] | None = None,
+) -> list[CellRecord]:
+    """Measure every cell of a plan that is not there yet; return all their records in plan order.
+
+    Raises: ContractError: a victim fails its checks (before anything is measured on it).
+        ArtefactError: an existing record is damaged, or nothing can be written.
+    """
+    prepare(settings)
+    store = Store(settings.out)
+    with store.locked():
+        store.clean()
+        keyed = _identify(plan, settings)
+        records = {key: store.read(key) for key, _, _, _ in keyed if store.has(key)}
+        units = [
+            Unit(cell, key, index)
+            for key, cell, _, _ in keyed
+            if key not in records
+            for index in range(cell.shards)
+        ]
+        _check_victims([unit.cell for unit in units], settings)
+        waiting = {key: cell.shards for key, cell, _, _ in keyed if key not in records}
+        total = sum(cell.shards for _, cell, _, _ in keyed)
+        done = total - len(units)
+        about = {key: (cell, digests, parameters) for key, cell, digests, parameters in keyed}
+        for unit in _execute(units, settings, jobs):
+            waiting[unit.key] -= 1
+            if not waiting[unit.key]:
+                cell, digests, parameters = about[unit.key]
+                records[unit.key] = _finish(store, plan, unit.key, cell, digests, parameters, settings)
+            done += 1
+            if on_tick is not None:
+                on_tick(Tick(done, total, unit.cell))
+    return [records[key] for key, _, _, _ in keyed]
+
+
+def _identify(plan: Plan, settings: Settings) -> list[tuple[str, Cell, dict[str, str], dict[str, Any]]]:
+    found: dict[str, tuple[str, Cell, dict[str, str], dict[str, Any]]] = {}
+    for cell in plan.cells:
+        key, digests, parameters = identity(
+            cell, weights=settings.weights, root=settings.root, device=settings.device
+        )
+        found.setdefault(key, (key, cell, digests, parameters))
+    return list(found.values())
+
+
+def _check_victims(cells: Sequence[Cell], settings: Settings) -> None:
+    seen = set()
+    for cell in cells:
+        which = (cell.victim, cell.victim_params, cell.defense, cell.victim_seed)
+        if which in seen:
+            continue
+        seen.add(which)
+        data = dataset_split(cell.dataset, cell.split, settings.root)
+        check_victim(loaded_victim(*which, settings.weights, settings.device), data.x)
+
+
+def _execute(units: Sequence[Unit], settings: Settings, jobs: int) -> Iterator[Unit]:
+    if jobs <= 1 or len(units) <= 1:
+        for unit in units:
+            yield work(unit, settings)
+        return
+    context = multiprocessing.get_context("spawn")
+    workers = min(jobs, len(units))
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=prepare, initargs=(settings,)) as pool:
+        futures = [pool.submit(work, unit, settings) for unit in units]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _finish(
+    store: Store,
+    plan: Plan,
+    key: str,
+    cell: Cell,
+    digests: dict[str, str],
+    parameters: dict[str, Any],
+    settings: Settings,
+) -> CellRecord:
+    """Assemble the shards of a cell into its record and write it."""
+    shards = []
+    for index in range(cell.shards):
+        shard = store.read_shard(key, index)
+        if shard is None:  # damaged between writing and reading
+            shard = compute(Unit(cell, key, index), settings)
+        shards.append(shard)
+    rows = tuple(row for shard in shards for row in sample_records(shard))
+    samples = encode_samples(rows)
+    task = loaded_victim(
+        cell.victim, cell.victim_params, cell.defense, cell.victim_seed, settings.weights, settings.device
+    ).spec.task
+    ids = torch.cat([s.ids for s in shards])
+    broken = torch.cat([s.status for s in shards]) == STATUS.index(Status.BROKEN)
+    x_adv = torch.cat([s.x_adv for s in shards])
+    adversarials = pack_adversarials(ids[broken], x_adv[broken], binary=cell.threat.domain.value == "spikes")
+    counts = count(rows)
+    measures: dict[str, Any] = {}
+    for shard in shards:
+        for name, value in shard.counts.items():
+            measures[name] = measures.get(name, 0) + value
+    attacked = measures.get("attacked", 0)
+    record = CellRecord(
+        key=key,
+        suite=plan.suite.name,
+        task=Task(task),
+        victim=cell.victim_label,
+        defense=cell.defense,
+        attack=cell.attack,
+        label=cell.label,
+        parameters=json.loads(json.dumps(parameters)),
+        dataset=cell.dataset,
+        split=cell.split,
+        samples=cell.samples,
+        shard=cell.shard,
+        threat=cell.threat,
+        seed=cell.seed,
+        counts=counts,
+        cost={
+            "attacked": attacked,
+            "forwards": sum(row.forwards for row in rows),
+            "backwards": sum(row.backwards for row in rows),
+        },
+        measures=measures,
+        flags=cell_flags(measures, counts),
+        errors=tuple(dict.fromkeys(message for shard in shards for message in shard.errors)),
+        digests=digests | {"samples": sha256(samples), "adversarials": sha256(adversarials)},
+        environment=environment(settings)
+        | {"distribution": registry("attacks").entry(cell.attack).distribution},
+        rows=rows,
+    )
+    store.write_record(record, samples, adversarials)
+    return record
+
+
+def sample_records(shard: ShardResult) -> list[SampleRecord]:
+    """Return a shard's verdicts as records."""
+    names = {field.name: field.name for field in dataclasses.fields(SampleRecord)}
+    names |= {"row": "ids", "label": "labels"}
+    columns = {name: getattr(shard, source).tolist() for name, source in names.items()}
+    columns["label"] = [float(label) for label in columns["label"]]
+    columns["status"] = [STATUS[code] for code in columns["status"]]
+    return [
+        SampleRecord(**dict(zip(columns, values, strict=True)))
+        for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Describe where a record was made: versions, platform, device, threads."""
+    device = settings.device
+    if device.startswith("cuda"):
+        device = f"{device} ({torch.cuda.get_device_name(device)})"
+    return {
+        "robustspike": version("robustspike"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "spikingjelly": version("spikingjelly"),
+        "platform": f"{sys.platform} {platform.machine()}",
+        "device": device,
+        "threads": str(settings.threads),
+    }

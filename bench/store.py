@@ -1,0 +1,132 @@
+"""Where records live on disk: atomic writes, one writer at a time, resumable to the shard."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from robustspike.bench.errors import ArtefactError
+from robustspike.bench.errors import ConfigError
+from robustspike.bench.evaluate import ShardResult
+from robustspike.bench.files import write_atomic
+from robustspike.bench.records import CellRecord
+from robustspike.bench.records import encode_record
+from robustspike.bench.records import read_record
+
+
+class Store:
+    """A results folder.
+
+    records/KEY/   finished cells
+    shards/KEY/    shards of cells that are not finished
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.records = root / "records"
+        self.shards = root / "shards"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one run. Raises: ConfigError: another run holds it, or no access."""
+        try:
+            self.records.mkdir(parents=True, exist_ok=True)
+            self.shards.mkdir(exist_ok=True)
+            handle = (self.root / ".lock").open("w")
+        except OSError as error:
+            raise ConfigError(
+                f"--out {self.root}: cannot be used: {error}. Choose another folder."
+            ) from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"--out {self.root}: another run is writing there. Wait for it, or choose another folder."
+                ) from error
+            yield
+
+    def has(self, key: str) -> bool:
+        """Say whether a cell is finished."""
+        return (self.records / key / "record.json").is_file()
+
+    def read(self, key: str) -> CellRecord:
+        """Read a finished cell."""
+        return read_record(self.records / key)
+
+    def shard_path(self, key: str, index: int) -> Path:
+        """Return the file of one shard."""
+        return self.shards / key / f"{index:05d}.safetensors"
+
+    def write_shard(self, key: str, index: int, result: ShardResult) -> None:
+        """Keep one shard until its cell is finished."""
+        path = self.shard_path(key, index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {name: getattr(result, name).contiguous() for name in ShardResult.TENSORS}
+        about = {"errors": json.dumps(result.errors), "counts": json.dumps(result.counts)}
+        write_atomic(path, safetensors.torch.save(tensors, about))
+
+    def read_shard(self, key: str, index: int) -> ShardResult | None:
+        """Return a shard, or None where it is missing or was damaged (it is then run again)."""
+        path = self.shard_path(key, index)
+        if not path.is_file():
+            return None
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in ShardResult.TENSORS}
+                about = file.metadata()
+            return ShardResult(
+                **tensors, errors=json.loads(about["errors"]), counts=json.loads(about["counts"])
+            )
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError):
+            path.unlink(missing_ok=True)
+            return None
+
+    def write_record(self, record: CellRecord, samples: bytes, adversarials: bytes) -> None:
+        """Write a finished cell in one step and drop its shards."""
+        final = self.records / record.key
+        building = self.records / f".{record.key}.{os.getpid()}.tmp"
+        shutil.rmtree(building, ignore_errors=True)
+        try:
+            building.mkdir()
+        except OSError as error:
+            raise ArtefactError(
+                f"{building}: cannot be made: {error}. Free space or choose --out."
+            ) from error
+        write_atomic(building / "samples.csv", samples)
+        write_atomic(building / "adversarials.safetensors", adversarials)
+        write_atomic(building / "record.json", encode_record(record))
+        shutil.rmtree(final, ignore_errors=True)
+        building.rename(final)
+        shutil.rmtree(self.shards / record.key, ignore_errors=True)
+
+    def clean(self) -> None:
+        """Remove what killed runs left behind."""
+        for leftover in self.records.glob(".*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def pack_adversarials(rows: Tensor, x_adv: Tensor, *, binary: bool) -> bytes:
+    """Return adversarials.safetensors: "rows" (sample ids) and "x".
+
+    Real inputs are float32; binary frames are packed 8 to a byte (bit 7 first) with "shape" beside them.
+    """
+    if not binary:
+        return safetensors.torch.save({"rows": rows, "x": x_adv.float().contiguous()})
+    flat = x_adv.flatten(1).to(torch.uint8) if len(x_adv) else torch.zeros(0, 8, dtype=torch.uint8)
+    pad = -flat.shape[1] % 8
+    bits = torch.nn.functional.pad(flat, (0, pad)).view(len(flat), -1, 8)
+    weights = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
+    packed = (bits * weights).sum(dim=2, dtype=torch.uint8)
+    shape = torch.tensor(x_adv.shape[1:], dtype=torch.int64)
+    return safetensors.torch.save({"rows": rows, "x": packed.contiguous(), "shape": shape})
