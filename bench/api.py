@@ -38,6 +38,7 @@ from robustspike.bench.evaluate import evaluate
 from robustspike.bench.evaluate import evaluate_shard
 from robustspike.bench.geometry import DiscreteGeometry
 from robustspike.bench.geometry import Geometry
+from robustspike.bench.gradients import BpttEstimator
 from robustspike.bench.gradients import GradientEstimator
 from robustspike.bench.gradients import LossGrad
 from robustspike.bench.gradients import Memory
@@ -49,11 +50,13 @@ from robustspike.bench.losses import cross_entropy
 from robustspike.bench.losses import dlr
 from robustspike.bench.losses import margin
 from robustspike.bench.losses import strongest_other
+from robustspike.bench.neurons import DeferredRule
 from robustspike.bench.neurons import FunctionRule
 from robustspike.bench.neurons import Neuron
 from robustspike.bench.neurons import SequenceRule
 from robustspike.bench.neurons import SpikeRule
 from robustspike.bench.neurons import find_neurons
+from robustspike.bench.neurons import replace_gradient
 from robustspike.bench.neurons import reset
 from robustspike.bench.neurons import supplied_with
 from robustspike.bench.oracle import Oracle
@@ -84,6 +87,7 @@ __all__ = [
     "Attack",
     "AttackSpec",
     "BenchError",
+    "BpttEstimator",
     "Budget",
     "BudgetExceeded",
     "Combined",
@@ -93,6 +97,7 @@ __all__ = [
     "Defense",
     "DefenseBase",
     "DefenseSpec",
+    "DeferredRule",
     "DiscreteGeometry",
     "Domain",
     "Evaluation",
@@ -140,6 +145,7 @@ __all__ = [
     "load_victim",
     "margin",
     "registry",
+    "replace_gradient",
     "reset",
     "stable_hash",
     "stratified",

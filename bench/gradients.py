@@ -62,6 +62,7 @@ class GradientEstimator:
         source: paper and equation, with each deviation.
         forwards, backwards: passes charged for one gradient.
         multi_step_only: whether it needs neurons that process whole sequences.
+        detach_reset: whether the gradient through the neurons' reset is cut; None leaves it as it is.
     """
 
     name: ClassVar[str] = ""
@@ -69,6 +70,7 @@ class GradientEstimator:
     forwards: ClassVar[int] = 1
     backwards: ClassVar[int] = 1
     multi_step_only: ClassVar[bool] = False
+    detach_reset: bool | None = None
 
     def rule(self, neuron: Neuron, memory: Memory) -> SpikeRule | SequenceRule | None:
         """Return the backward rule of one neuron for one pass; None keeps the neuron's own.
@@ -126,6 +128,8 @@ class GradientEstimator:
         """Replace the neurons' backward rules for the length of the block."""
         with ExitStack() as stack:
             for neuron, memory in zip(neurons, memories, strict=True):
+                if self.detach_reset is not None:
+                    stack.enter_context(neuron.resetting(self.detach_reset))
                 rule = self.rule(neuron, memory)
                 if rule is None:
                     continue
@@ -142,7 +146,19 @@ class GradientEstimator:
 
 
 @dataclass(frozen=True)
-class SurrogateEstimator(GradientEstimator):
+class BpttEstimator(GradientEstimator):
+    """Base of the estimators that replace at most the slope of a firing and unroll the rest over time.
+
+    Args:
+        detach_reset: cut (true) or keep (false) the gradient through the reset; None: as the neuron
+            itself does. The forward pass is the same.
+    """
+
+    detach_reset: bool | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class SurrogateEstimator(BpttEstimator):
     """A fixed surrogate: one function of the distance to the threshold for every neuron."""
 
     def derivative(self, u: Tensor) -> Tensor:
@@ -154,7 +170,7 @@ class SurrogateEstimator(GradientEstimator):
 
 
 @dataclass(frozen=True)
-class Native(GradientEstimator):
+class Native(BpttEstimator):
     """The gradient that autograd gives: for spiking neurons, the surrogate they were trained with."""
 
     name: ClassVar[str] = "native"

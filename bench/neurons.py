@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch import nn
 
+from robustspike.bench.errors import ContractError
 from robustspike.bench.rng import RowStreams
 
 # SpikingJelly probes for Triton when it is imported; on a CPU the resulting log lines are noise.
@@ -69,6 +70,86 @@ class FunctionRule(SpikeRule):
         return self.function(u)
 
 
+class _Trace:
+    """The distances u of the steps taken so far, and their slopes once asked for."""
+
+    def __init__(self) -> None:
+        self.u: list[Tensor] = []
+        self.slopes: Tensor | None = None
+
+
+class _DeferredSpike(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, u: Tensor, rule: DeferredRule, trace: _Trace
+    ) -> Tensor:
+        ctx.rule, ctx.trace, ctx.step = rule, trace, len(trace.u)  # type: ignore[attr-defined]
+        trace.u.append(u.detach())
+        trace.slopes = None
+        return (u >= 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
+        trace = ctx.trace  # type: ignore[attr-defined]
+        if trace.slopes is None:
+            with torch.no_grad():
+                trace.slopes = ctx.rule.slopes(torch.stack(trace.u))  # type: ignore[attr-defined]
+        return grads[0] * trace.slopes[ctx.step], None, None  # type: ignore[attr-defined]
+
+
+class DeferredRule(SpikeRule):
+    """A firing rule whose slopes of all steps are computed at once, when the backward pass begins.
+
+    The forward pass does not depend on the slopes, so it need not wait for them: one call on stacked
+    tensors replaces T small ones, and a pass without a backward computes nothing.
+    Subclasses give `slopes(u)` with u [T, N, ...]; steps whose shape differs start a new stack.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._trace = _Trace()
+
+    def slopes(self, u: Tensor) -> Tensor:
+        """Return ds/du for every step and neuron: the shape of u [T, N, ...]."""
+        raise TypeError(f"{type(self).__name__} does not define slopes(u).")
+
+    def forward(self, u: Tensor) -> Tensor:
+        if not (torch.is_grad_enabled() and u.requires_grad):
+            return (u >= 0).to(u.dtype)
+        if self._trace.u and self._trace.u[0].shape != u.shape:
+            self._trace = _Trace()
+        spikes: Tensor = _DeferredSpike.apply(u, self, self._trace)  # type: ignore[no-untyped-call]
+        return spikes
+
+
+class _Replaced(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        value: Tensor,
+        backward: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        ctx.replacement = backward  # type: ignore[attr-defined]
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.replacement(grads[0]), None, None  # type: ignore[attr-defined]
+
+
+def replace_gradient(x: Tensor, value: Tensor, backward: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return `value` unchanged, with a gradient of one's own with respect to x.
+
+    Args:
+        x: what the value depends on.
+        value: computed without a graph; returned bit for bit.
+        backward: dL/dvalue -> dL/dx, of the shape of x.
+    """
+    out: Tensor = _Replaced.apply(x, value, backward)  # type: ignore[no-untyped-call]
+    return out
+
+
 @dataclass(frozen=True)
 class Neuron:
     """One spiking layer of a module.
@@ -86,7 +167,30 @@ class Neuron:
     @property
     def threshold(self) -> float:
         """Firing threshold in units of the membrane potential."""
-        return float(self.module.v_threshold)
+        threshold = self.module.v_threshold
+        if isinstance(threshold, Tensor) and threshold.numel() != 1:
+            raise ContractError(
+                f"neuron '{self.name}': expected one threshold for the layer, got {threshold.numel()}. "
+                "Use an estimator that needs only the distance to the threshold (a surrogate, pdsg, assg)."
+            )
+        return float(threshold)
+
+    @property
+    def rest(self) -> float:
+        """Potential towards which the neuron leaks, and to which a hard reset sets it."""
+        reset = getattr(self.module, "v_reset", None)
+        return 0.0 if reset is None else float(reset)
+
+    @property
+    def barrier(self) -> float:
+        """Distance from rest to threshold: the unit of potentials and currents of this neuron."""
+        barrier = self.threshold - self.rest
+        if not barrier > 0:
+            raise ContractError(
+                f"neuron '{self.name}': expected a threshold above the reset potential, got "
+                f"{self.threshold} and {self.rest}. Rules in units of their difference do not apply."
+            )
+        return barrier
 
     @property
     def leak(self) -> float:
@@ -115,7 +219,24 @@ class Neuron:
         try:
             yield
         finally:
+            if not isinstance(own, nn.Module):  # a plain function cannot replace a submodule
+                del self.module.surrogate_function
             self.module.surrogate_function = own
+
+    @contextmanager
+    def resetting(self, detach: bool) -> Iterator[None]:
+        """Cut (or keep) the gradient through the reset for the length of the block."""
+        own = getattr(self.module, "detach_reset", None)
+        if own is None:
+            raise ContractError(
+                f"neuron '{self.name}': has no attribute `detach_reset`, so the gradient through its reset "
+                "cannot be switched. Leave the estimator's detach_reset unset."
+            )
+        self.module.detach_reset = detach
+        try:
+            yield
+        finally:
+            self.module.detach_reset = own
 
     @contextmanager
     def sequence_by(self, rule: SequenceRule) -> Iterator[None]:

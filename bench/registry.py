@@ -6,6 +6,7 @@ An entry point `name = "module:attribute"` in the group `robustspike.<kind>` nam
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import fnmatch
@@ -49,6 +50,33 @@ class Registered:
     load: Callable[[], Any]
 
 
+_WORDS = {"true": True, "false": False, "none": None}
+
+
+def parse_call(text: str) -> tuple[str, dict[str, Any]]:
+    """Read "name(key=value, ...)": values are numbers, strings, tuples, or bare words.
+
+    Raises: ConfigError: the text is not of that form.
+    """
+    name, _, arguments = text.partition("(")
+    try:
+        call = ast.parse(f"f({arguments}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or not name.strip():
+            raise ValueError("only key=value arguments are allowed")
+        params: dict[str, Any] = {}
+        for word in call.keywords:
+            if word.arg is None:
+                raise ValueError("** is not allowed")
+            bare = isinstance(word.value, ast.Name)
+            value = word.value.id if isinstance(word.value, ast.Name) else ast.literal_eval(word.value)
+            params[word.arg] = _WORDS.get(value, value) if bare else value
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(
+            f"'{text}': expected NAME or NAME(key=value, ...), e.g. atan(alpha=5): {error}."
+        ) from error
+    return name.strip(), params
+
+
 class Registry:
     """The components of one kind, by name."""
 
@@ -88,8 +116,15 @@ class Registry:
     def get(self, name: str, **params: Any) -> Any:
         """Load a component, with some of its parameters changed.
 
+        Args:
+            name: its name, or a call "name(key=value, ...)" with plain values: "atan(alpha=5)".
+            params: parameters to change, over those of the call.
+
         Raises: ConfigError: unknown name or parameter. ContractError: it breaks its contract.
         """
+        if "(" in name:
+            name, written = parse_call(name)
+            params = {**written, **params}
         entry = self.entry(name)
         return self._instantiate(entry, _loaded(entry), params)
 

@@ -10,76 +10,68 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from robustspike.bench.api import BpttEstimator
 from robustspike.bench.api import ConfigError
-from robustspike.bench.api import GradientEstimator
+from robustspike.bench.api import DeferredRule
 from robustspike.bench.api import Memory
 from robustspike.bench.api import Neuron
-from robustspike.bench.api import SpikeRule
 
 Scope = Literal["sample", "batch"]
 
 
-class PotentialSpread:
-    """The running standard deviation of the potentials of all steps so far.
+def running_deviation(u: Tensor, scope: Scope) -> Tensor:
+    """Return sigma_t, the unbiased standard deviation of the potentials of steps 1..t, for every t.
 
-    Kept per channel, pooled over space and time and, in scope "batch", over the batch. Step means
-    and sums of squares are merged in float64 (Chan, Golub & LeVeque 1979): equal to the deviation
-    of the stacked steps up to rounding, at O(T) instead of O(T^2) cost.
+    It is kept per channel, pooled over space and time and, in scope "batch", over the batch. Means
+    and sums of squares of single steps are merged in float64 (Chan, Golub & LeVeque 1979): equal to
+    the deviation of the stacked steps up to rounding, at O(T) instead of O(T^2) cost.
+
+    Shape: u [T, N, ...]; returns sigma broadcastable over u, 1 where it is undefined, zero or not
+        finite.
     """
-
-    def __init__(self, scope: Scope) -> None:
-        self.scope = scope
-        self.count = 0
-        self.mean: Tensor | None = None
-        self.squares: Tensor | None = None
-
-    def axes(self, u: Tensor) -> list[int]:
-        """Return the axes of one step [N, ...] that are pooled."""
-        pooled = [0] if self.scope == "batch" else []
-        if u.dim() >= 4:  # [N, C, H, W]: per channel
-            return pooled + list(range(2, u.dim()))
-        if u.dim() == 3:  # [N, tokens, features]: per feature
-            return [*pooled, 1]
-        return pooled  # [N, features]: per feature
-
-    def update(self, u: Tensor) -> Tensor:
-        """Take one step [N, ...] in; return sigma, broadcastable over the step."""
-        axes = self.axes(u)
-        if axes:
-            spread, mean = torch.var_mean(u, dim=axes, correction=0, keepdim=True)
-            n = math.prod(u.shape[axis] for axis in axes)
-            mean, squares = mean.double(), spread.double() * n
-        else:
-            mean, n = u.double(), 1
-            squares = torch.zeros_like(mean)
-        if self.mean is None or self.squares is None:
-            self.count, self.mean, self.squares = n, mean, squares
-        else:
-            total = self.count + n
-            step = mean - self.mean
-            self.squares = self.squares + squares + step.square() * (self.count * n / total)
-            self.mean = self.mean + step * (n / total)
-            self.count = total
-        if self.count < 2:
-            return torch.ones_like(mean, dtype=u.dtype)
-        sigma = (self.squares / (self.count - 1)).sqrt().to(u.dtype)
-        return torch.where(torch.isfinite(sigma) & (sigma > 0), sigma, torch.ones_like(sigma))
+    axes = pooled_axes(u.dim(), scope)
+    if axes:
+        variances, means = torch.var_mean(u, dim=axes, correction=0, keepdim=True)
+        n = math.prod(u.shape[axis] for axis in axes)
+        means, within = means.double(), variances.double() * n
+    else:
+        n, means = 1, u.double()
+        within = torch.zeros_like(means)
+    mean, squares, sigmas = means[0], within[0], []
+    for t in range(len(u)):
+        if t:
+            step = means[t] - mean
+            squares = squares + within[t] + step.square() * (n * t / (t + 1))
+            mean = mean + step / (t + 1)
+        sigmas.append(squares / max((t + 1) * n - 1, 1))
+    sigma = torch.stack(sigmas).sqrt().to(u.dtype)
+    return torch.where((sigma > 0) & torch.isfinite(sigma), sigma, 1.0)
 
 
-class _PdsgRule(SpikeRule):
-    def __init__(self, spread: PotentialSpread, shift: float) -> None:
+def pooled_axes(dims: int, scope: Scope) -> list[int]:
+    """Return the axes of [T, N, ...] that one step's statistics pool over."""
+    batch = [1] if scope == "batch" else []
+    if dims >= 5:  # [T, N, C, H, W]: per channel
+        return batch + list(range(3, dims))
+    if dims == 4:  # [T, N, tokens, features]: per feature
+        return [*batch, 2]
+    return batch  # [T, N, features]: per feature
+
+
+class _PdsgRule(DeferredRule):
+    def __init__(self, scope: Scope, shift: float) -> None:
         super().__init__()
-        self.spread = spread
+        self.scope: Scope = scope
         self.shift = shift
 
-    def slope(self, u: Tensor) -> Tensor:
-        inverse = self.spread.update(u).reciprocal()
-        z = u * inverse - self.shift
-        return torch.exp(z.square_().mul_(-0.5)).mul_(inverse / math.sqrt(2 * math.pi))
+    def slopes(self, u: Tensor) -> Tensor:
+        inverse = running_deviation(u, self.scope).reciprocal()
+        z = (u * inverse).sub_(self.shift)
+        return z.square_().mul_(-0.5).exp_().mul_(inverse / math.sqrt(2 * math.pi))
 
 
 @dataclass(frozen=True)
-class Pdsg(GradientEstimator):
+class Pdsg(BpttEstimator):
     """Potential-dependent surrogate gradient.
 
     g(u) = exp(-(u - b)^2 / (2 sigma_t^2)) / (sqrt(2 pi) sigma_t), with b = shift * sigma_t, where
@@ -107,6 +99,8 @@ class Pdsg(GradientEstimator):
     def __post_init__(self) -> None:
         if self.scope not in ("sample", "batch"):
             raise ConfigError(f"pdsg: scope must be 'sample' or 'batch', got '{self.scope}'.")
+        if not math.isfinite(self.shift):
+            raise ConfigError(f"pdsg: shift must be finite, got {self.shift}.")
 
-    def rule(self, neuron: Neuron, memory: Memory) -> SpikeRule:
-        return _PdsgRule(PotentialSpread(self.scope), self.shift)
+    def rule(self, neuron: Neuron, memory: Memory) -> DeferredRule:
+        return _PdsgRule(self.scope, self.shift)

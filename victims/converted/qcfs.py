@@ -78,6 +78,11 @@ class ConvertedNet(nn.Module):
                 node.steps = 0
         return out.unflatten(0, (self.steps, -1))
 
+    def twin(self, x: Tensor) -> Tensor:
+        """Return the logits [N, K] of the ANN, for attacks that differentiate it instead."""
+        out: Tensor = self.ann(x)
+        return out
+
     def forward(self, x: Tensor) -> Tensor:
         return self.sequence(x).mean(dim=0)
 
