@@ -7,7 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from robustspike.attacks.pgd import ascend
 from robustspike.bench.api import AttackSpec
+from robustspike.bench.api import Goal
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 
@@ -19,29 +21,32 @@ class Fgsm:
     Args:
         estimator: registry name of the gradient estimator.
         loss: name of the loss that is increased.
+        draws: noise draws averaged into the gradient (EOT); 0: 10 for stochastic victims, else 1.
 
-    Cost: 1 forward + 1 backward, and 1 forward to see the answer.
+    Cost: 1 gradient, and 1 forward to see the answer.
     """
 
     estimator: str = "native"
     loss: str = "ce"
+    draws: int = 0
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="fgsm.linf",
         geometries=("linf",),
-        source="Goodfellow et al. 2015, arXiv:1412.6572. Differs: none.",
+        goals=(Goal.UNTARGETED, Goal.TARGETED),
+        source=(
+            "Goodfellow et al. 2015, arXiv:1412.6572. Differs: x0 is returned where the step lowers the loss."
+        ),
         cost="2 forwards + 1 backward",
     )
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
-        x = x0.clone()
-        rows = oracle.active(forwards=1, backwards=1)
-        if not len(rows):
-            return x
-        gradient = oracle.loss_and_grad(x[rows], rows, self.loss, estimator=self.estimator).grad
-        span = oracle.threat.bounds[1] - oracle.threat.bounds[0]
-        eps = span if oracle.threat.eps is None else min(float(oracle.threat.eps), span)
-        x[rows] = oracle.project(x[rows] + eps * gradient.sign(), rows)
-        rows = oracle.active(forwards=1)
-        if len(rows):
-            oracle.logits(x[rows], rows)
-        return x
+        size = oracle.radius
+        return ascend(
+            oracle,
+            x0.clone(),
+            steps=1,
+            step=lambda x, gradient, rows: x + size * gradient.sign(),
+            loss=self.loss,
+            estimator=self.estimator,
+            draws=self.draws,
+        )

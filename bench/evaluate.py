@@ -61,7 +61,8 @@ class ShardResult:
             classifier, or the score of a quality model, on the clean and the final input.
         x_adv: the final inputs; the clean ones where not broken.
         errors: messages, at most one per kind.
-        counts: measurements for flags: gradients, zero_gradients, unconfirmed, silent, non_finite.
+        counts: measurements for flags: gradients, zero_gradients, unconfirmed, silent, non_finite;
+            forwards:NAME, backwards:NAME and hits:NAME for each part that the attack named.
     """
 
     ids: Tensor
@@ -200,6 +201,9 @@ def evaluate_shard(
         "unconfirmed": 0,
         "silent": 0,
     }
+    for name, cost in meter.stages.items():
+        for what in ("forwards", "backwards", "hits"):
+            result.counts[f"{what}:{name}"] = getattr(cost, what)
     if returned is None:
         result.status[rows] = _ERROR
         return _to_cpu(result)

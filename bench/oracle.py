@@ -6,8 +6,10 @@ the best legal adversarial example of every sample, and tells the attack which s
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,6 +34,15 @@ from robustspike.bench.rng import RowStreams
 from robustspike.bench.victim import ModuleVictim
 
 
+@dataclass
+class StageCost:
+    """What one named part of an attack spent, and how many samples it was the first to break."""
+
+    forwards: int = 0
+    backwards: int = 0
+    hits: int = 0
+
+
 class Meter:
     """The engine behind an oracle: one attack on one batch. The runner holds it, attacks do not.
 
@@ -45,6 +56,10 @@ class Meter:
         merit: what `best` is best by (larger is better).
         gradients, zero_gradients: gradients handed out, and those that were zero everywhere.
         non_finite: whether the victim answered NaN or infinity.
+        stages: passes and first hits of each named part of the attack (`Oracle.stage`).
+
+    Args:
+        keeps_going: keep a sample in the batch after its first hit (the attacker's own victims).
     """
 
     def __init__(
@@ -59,8 +74,10 @@ class Meter:
         clean: Tensor,
         estimators: Callable[[str], GradientEstimator],
         targets: Tensor | None = None,
+        keeps_going: bool = False,
     ) -> None:
         n, device = len(x0), x0.device
+        self.keeps_going = keeps_going
         self.victim, self.threat, self.geometry = victim, threat, geometry
         self.x0, self.y, self.targets, self.clean = x0, y, targets, clean
         self.noise, self.estimators = noise, estimators
@@ -75,6 +92,8 @@ class Meter:
         self.zero_gradients = torch.zeros_like(self.forwards)
         self.non_finite = torch.zeros_like(self.hit)
         self.queries = torch.zeros_like(self.forwards)
+        self.stages: dict[str, StageCost] = {}
+        self.stage: StageCost | None = None
         self._memories: dict[GradientEstimator, list[dict[str, object]]] = {}
         self._rows = torch.arange(n, device=device)
 
@@ -82,6 +101,8 @@ class Meter:
     def stops_at_hit(self) -> bool:
         """Whether a sample leaves the batch once a legal adversarial example is known."""
         spec = self.victim.spec
+        if self.keeps_going:
+            return False
         return not (spec.stochastic or spec.task is Task.QUALITY or self.threat.is_minimum_norm)
 
     def active(self, forwards: int, backwards: int, *, with_hits: bool = False) -> Tensor:
@@ -109,6 +130,9 @@ class Meter:
             )
         self.forwards, self.backwards = after_f, after_b
         self.queries = self.queries + times
+        if self.stage is not None:
+            self.stage.forwards += forwards * len(rows)
+            self.stage.backwards += backwards * len(rows)
 
     def fresh_noise(self, rows: Tensor, draw: int) -> RowStreams | None:
         if not self.victim.spec.stochastic:
@@ -165,6 +189,8 @@ class Meter:
         self.merit[target] = worth[pick]
         new = at[~self.hit[at]]
         self.first_hit[new] = self.forwards[new]
+        if self.stage is not None:
+            self.stage.hits += len(new.unique())
         self.hit[at] = True
 
 
@@ -200,6 +226,17 @@ class Oracle:
         return None if targets is None else targets.clone()
 
     @property
+    def radius(self) -> float:
+        """eps as a number, at most the size of the whole domain (which an unbounded threat gets)."""
+        meter = _METERS[self]
+        low, high = meter.threat.bounds
+        corner = torch.full_like(meter.x0[:1], low)
+        if not len(corner):
+            return 0.0
+        whole = float(meter.geometry.distance(corner, torch.full_like(corner, high)))
+        return min(meter.eps, whole)
+
+    @property
     def geometry(self) -> Geometry:
         """The geometry of the threat model."""
         return _METERS[self].geometry
@@ -212,6 +249,38 @@ class Oracle:
         `with_hits` keeps broken rows as well, for an attack that goes on to shrink what it found.
         """
         return _METERS[self].active(forwards, backwards, with_hits=with_hits)
+
+    def differentiable(self, estimator: GradientEstimator | str, *, draws: int = 1) -> Tensor:
+        """Return the rows that still stand and can pay for one gradient of that estimator."""
+        rule = _METERS[self].estimators(estimator) if isinstance(estimator, str) else estimator
+        return self.active(forwards=draws * rule.forwards, backwards=draws * rule.backwards)
+
+    def stage(self, name: str) -> None:
+        """Book the passes and first hits from here on under a name (ensembles name their members)."""
+        meter = _METERS[self]
+        meter.stage = meter.stages.setdefault(name, StageCost())
+
+    def local(self, victim: ModuleVictim, *, rng: RowStreams, budget: Budget | None = None) -> Oracle:
+        """Return an oracle on a victim of the attacker's own, for the same samples and threat.
+
+        White-box whatever the threat grants; it spends its own budget, never the target's, and rows
+        stay in the batch after a hit, so that iterates go on past the decision boundary.
+        """
+        meter = _METERS[self]
+        threat = dataclasses.replace(meter.threat, access=Access.WHITE, budget=budget or Budget())
+        own = Meter(
+            victim.to(meter.x0.device),
+            threat,
+            meter.geometry,
+            meter.x0,
+            meter.y,
+            noise=rng.fork("local"),
+            clean=torch.zeros(len(meter.x0), victim.spec.classes, device=meter.x0.device),
+            estimators=meter.estimators,
+            targets=meter.targets,
+            keeps_going=True,
+        )
+        return Oracle(own)
 
     def left(self, rows: Tensor) -> Budget:
         """Return the passes that every one of the rows can still pay."""
@@ -281,6 +350,22 @@ class Oracle:
             meter.note(flipped, logits[reached], at[reached])
         return logits
 
+    def loss(
+        self, x: Tensor, rows: Tensor, loss: Loss | str = "ce", *, draws: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss to be increased [n] (see `loss_and_grad`) and the logits, without a gradient.
+
+        Cost: `draws` forwards per row. SCORE or WHITE.
+        """
+        self._allow(Access.WHITE, Access.SCORE)
+        meter = _METERS[self]
+        y, sign, function = self._aim(rows, loss)
+        answers = [self._pass(x, rows, draw) for draw in range(draws)]
+        values = torch.stack([sign * function(logits, y) for logits in answers]).mean(dim=0)
+        logits = torch.stack(answers).mean(dim=0)
+        meter.note(x, logits, rows)
+        return values, logits
+
     def loss_and_grad(
         self,
         x: Tensor,
@@ -306,11 +391,8 @@ class Oracle:
         self._allow(Access.WHITE)
         meter = _METERS[self]
         rule = meter.estimators(estimator) if isinstance(estimator, str) else estimator
-        function = LOSSES[loss] if isinstance(loss, str) else loss
         meter.charge(rows, draws * rule.forwards, draws * rule.backwards)
-        y, sign = meter.y[rows], 1.0
-        if meter.threat.goal is Goal.TARGETED and meter.targets is not None:
-            y, sign = meter.targets[rows], -1.0
+        y, sign, function = self._aim(rows, loss)
         answers = [
             meter.victim.loss_and_grad(
                 x.detach(),
@@ -331,7 +413,20 @@ class Oracle:
         meter.note(x, out.logits, rows)
         return out
 
+    def _aim(self, rows: Tensor, loss: Loss | str) -> tuple[Tensor, float, Loss]:
+        """Return the classes that the loss is given, its sign, and the loss as a function."""
+        meter = _METERS[self]
+        function = LOSSES[loss] if isinstance(loss, str) else loss
+        if meter.threat.goal is Goal.TARGETED and meter.targets is not None:
+            return meter.targets[rows], -1.0, function
+        return meter.y[rows], 1.0, function
+
     def _forward(self, x: Tensor, rows: Tensor) -> Tensor:
+        logits = self._pass(x, rows)
+        _METERS[self].note(x, logits, rows)
+        return logits
+
+    def _pass(self, x: Tensor, rows: Tensor, draw: int = 0) -> Tensor:
         meter = _METERS[self]
         if len(x) != len(rows):
             raise ContractError(
@@ -339,9 +434,7 @@ class Oracle:
             )
         meter.charge(rows, 1, 0)
         with torch.no_grad():
-            logits = meter.victim.logits(x.detach(), noise=meter.fresh_noise(rows, 0))
-        meter.note(x, logits, rows)
-        return logits
+            return meter.victim.logits(x.detach(), noise=meter.fresh_noise(rows, draw))
 
     def _allow(self, *levels: Access) -> None:
         access = _METERS[self].threat.access
