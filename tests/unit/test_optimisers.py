@@ -7,6 +7,9 @@ from fractions import Fraction
 
 import pytest
 import torch
+from torch import Tensor
+from torch import nn
+
 from robustspike.attacks.apgd import ApgdCe
 from robustspike.attacks.apgd import ApgdDlr
 from robustspike.attacks.apgd import ApgdTargeted
@@ -31,8 +34,6 @@ from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.api import wrap
 from robustspike.bench.oracle import Meter
-from torch import Tensor
-from torch import nn
 
 GRADIENT_ATTACKS: list[Attack] = [
     Fgsm(),
