@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from fractions import Fraction
 
 import pytest
@@ -218,7 +219,7 @@ def test_loss_never_falls_on_a_linear_victim_of_two_classes(module: Attack) -> N
     victim.loss_and_grad = spy  # type: ignore[method-assign, assignment]
     module.run(Oracle(meter), x, y, rng=streams(len(x)))
     assert len(seen) == 6
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in itertools.pairwise(seen):
         assert (after >= before - 1e-6).all()
 
 
