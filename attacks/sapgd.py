@@ -8,8 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from robustspike.attacks.apgd import surface
+from robustspike.attacks.pgd import ascend
+from robustspike.attacks.pgd import check
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import ConfigError
+from robustspike.bench.api import Goal
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 
@@ -44,6 +48,12 @@ def normalised(grad: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
+def step_sizes(start: float, steps: int) -> list[float]:
+    """Return the step size of every step."""
+    shrink = halvings(steps)
+    return [start / 2.0 ** sum(at <= step for at in shrink) for step in range(steps)]
+
+
 @dataclass(frozen=True)
 class SaPgd:
     """Stable adaptive PGD.
@@ -57,10 +67,10 @@ class SaPgd:
         momentum, decay: memory of m and of v.
         estimator: gradient estimator.
         loss: name of the loss that is increased.
-        draws: noise draws averaged for one gradient of a stochastic victim (EOT); the paper uses 10
-            with 50 steps for Poisson coding.
+        draws: noise draws averaged into one gradient (EOT); 0: 10 for stochastic victims, else 1.
+            The paper takes 50 steps where it draws 10.
 
-    Cost: steps * draws * (forwards + backwards of the estimator), and 1 forward for the last iterate.
+    Cost: steps gradients, and 1 forward for the last iterate.
     """
 
     steps: int = 100
@@ -68,59 +78,48 @@ class SaPgd:
     decay: float = 0.8
     estimator: str = "assg"
     loss: str = "ce"
-    draws: int = 1
+    draws: int = 0
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="sapgd.linf",
         geometries=("linf",),
+        goals=(Goal.UNTARGETED, Goal.TARGETED),
         stochastic=True,
         source=(
             "Wang et al., arXiv:2512.22522, SA-PGD. Differs: a sample whose gradient is zero or not finite "
             "adds nothing to m and v (the release returns NaN inputs); moments are taken over all axes of a "
             "sample (the release leaves out the last axis of event frames); a sample stops at its first "
-            "hit, which is returned in place of the latest one."
+            "hit, which is returned in place of the latest one; for a stochastic victim the iterate of "
+            "largest loss is returned, not one that a single draw got wrong."
         ),
         cost="101 forwards + 100 backwards",
     )
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.draws < 1:
+        check(self.spec.name, steps=self.steps)
+        if not (0 <= self.momentum < 1 and 0 <= self.decay < 1 and self.draws >= 0):
             raise ConfigError(
-                f"sapgd.linf: steps and draws must be at least 1, got {self.steps} and {self.draws}."
-            )
-        if not (0 <= self.momentum < 1 and 0 <= self.decay < 1):
-            raise ConfigError(
-                f"sapgd.linf: momentum and decay must be in [0, 1), got {self.momentum} and {self.decay}."
+                f"sapgd.linf: momentum and decay must be in [0, 1) and draws at least 0, got "
+                f"{self.momentum}, {self.decay} and {self.draws}."
             )
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
-        span = oracle.threat.bounds[1] - oracle.threat.bounds[0]
-        eps = span if oracle.threat.eps is None else min(float(oracle.threat.eps), span)
-        everyone = torch.arange(len(x0), device=x0.device)
-        x = oracle.project(x0 + eps * self._start(x0, rng), everyone)
         m, v = torch.zeros_like(x0), torch.zeros_like(x0)
-        cost = oracle.cost(self.estimator)
-        size, shrink = eps, halvings(self.steps)
-        for step in range(self.steps):
-            rows = oracle.active(forwards=self.draws * cost.forwards, backwards=self.draws * cost.backwards)
-            if not len(rows):
-                break
-            out = oracle.loss_and_grad(
-                x[rows], rows, self.loss, estimator=self.estimator, draws=self.draws
-            )
-            first, second = normalised(out.grad)
+        sizes = iter(step_sizes(oracle.radius, self.steps))
+
+        def step(x: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:
+            first, second = normalised(gradient)
             m[rows] = self.momentum * m[rows] + first
             v[rows] = self.decay * v[rows] + second
-            move = (size * m[rows] / (v[rows].sqrt() + 1e-12)).clamp(-size, size)
-            x[rows] = oracle.project(x[rows] + move, rows)
-            size /= 2.0 ** shrink.count(step + 1)
-        rows = oracle.active(forwards=1)
-        if len(rows):
-            oracle.logits(x[rows], rows)
-        return oracle.best()[0]
+            size = next(sizes)
+            return x + (size * m[rows] / (v[rows].sqrt() + 1e-12)).clamp(-size, size)
 
-    @staticmethod
-    def _start(x0: Tensor, rng: RowStreams) -> Tensor:
-        """Return uniform noise of every sample, scaled so that its largest element is 1."""
-        noise = rng.uniform(x0.shape[1:], dtype=x0.dtype) * 2 - 1
-        largest = noise.abs().amax(dim=list(range(1, x0.dim())), keepdim=True)
-        return noise / largest.clamp(min=1e-12)
+        best = ascend(
+            oracle,
+            surface(oracle, x0, rng=rng),
+            steps=self.steps,
+            step=step,
+            loss=self.loss,
+            estimator=self.estimator,
+            draws=self.draws,
+        )
+        return best if oracle.spec.stochastic else oracle.best()[0]
