@@ -1,0 +1,202 @@
+"""The checks that every attack passes, on victims whose answers are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+
+from robustspike.bench.contracts import Access
+from robustspike.bench.contracts import Budget
+from robustspike.bench.contracts import Domain
+from robustspike.bench.contracts import Goal
+from robustspike.bench.contracts import Status
+from robustspike.bench.contracts import Task
+from robustspike.bench.contracts import ThreatModel
+from robustspike.bench.evaluate import ShardResult
+from robustspike.bench.evaluate import evaluate_shard
+from robustspike.bench.registry import registry
+from robustspike.bench.testing.check import Checks
+from robustspike.bench.testing.check import CheckSkipped
+from robustspike.bench.testing.check import require
+from robustspike.bench.testing.reference import reference
+from robustspike.bench.testing.reference import samples
+from robustspike.bench.victim import ModuleVictim
+
+_SIZES = {"linf": Fraction(1, 8), "l2": Fraction(1, 2)}
+
+
+def _domain(geometry: str) -> Domain:
+    """Return the domain of the reference victim on which a geometry makes sense."""
+    return Domain.STATIC if geometry in _SIZES else Domain.SPIKES
+
+
+def threat_for(attack: Any, *, eps: Fraction | int | None = None) -> ThreatModel:
+    """Return a bounded threat model that the attack declares to respect (minimum-norm if it must)."""
+    spec = attack.spec
+    geometry = spec.geometries[0]
+    size = Fraction(eps) if eps is not None else _SIZES.get(geometry, Fraction(4))
+    return ThreatModel(
+        domain=_domain(geometry),
+        geometry=geometry,
+        eps=size,
+        access=spec.access,
+        goal=spec.goals[0],
+    )
+
+
+def attack_reference(
+    attack: Any,
+    threat: ThreatModel,
+    *,
+    dtype: torch.dtype = torch.float32,
+    rows: list[int] | None = None,
+    victim: ModuleVictim | None = None,
+    seed: int = 0,
+) -> ShardResult:
+    """Attack the reference victim of the threat's domain on (some of) the reference inputs."""
+    _skip_unless_classifier(attack)
+    chosen = victim if victim is not None else reference(threat.domain, dtype=dtype)
+    x = samples(threat.domain, dtype=dtype)
+    with torch.no_grad():
+        y = chosen.logits(x).argmax(dim=1)
+    y[-1] = (y[-1] + 1) % 3  # one sample that is wrong on the clean input
+    ids = torch.arange(len(x))
+    if rows is not None:
+        index = torch.tensor(rows)
+        x, y, ids = x[index], y[index], ids[index]
+    return evaluate_shard(chosen, attack, threat, x, y, ids, seed=seed)
+
+
+def _skip_unless_classifier(attack: Any) -> None:
+    if Task.CLASSIFY not in attack.spec.tasks:
+        raise CheckSkipped("attacks quality models only; their checks are in quality_checks")
+
+
+def _no_errors(result: ShardResult) -> None:
+    require(not result.errors, f"expected no errors, got: {result.errors[:1]}")
+
+
+def declares_itself(attack: Any) -> None:
+    spec = attack.spec
+    require(spec.name and spec.name == spec.name.lower(), f"spec.name must be lower-case, got '{spec.name}'")
+    require(spec.geometries and spec.domains and spec.goals, "spec must name geometries, domains and goals")
+    require(spec.source, "spec.source must say which paper, and how the attack differs from it")
+    for geometry in spec.geometries:
+        registry("geometries").entry(geometry)
+
+
+def zero_eps_changes_nothing(attack: Any) -> None:
+    threat = threat_for(attack, eps=0)
+    result = attack_reference(attack, threat)
+    _no_errors(result)
+    require(torch.equal(result.x_adv, samples(threat.domain)), "eps = 0 must return the input bit for bit")
+    require(result.count(Status.BROKEN) == 0, "eps = 0 must break nothing")
+
+
+def stays_legal(attack: Any) -> None:
+    threat = threat_for(attack)
+    for one in attack.spec.geometries:
+        eps = _SIZES.get(one, Fraction(4))
+        _no_errors(attack_reference(attack, replace(threat, geometry=one, eps=eps, domain=_domain(one))))
+
+
+def successes_are_real(attack: Any) -> None:
+    threat = threat_for(attack)
+    victim = reference(threat.domain)
+    result = attack_reference(attack, threat, victim=victim)
+    with torch.no_grad():
+        wrong = victim.logits(result.x_adv).argmax(dim=1) != result.labels
+    broken = result.status == 1
+    require(bool((wrong | ~broken).all()), "a sample called broken is classified correctly afresh")
+
+
+def wrong_samples_stay_untouched(attack: Any) -> None:
+    result = attack_reference(attack, threat_for(attack))
+    require(result.status[-1] == 2, "a sample that is wrong on the clean input must be WRONG_CLEAN")
+    require(int(result.forwards[-1]) == 0, "a sample that is wrong on the clean input must cost nothing")
+
+
+def same_seed_same_bytes(attack: Any) -> None:
+    threat = threat_for(attack)
+    first, second = attack_reference(attack, threat), attack_reference(attack, threat)
+    for name in ShardResult.TENSORS:
+        same = torch.equal(getattr(first, name), getattr(second, name))
+        require(same, f"two runs with one seed differ in {name}")
+
+
+def ignores_batch_mates(attack: Any) -> None:
+    threat = threat_for(attack)
+    whole = attack_reference(attack, threat, dtype=torch.float64)
+    for rows in ([3, 0, 5], [4]):
+        part = attack_reference(attack, threat, dtype=torch.float64, rows=rows)
+        for place, row in enumerate(rows):
+            same = torch.equal(part.x_adv[place], whole.x_adv[row])
+            same &= bool(part.status[place] == whole.status[row])
+            require(same, f"in exact arithmetic, sample {row} ends differently in another batch {rows}")
+
+
+def respects_budgets(attack: Any) -> None:
+    for forwards, backwards in ((0, 0), (1, 0), (1, 1), (3, 2)):
+        budget = Budget(forwards=forwards, backwards=backwards)
+        result = attack_reference(attack, replace(threat_for(attack), budget=budget))
+        _no_errors(result)
+        spent = int(result.forwards.max()), int(result.backwards.max())
+        require(
+            spent[0] <= forwards and spent[1] <= backwards,
+            f"spent {spent} passes of ({forwards}, {backwards})",
+        )
+
+
+def counts_its_passes(attack: Any) -> None:
+    result = attack_reference(attack, threat_for(attack))
+    require(int(result.forwards.sum()) > 0, "an attack that never asks the oracle cannot have been metered")
+    if attack.spec.access is not Access.WHITE:
+        require(int(result.backwards.sum()) == 0, f"{attack.spec.access} access must not use gradients")
+
+
+def survives_a_constant_victim(attack: Any) -> None:
+    threat = threat_for(attack)
+    budget = Budget(forwards=400, backwards=200)
+    victim = reference(threat.domain, constant=True)
+    result = attack_reference(attack, replace(threat, budget=budget), victim=victim)
+    _no_errors(result)
+    require(result.count(Status.BROKEN) == 0, "a constant victim cannot be broken")
+
+
+def larger_eps_is_not_weaker(attack: Any) -> None:
+    threat = threat_for(attack)
+    assert threat.eps is not None
+    small = attack_reference(attack, threat).count(Status.ROBUST)
+    large = attack_reference(attack, replace(threat, eps=threat.eps * 4)).count(Status.ROBUST)
+    require(large <= small + 2, f"{small} samples robust at eps, {large} at 4 eps (slack 2)")
+
+
+def pursues_its_goals(attack: Any) -> None:
+    if Goal.TARGETED not in attack.spec.goals:
+        raise CheckSkipped("declares no targeted goal")
+    threat = threat_for(attack)
+    assert threat.eps is not None
+    result = attack_reference(attack, replace(threat, goal=Goal.TARGETED, eps=threat.eps * 4))
+    _no_errors(result)
+
+
+ATTACK_CHECKS: Checks = {
+    check.__name__: check
+    for check in (
+        declares_itself,
+        zero_eps_changes_nothing,
+        stays_legal,
+        successes_are_real,
+        wrong_samples_stay_untouched,
+        same_seed_same_bytes,
+        ignores_batch_mates,
+        respects_budgets,
+        counts_its_passes,
+        survives_a_constant_victim,
+        larger_eps_is_not_weaker,
+        pursues_its_goals,
+    )
+}

@@ -1,0 +1,72 @@
+"""Small victims whose best attack is known in closed form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch import nn
+
+from robustspike.bench.contracts import Domain
+from robustspike.bench.rng import RowStreams
+from robustspike.bench.rng import generator
+from robustspike.bench.victim import ModuleVictim
+from robustspike.bench.victim import wrap
+
+CLASSES = 3
+STATIC_SHAPE = (1, 4, 4)
+SPIKES_SHAPE = (4, 2, 4, 4)
+
+
+class Linear(nn.Module):
+    """Logits = W x + b with dyadic weights: exact in float64 for dyadic inputs, whatever the batch."""
+
+    def __init__(self, shape: tuple[int, ...], *, seed: int = 0) -> None:
+        super().__init__()
+        size = int(torch.Size(shape).numel())
+        rng = generator("reference", seed)
+        self.weight = nn.Parameter((torch.randn(CLASSES, size, generator=rng) * 16).round() / 16)
+        self.bias = nn.Parameter(torch.zeros(CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A sum over a fixed axis: the order of additions does not depend on the batch size.
+        return (x.flatten(1)[:, None, :] * self.weight).sum(dim=2) + self.bias
+
+
+class Constant(nn.Module):
+    """The same logits for every input, with a gradient that is zero everywhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        zero = (x * 0).flatten(1).sum(dim=1, keepdim=True)
+        return torch.cat([zero + 1, zero, zero], dim=1)
+
+
+def shape_of(domain: Domain) -> tuple[int, ...]:
+    """Return the input shape of the reference victims of a domain."""
+    return STATIC_SHAPE if domain is Domain.STATIC else SPIKES_SHAPE
+
+
+def reference(domain: Domain, *, dtype: torch.dtype = torch.float32, constant: bool = False) -> ModuleVictim:
+    """Return the linear (or constant) reference victim of a domain."""
+    module = Constant() if constant else Linear(shape_of(domain))
+    name = "reference.constant" if constant else "reference.linear"
+    return wrap(module.to(dtype), name=name, shape=shape_of(domain), classes=CLASSES, domain=domain)
+
+
+def samples(domain: Domain, n: int = 12, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return n fixed inputs: multiples of 1/16 in [0,1], or binary frames."""
+    streams = RowStreams.derive(range(n), "reference inputs")
+    if domain is Domain.STATIC:
+        return streams.integers(17, shape_of(domain)).to(dtype) / 16
+    return (streams.uniform(shape_of(domain)) > 0.7).to(dtype)
+
+
+def linear_minimum(victim: ModuleVictim, x: Tensor, y: Tensor) -> Tensor:
+    """Return the smallest L-inf budget that can fool the linear victim, ignoring bounds: [N]."""
+    weight = victim.module.weight
+    logits = victim.logits(x)
+    best = torch.full((len(x),), torch.inf, dtype=x.dtype)
+    for other in range(CLASSES):
+        gap = logits.gather(1, y[:, None]).squeeze(1) - logits[:, other]
+        reach = (weight[other] - weight[y]).abs().sum(dim=1)
+        best = torch.where(y == other, best, torch.minimum(best, gap / reach.clamp(min=1e-12)))
+    return best

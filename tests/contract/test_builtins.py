@@ -1,0 +1,51 @@
+"""Everything registered passes the contract that plugin authors inherit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from robustspike.bench.api import load_victim
+from robustspike.bench.api import registry
+from robustspike.bench.recipes import find_weights
+from robustspike.bench.testing import AttackContract
+from robustspike.bench.testing import DefenseContract
+from robustspike.bench.testing import EstimatorContract
+from robustspike.bench.testing import GeometryContract
+from robustspike.bench.testing import VictimContract
+
+
+def with_weights() -> list[str]:
+    names = registry("victims").names()
+    return [n for n in names if find_weights(registry("victims").get(n), "none", 0, None) is not None]
+
+
+class TestAttacks(AttackContract):
+    @pytest.fixture(params=registry("attacks").names())
+    def attack(self, request: pytest.FixtureRequest) -> Any:
+        return registry("attacks").get(request.param)
+
+
+class TestDefenses(DefenseContract):
+    @pytest.fixture(params=registry("defenses").names())
+    def defense(self, request: pytest.FixtureRequest) -> Any:
+        return registry("defenses").get(request.param)
+
+
+class TestEstimators(EstimatorContract):
+    @pytest.fixture(params=registry("estimators").names())
+    def estimator(self, request: pytest.FixtureRequest) -> Any:
+        return registry("estimators").get(request.param)
+
+
+class TestGeometries(GeometryContract):
+    @pytest.fixture(params=registry("geometries").names())
+    def geometry(self, request: pytest.FixtureRequest) -> Any:
+        return registry("geometries").get(request.param)
+
+
+class TestVictims(VictimContract):
+    @pytest.fixture(params=with_weights())
+    def victim(self, request: pytest.FixtureRequest) -> Any:
+        return load_victim(request.param)
