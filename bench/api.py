@@ -36,6 +36,12 @@ from robustspike.bench.evaluate import Evaluation
 from robustspike.bench.evaluate import ShardResult
 from robustspike.bench.evaluate import evaluate
 from robustspike.bench.evaluate import evaluate_shard
+from robustspike.bench.fullref import gmsd
+from robustspike.bench.fullref import haarpsi
+from robustspike.bench.fullref import learned
+from robustspike.bench.fullref import luma
+from robustspike.bench.fullref import psnr
+from robustspike.bench.fullref import ssim
 from robustspike.bench.geometry import DiscreteGeometry
 from robustspike.bench.geometry import Geometry
 from robustspike.bench.gradients import BpttEstimator
@@ -66,6 +72,7 @@ from robustspike.bench.registry import registry
 from robustspike.bench.rng import RowStreams
 from robustspike.bench.rng import generator
 from robustspike.bench.rng import stable_hash
+from robustspike.bench.stats import spearman
 from robustspike.bench.training import Progress
 from robustspike.bench.training import Report
 from robustspike.bench.training import Schedule
@@ -141,12 +148,19 @@ __all__ = [
     "find_neurons",
     "fit",
     "generator",
+    "gmsd",
+    "haarpsi",
     "initialise",
+    "learned",
     "load_victim",
+    "luma",
     "margin",
+    "psnr",
     "registry",
     "replace_gradient",
     "reset",
+    "spearman",
+    "ssim",
     "stable_hash",
     "stratified",
     "strongest_other",

@@ -93,6 +93,19 @@ class VictimRecipe:
     def after_epoch(self, module: nn.Module, epoch: int, validation: Split) -> None:
         """Update what the trained network keeps between epochs, in its buffers (nothing by default)."""
 
+    def augment(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Return the inputs of a training batch, changed at random where the recipe says so."""
+        del rng
+        return x
+
+    def score(self, module: nn.Module, split: Split) -> tuple[float, float]:
+        """Return what a checkpoint is chosen by (larger is better), and its loss, on a split."""
+        return accuracy(module, split)
+
+    def figures(self, module: nn.Module, split: Split) -> dict[str, float]:
+        """Return what the certificate says about the trained network on the test split."""
+        return {"correct": round(accuracy(module, split)[0] * len(split))}
+
     def finish(self, module: nn.Module, data: Dataset, *, root: Path | None) -> None:
         """Complete the deployed network after training (calibrate a conversion, fold layers)."""
 
@@ -157,6 +170,8 @@ def train(
         after_step=defense.after_step,
         eligible=defense.eligible,
         identity=(plain(recipe), plain(defense)),
+        augment=recipe.augment,
+        score=recipe.score,
         seed=seed,
         checkpoint=out / f"{name}.checkpoint",
         progress=progress,
@@ -197,7 +212,7 @@ def save(
         "recipe": plain(recipe),
         "defense_parameters": plain(defense),
         "data": {"name": data.name, "train": data.load("train", root=root).digest, "test": test.digest},
-        "test": {"n": len(test), "correct": round(accuracy(victim.module, test)[0] * len(test))},
+        "test": {"n": len(test), **recipe.figures(victim.module, test)},
         "validation": report.validation,
         "best_epoch": report.best_epoch,
         "training": {

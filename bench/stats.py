@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
+import numpy as np
+
 
 def wilson(k: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of k successes in n trials; (0, 1) for n = 0.
@@ -29,3 +31,18 @@ def sign_test(wins: int, losses: int) -> float:
         return 1.0
     tail = sum(math.comb(n, i) for i in range(min(wins, losses) + 1)) / 2**n
     return min(1.0, 2 * tail)
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Return Spearman's rank correlation (ties share the mean rank); nan where an input is constant."""
+    ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (a, b)]
+    centred = [r - r.mean() for r in ranks]
+    scale = math.sqrt(float((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
+    return float((centred[0] * centred[1]).sum()) / scale if scale else math.nan
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    mean_rank: np.ndarray = ((last - counts + 1 + last) / 2)[inverse.reshape(-1)]
+    return mean_rank

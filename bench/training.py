@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
 from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -48,6 +49,8 @@ class Schedule:
         weight_decay: as the optimiser defines it.
         policy: "onecycle" (20 % warm-up), "cosine" (to zero) or "constant".
         patience: stop after this many epochs without a better checkpoint; 0 never stops early.
+        keep: which checkpoint stays: the "best" by validation score, or the "last" (where a choice by
+            clean score would undo the defense).
     """
 
     epochs: int = 20
@@ -57,6 +60,7 @@ class Schedule:
     weight_decay: float = 0.0
     policy: str = "onecycle"
     patience: int = 0
+    keep: Literal["best", "last"] = "best"
 
 
 @dataclass
@@ -181,6 +185,7 @@ def fit(
     after_step: Callable[[nn.Module], None] | None = None,
     eligible: Callable[[int, int], bool] | None = None,
     identity: object = "",
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     score: Callable[[nn.Module, Split], tuple[float, float]] = accuracy,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
@@ -200,6 +205,7 @@ def fit(
         eligible: whether the checkpoint after (epoch from 0, of epochs) may be chosen; by default all.
         identity: what else, beside data, schedule and seed, makes this run different from another one
             (the parameters of recipe and defense); a checkpoint of another run is refused.
+        augment: changes the inputs of a batch before the training rule sees them.
         score: validation score and loss of a module.
         progress: called after every epoch.
 
@@ -231,6 +237,8 @@ def fit(
         for index in range(steps):
             picked = order[index * schedule.batch : (index + 1) * schedule.batch]
             x, y = train.x[picked].to(device), train.y[picked].to(device)
+            if augment is not None:
+                x = augment(x, generator("augment", seed, epoch, index))
             rng = generator("step", seed, epoch, index)
             step = Step(module, x, y, rng, epoch, loss_of, schedule.epochs)
             named = terms(step)
@@ -249,7 +257,8 @@ def fit(
             after_epoch(module, epoch, validation)
         value, loss = score(module, validation)
         may_keep = eligible is None or eligible(epoch, schedule.epochs)
-        if may_keep and (value, -loss) > (report.validation, -best_loss):
+        better = (value, -loss) > (report.validation, -best_loss)
+        if may_keep and (better or schedule.keep == "last"):
             report.best_epoch, report.validation = epoch + 1, value
             best, best_loss = _snapshot(module), loss
         means = {name: value / steps for name, value in sums.items()}

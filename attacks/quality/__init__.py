@@ -1,0 +1,1 @@
+"""Attacks on no-reference image quality models, one file a family."""

@@ -1,0 +1,1 @@
+"""Image quality models: victims that answer one score."""

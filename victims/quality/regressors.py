@@ -1,0 +1,209 @@
+"""No-reference quality regressors: a CNN and a spiking network of the same size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch import nn
+from torch.nn import functional
+
+from robustspike.bench.api import ConfigError
+from robustspike.bench.api import Schedule
+from robustspike.bench.api import Split
+from robustspike.bench.api import Task
+from robustspike.bench.api import VictimRecipe
+from robustspike.bench.api import VictimSpec
+from robustspike.bench.api import initialise
+from robustspike.bench.api import reset
+from robustspike.bench.api import spearman
+
+SCORE_RANGE = (0.0, 100.0)
+
+
+class LocalNormalisation(nn.Module):
+    """(x - local mean) / sqrt(local variance + 0.1^2), channel by channel, over 7x7 windows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = functional.pad(x, (3, 3, 3, 3), mode="reflect")
+        mean, square = (_box7(values) for values in (padded, padded.square()))
+        return (x - mean) * torch.rsqrt((square - mean.square()).clamp(min=0) + 0.01)
+
+
+def _box7(x: Tensor) -> Tensor:
+    """Return 7x7 means of windows that fit, as sums of shifted copies (faster than pooling on a CPU)."""
+    rows, columns = x.shape[2] - 6, x.shape[3] - 6
+    tall = torch.stack([x[:, :, i : i + rows] for i in range(7)]).sum(dim=0)
+    wide = torch.stack([tall[:, :, :, i : i + columns] for i in range(7)]).sum(dim=0)
+    return wide / 49
+
+
+class Lif(nn.Module):
+    """One spiking layer on a time-first sequence [T, N, ...]: SpikingJelly LIF, ATan surrogate."""
+
+    def __init__(self, tau: float) -> None:
+        super().__init__()
+        from spikingjelly.activation_based import neuron
+        from spikingjelly.activation_based import surrogate
+
+        self.node = neuron.LIFNode(
+            tau=tau, detach_reset=True, surrogate_function=surrogate.ATan(), step_mode="m"
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.node(x)
+        return out
+
+
+class QualityNet(nn.Module):
+    """Local normalisation, four conv-BN-activation blocks, global mean, linear, sigmoid.
+
+    With `steps` above 0 the activations are spiking: the image is shown at every step, and spikes are
+    averaged over time and space. The first convolution sees the same image at every step and is
+    computed once.
+
+    Shape: x [N, C, H, W] in [0, 1] -> [N, 1] in 0..100, larger is better.
+    """
+
+    def __init__(self, widths: tuple[int, ...], *, channels: int, steps: int, tau: float) -> None:
+        super().__init__()
+        self.steps = steps
+        self.normalise = LocalNormalisation()
+        inputs = (channels, *widths[:-1])
+        strides = [2] * (len(widths) - 1) + [1]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=s, padding=1, bias=False)
+            for a, b, s in zip(inputs, widths, strides, strict=True)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
+        self.acts = nn.ModuleList(Lif(tau) if steps else nn.ReLU() for _ in widths)
+        self.head = nn.Linear(widths[-1], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.normalise(x)
+        for index, (conv, norm, act) in enumerate(zip(self.convs, self.norms, self.acts, strict=True)):
+            h = norm(conv(h))
+            if self.steps:
+                sequence = (
+                    h.expand(self.steps, *h.shape)
+                    if index == 0
+                    else h.view(self.steps, len(h) // self.steps, *h.shape[1:])
+                )
+                h = act(sequence).flatten(0, 1)
+            else:
+                h = act(h)
+        h = h.mean(dim=(2, 3))
+        if self.steps:
+            h = h.view(self.steps, len(x), -1).mean(dim=0)
+        return SCORE_RANGE[1] * torch.sigmoid(self.head(h))
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityRegressor(VictimRecipe):
+    """A quality model trained from nothing on a data set with scores from 0 to 100.
+
+    Args:
+        kind: "cnn" (ReLU) or "snn" (LIF).
+        widths: channels of the blocks; all but the last halve the resolution.
+        steps: time steps T of the spiking network.
+        tau: membrane time constant in steps.
+        noise: largest deviation of the Gaussian noise that is added in training, in pixel units;
+            without it the score follows imperceptible random noise.
+    """
+
+    dataset: str = "photopatch_iqa"
+    kind: Literal["cnn", "snn"] = "cnn"
+    widths: tuple[int, ...] = (16, 32, 64, 64)
+    steps: int = 4
+    tau: float = 2.0
+    noise: float = 8 / 255
+    schedule: Schedule = Schedule(epochs=10, batch=64, lr=4e-3, keep="last")
+
+    family: ClassVar[str] = "quality"
+    source: ClassVar[str] = (
+        "A small regressor of our own; its training defense is Liu et al., CVPR 2024, arXiv:2403.11397. "
+        "The last checkpoint is kept: choosing by clean rank correlation undoes gradient regularization."
+    )
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("cnn", "snn") or self.steps < 1 or len(self.widths) < 2:
+            raise ConfigError(
+                f"victim '{self.name}': kind must be 'cnn' or 'snn', steps at least 1, widths two or more "
+                f"numbers; got '{self.kind}', {self.steps} and {self.widths}."
+            )
+
+    def spec(self) -> VictimSpec:
+        data = self.data()
+        return VictimSpec(
+            name=self.name,
+            shape=data.shape,
+            classes=1,
+            task=Task.QUALITY,
+            steps=self.steps if self.kind == "snn" else 0,
+            score_range=SCORE_RANGE,
+        )
+
+    def build(self, rng: torch.Generator) -> nn.Module:
+        net = QualityNet(
+            self.widths,
+            channels=self.data().shape[0],
+            steps=self.steps if self.kind == "snn" else 0,
+            tau=self.tau,
+        )
+        initialise(net, rng)
+        return net
+
+    def augment(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        if not self.noise:
+            return x
+        strength = torch.rand(len(x), 1, 1, 1, generator=rng) * self.noise
+        return (x + (strength * torch.randn(x.shape, generator=rng)).to(x)).clamp(0, 1)
+
+    def loss(self, module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        scores = module(x)
+        best = SCORE_RANGE[1]
+        return functional.mse_loss(scores.squeeze(1) / best, (y / best).to(scores)), scores
+
+    def score(self, module: nn.Module, split: Split) -> tuple[float, float]:
+        predicted = predict(module, split.x)
+        error = (predicted - split.y).square().mean() / SCORE_RANGE[1] ** 2
+        return spearman(predicted.numpy(), split.y.numpy()), float(error)
+
+    def figures(self, module: nn.Module, split: Split) -> dict[str, float]:
+        predicted = predict(module, split.x)
+        found = {"srocc": round(spearman(predicted.numpy(), split.y.numpy()), 4)}
+        images = getattr(self.data(), "images", None)
+        if images is not None:
+            means = [_group_means(values, images(split.ids)) for values in (predicted, split.y)]
+            found["image_srocc"] = round(spearman(*means), 4)
+        return found
+
+
+def predict(module: nn.Module, x: Tensor, *, batch: int = 128) -> Tensor:
+    """Return the scores [N] float64 of a module in evaluation mode."""
+    was_training = module.training
+    module.eval()
+    device = next(module.parameters()).device
+    parts = []
+    with torch.no_grad():
+        for chunk in x.split(batch):
+            reset(module)
+            parts.append(module(chunk.to(device)).squeeze(1).double().cpu())
+    reset(module)
+    module.train(was_training)
+    return torch.cat(parts)
+
+
+def _group_means(values: Tensor, groups: Tensor) -> object:
+    _, index = torch.unique(groups, return_inverse=True)
+    total = torch.zeros(int(index.max()) + 1, dtype=torch.float64).index_add_(0, index, values.double())
+    return (total / torch.bincount(index)).numpy()
+
+
+CNN_PHOTOPATCH = QualityRegressor(name="cnn_iqa.photopatch")
+SNN_PHOTOPATCH = QualityRegressor(name="snn_iqa.photopatch", kind="snn")
+CNN_PHOTOPATCH_2 = QualityRegressor(name="cnn_iqa.photopatch_2", dataset="photopatch_iqa_2")
+SNN_PHOTOPATCH_2 = QualityRegressor(name="snn_iqa.photopatch_2", kind="snn", dataset="photopatch_iqa_2")
