@@ -6,6 +6,7 @@ nothing about human opinion; only ranks within this set are comparable.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -87,12 +88,9 @@ class PhotopatchIqa(Dataset):
 
     def indices(self, split: SplitName) -> Tensor:
         """Return the ids of a split, ordered by a hash (so that any prefix is a fair sample)."""
-        held = FOLDS[self.fold]
-        names = held.get(split) or tuple(
-            name for name in PHOTOGRAPHS if not any(name in group for group in held.values())
-        )
-        codes = torch.tensor([list(PHOTOGRAPHS).index(name) for name in names])
-        members = torch.isin(prepare()["photograph"], codes).nonzero().squeeze(1).tolist()
+        place = {name: part for part, names in FOLDS[self.fold].items() for name in names}
+        codes = [i for i, name in enumerate(PHOTOGRAPHS) if place.get(name, "train") == split]
+        members = torch.isin(prepare()["photograph"], torch.tensor(codes)).nonzero().squeeze(1).tolist()
         return torch.tensor(sorted(members, key=lambda i: _digest(f"photopatch_iqa/{VERSION}:{i}")))
 
     def images(self, ids: Tensor) -> Tensor:
@@ -160,7 +158,8 @@ def _write(path: Path, table: dict[str, Tensor]) -> None:
         temporary.replace(path)
     except OSError as error:
         log.warning("%s: cannot be cached (%s); it is built again next time", path, error)
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def build(progress: BuildProgress | None = None) -> dict[str, Tensor]:

@@ -1,0 +1,152 @@
+"""Full-reference metrics against scikit-image, identities, and their gradients."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
+from skimage.metrics import structural_similarity
+
+from robustspike.bench.data.photos import photograph
+from robustspike.bench.errors import ContractError
+from robustspike.bench.fullref import gmsd
+from robustspike.bench.fullref import haarpsi
+from robustspike.bench.fullref import learned
+from robustspike.bench.fullref import luma
+from robustspike.bench.fullref import psnr
+from robustspike.bench.fullref import ssim
+
+METRICS = {"psnr": psnr, "ssim": ssim, "gmsd": gmsd, "haarpsi": haarpsi}
+
+
+def pairs() -> tuple[torch.Tensor, torch.Tensor]:
+    """Patches of two photographs, each blurred or noisy by a different amount."""
+    rng = np.random.default_rng(0)
+    images = [photograph(name)[100:164, 150:214] / 255 for name in ("coffee", "astronaut", "camera")]
+    noisy = [
+        np.clip(images[i] + spread * rng.standard_normal(images[i].shape), 0, 1)
+        for i, spread in enumerate((0.01, 0.05, 0.2))
+    ]
+    as_batch = [torch.from_numpy(np.stack(part).transpose(0, 3, 1, 2)) for part in (images, noisy)]
+    return as_batch[0], as_batch[1]
+
+
+def test_ssim_equals_scikit_image() -> None:
+    x, y = pairs()
+    for a, b, ours in zip(x, y, ssim(x, y), strict=True):
+        theirs = structural_similarity(
+            a.numpy(),
+            b.numpy(),
+            channel_axis=0,
+            data_range=1,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+        assert float(ours) == pytest.approx(theirs, abs=1e-5)
+
+
+def test_psnr_equals_scikit_image() -> None:
+    x, y = pairs()
+    for a, b, ours in zip(x, y, psnr(x, y), strict=True):
+        assert float(ours) == pytest.approx(peak_signal_noise_ratio(a.numpy(), b.numpy(), data_range=1))
+
+
+def test_worked_figures() -> None:
+    """Values that follow from the definitions with paper and pencil."""
+    x = torch.full((1, 3, 32, 32), 0.5, dtype=torch.float64)
+    y = torch.full_like(x, 0.6)
+    assert float(psnr(x, y)) == pytest.approx(20.0)  # 10 log10(1 / 0.1^2)
+    assert float(ssim(x, y)) == pytest.approx((2 * 0.3 + 1e-4) / (0.25 + 0.36 + 1e-4))
+    assert float(gmsd(x, x)) == 0
+    flat = haarpsi(x, x)
+    assert float(flat) == pytest.approx(1.0)
+    assert luma(torch.tensor([1.0, 0.5, 0.25]).view(1, 3, 1, 1)).item() == pytest.approx(0.621)
+
+
+def test_haarpsi_of_a_contrast_halved_step_follows_the_formula() -> None:
+    """A grey vertical step edge whose height is halved; only its column pairs respond."""
+    x = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
+    x[..., 8:] = 0.4
+    y = x / 2
+    # A step of 102 at half resolution: the size-n response is 102 for each column across the edge.
+    maps, weights = [], []
+    for column in range(8):
+        responses = []
+        for scale in (1, 2, 3):
+            n = 2**scale
+            left = max(0, n // 2 - abs(column - 3))
+            responses.append(102.0 * left)
+        similar = [(2 * r * (r / 2) + 30) / (r * r + r * r / 4 + 30) for r in responses[:2]]
+        maps.append(sum(similar) / 2)
+        weights.append(responses[2])
+    total = sum(w / (1 + np.exp(-4.2 * m)) for m, w in zip(maps, weights, strict=True)) / sum(weights)
+    expected = (np.log(total / (1 - total)) / 4.2) ** 2
+    assert float(haarpsi(x, y)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_equal_images_are_perfect_and_finite_in_gradient() -> None:
+    x, _ = pairs()
+    for name, value in {"psnr": 100.0, "ssim": 1.0, "gmsd": 0.0, "haarpsi": 1.0}.items():
+        y = x.clone().requires_grad_(True)
+        found = METRICS[name](x, y)
+        assert found.tolist() == pytest.approx([value] * 3, abs=1e-9), name
+        (gradient,) = torch.autograd.grad(found.sum(), y)
+        assert bool(torch.isfinite(gradient).all()), name
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_more_noise_is_worse_and_rows_are_independent(name: str) -> None:
+    x, y = pairs()
+    sign = -1 if name == "gmsd" else 1
+    scores = sign * METRICS[name](x, y)
+    assert float(METRICS[name](x[1:2], y[1:2])) == pytest.approx(float(sign * scores[1]), abs=1e-12)
+    worse = (x + 2 * (y - x)).clamp(0, 1)
+    assert bool((sign * METRICS[name](x, worse) < scores).all())
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_gradient_agrees_with_finite_differences(name: str) -> None:
+    x, y = pairs()
+    x, y = x[1:2, :, :24, :24], y[1:2, :, :24, :24].clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(METRICS[name](x, y).sum(), y)
+    direction = torch.from_numpy(np.random.default_rng(1).standard_normal(y.shape))
+    h = 1e-6
+    with torch.no_grad():
+        slope = (METRICS[name](x, y + h * direction) - METRICS[name](x, y - h * direction)) / (2 * h)
+    assert float((gradient * direction).sum()) == pytest.approx(float(slope), rel=1e-3, abs=1e-6)
+
+
+SHARED = Path(os.environ.get("ROBUSTSPIKE_DATA", Path(__file__).resolve().parents[3] / "../shared/data"))
+
+
+@pytest.mark.skipif(not (SHARED / "iqa").is_dir(), reason="needs ../shared/data/iqa or ROBUSTSPIKE_DATA")
+@pytest.mark.parametrize("name", ["I06.bmp", "I19.bmp"])
+def test_published_values_of_the_original_implementations(name: str) -> None:
+    folder = SHARED / "iqa/tid2013_pairs"
+    rows = {line.split(",")[0]: line.strip().split(",") for line in (folder / "results_official.csv").open()}
+    column = rows["Method"].index(name)
+    x, y = (
+        torch.from_numpy(np.asarray(Image.open(folder / part / name)).astype(np.float64) / 255)
+        .permute(2, 0, 1)
+        .unsqueeze(0)
+        for part in ("ref_dir", "dist_dir")
+    )
+    # The original rounds brightness to 8 bits first; that moves the third decimal.
+    assert float(gmsd(x, y)) == pytest.approx(float(rows["gmsd"][column]), abs=1e-3)
+    assert float(psnr(x, y)) == pytest.approx(float(rows["psnr"][column]), abs=0.01)
+
+
+def test_wrong_use_is_explained() -> None:
+    x, _ = pairs()
+    with pytest.raises(ContractError, match="one shape"):
+        ssim(x, x[:1])
+    with pytest.raises(ContractError, match="11x11"):
+        ssim(x[..., :8, :8], x[..., :8, :8])
+    with pytest.raises(ContractError, match="expected 'lpips' or 'dists'"):
+        learned("vif", x, x)  # type: ignore[arg-type]

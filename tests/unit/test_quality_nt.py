@@ -1,0 +1,124 @@
+"""NT: exact on linear scores, the l1 limit on smooth nets, running statistics, weight 0."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch import nn
+
+from robustspike.bench.api import ConfigError
+from robustspike.bench.api import Schedule
+from robustspike.bench.api import Split
+from robustspike.bench.api import Step
+from robustspike.bench.api import Task
+from robustspike.bench.api import VictimSpec
+from robustspike.bench.api import fit
+from robustspike.bench.api import generator
+from robustspike.bench.api import initialise
+from robustspike.defenses.none import Undefended
+from robustspike.defenses.nt import NormRegularization
+from robustspike.defenses.nt import running_statistics
+from robustspike.victims.quality.regressors import QualityRegressor
+
+SPEC = VictimSpec(name="toy", shape=(6,), classes=1, task=Task.QUALITY, score_range=(0.0, 10.0))
+
+
+def step_of(module: nn.Module, x: Tensor, y: Tensor) -> Step:
+    def loss(net: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        out = net(inputs)
+        return nn.functional.mse_loss(out.squeeze(1), labels), out
+
+    return Step(module, x, y, generator("test"), 0, loss)
+
+
+@pytest.mark.parametrize("h", [1e-3, 0.1, 2.0])
+@pytest.mark.parametrize("p", [1, 2])
+def test_linear_score_gives_its_l1_norm_for_every_h(h: float, p: int) -> None:
+    net = nn.Sequential(nn.Linear(6, 1)).double()
+    defense = NormRegularization(h=h, p=p)
+    defense.transform(net, SPEC)
+    x = torch.rand(5, 6, dtype=torch.float64, generator=generator(1))
+    norm = float(net[0].weight.detach().abs().sum()) / 10  # scores over their range
+    expected = norm if p == 1 else norm**2 / 2
+    found = float(defense.penalty(step_of(net, x, torch.zeros(5).double())).detach())
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_smooth_net_is_within_ten_percent_of_the_gradient_norm() -> None:
+    net = nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, 1)).double()
+    initialise(net, generator("smooth"))
+    defense = NormRegularization(h=1e-3)
+    defense.transform(net, SPEC)
+    x = torch.rand(16, 6, dtype=torch.float64, generator=generator(2)).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(net(x).sum() / 10, x)
+    exact = float(gradient.abs().sum(dim=1).mean())
+    found = float(defense.penalty(step_of(net, x.detach(), torch.zeros(16).double())).detach())
+    assert found == pytest.approx(exact, rel=0.1)
+
+
+@pytest.mark.parametrize("target", ["score", "prob", "margin"])
+def test_classifiers_have_a_score_too(target: str) -> None:
+    net = nn.Sequential(nn.Linear(6, 4)).double()
+    x = torch.rand(8, 6, dtype=torch.float64, generator=generator(3)).requires_grad_(True)
+    y = torch.arange(8) % 4
+    defense = NormRegularization(h=1e-5, target=target)
+    step = step_of(net, x.detach(), y)
+    (gradient,) = torch.autograd.grad(defense.value(step, x).sum(), x)
+    exact = float(gradient.abs().sum(dim=1).mean())
+    assert float(defense.penalty(step).detach()) == pytest.approx(exact, rel=1e-3)
+
+
+def test_penalty_leaves_running_statistics_alone_and_batch_mates_apart() -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1)).double()
+    initialise(net, generator("bn"))
+    defense = NormRegularization()
+    defense.transform(net, SPEC)
+    x = torch.rand(8, 6, dtype=torch.float64, generator=generator(4))
+    before = [buffer.clone() for buffer in net.buffers()]
+    whole = float(defense.penalty(step_of(net, x, torch.zeros(8).double())).detach())
+    assert all(torch.equal(a, b) for a, b in zip(before, net.buffers(), strict=True))
+    single = [float(defense.penalty(step_of(net, row[None], torch.zeros(1).double())).detach()) for row in x]
+    assert whole == pytest.approx(sum(single) / 8, rel=1e-9)
+    assert net[1].training
+    with running_statistics(net):
+        assert not net[1].training and net.training
+
+
+@pytest.mark.parametrize("kind", ["cnn", "snn"])
+def test_weight_zero_is_plain_training_and_a_weight_lowers_the_norm(kind: str) -> None:
+    recipe = QualityRegressor(name="tiny", kind=kind, widths=(8, 8), steps=3)
+    x = torch.rand(32, 3, 16, 16, generator=generator(5))
+    data = Split(x, 100 * x.mean(dim=(1, 2, 3)).double(), torch.arange(32))
+    schedule = Schedule(epochs=5, batch=8, keep="last")
+
+    def trained(defense: NormRegularization | None) -> dict[str, Tensor]:
+        net = recipe.build(generator("init", kind))
+        if defense is not None:
+            defense.transform(net, recipe.spec())
+        fit(
+            net,
+            data,
+            data,
+            schedule=schedule,
+            terms=(defense or Undefended()).terms,
+            loss_of=recipe.loss,
+            augment=recipe.augment,
+            score=recipe.score,
+            seed=0,
+        )
+        return net.state_dict()
+
+    plain, zero, hard = (
+        trained(None),
+        trained(NormRegularization(weight=0)),
+        trained(NormRegularization(weight=1, h=0.05)),
+    )
+    assert all(torch.equal(plain[key], zero[key]) for key in plain)
+    assert any(not torch.equal(plain[key], hard[key]) for key in plain)
+
+
+def test_wrong_parameters_are_refused() -> None:
+    for wrong in ({"weight": -1.0}, {"h": 0.0}, {"p": 3}, {"target": "logit"}):
+        with pytest.raises(ConfigError, match="nt:"):
+            NormRegularization(**wrong)
