@@ -7,6 +7,7 @@ group `robustspike.geometries`.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 from typing import runtime_checkable
 
@@ -56,6 +57,10 @@ class DiscreteGeometry(Geometry, Protocol):
         Shape: returns [N, elements per row] int64: the number 0, 1, ... of the change an element
         belongs to, -1 where it did not change. Elements that change together share a number.
         """
+        ...
+
+    def largest(self, shape: tuple[int, ...]) -> int:
+        """Return the largest distance between two inputs of this shape (without the batch axis)."""
         ...
 
 
@@ -156,6 +161,10 @@ class L0:
         """Number the changes that can be undone one by one: each changed element is one."""
         changed = _per_row(x != x0)
         return (changed.cumsum(dim=1) - 1).masked_fill(~changed, -1)
+
+    def largest(self, shape: tuple[int, ...]) -> int:
+        """Return the number of elements."""
+        return math.prod(shape)
 
     def legal(self, x0: Tensor, x: Tensor, *, eps: float, bounds: Bounds) -> Tensor:
         low, high = bounds

@@ -12,6 +12,8 @@ Differs: the distance is the minimum over assignments, not the bookkeeping of th
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ _PRICE_STEPS = 40
 
 def to_lines(x: Tensor) -> Tensor:
     """Rearrange frames to lines. Shape: [N, T, ...] -> [N, L, T]."""
-    return x.reshape(len(x), x.shape[1], -1).transpose(1, 2)
+    return x.reshape(len(x), x.shape[1], math.prod(x.shape[2:])).transpose(1, 2)
 
 
 def from_lines(lines: Tensor, like: Tensor) -> Tensor:
@@ -118,6 +120,10 @@ class _Retiming:
         """Return the smallest budget that explains the move. Shape: bool [N, L, T] twice -> [N]."""
         raise TypeError("size is defined by the budget")  # pragma: no cover
 
+    def largest(self, shape: tuple[int, ...]) -> int:
+        """Return the largest distance between two inputs of the shape (T, ...)."""
+        raise TypeError("largest is defined by the budget")  # pragma: no cover
+
     def distance(self, x0: Tensor, x: Tensor) -> Tensor:
         """Return the budget that x needs; infinite where a line gained or lost spikes."""
         before, after = to_lines(x0 != 0), to_lines(x != 0)
@@ -175,6 +181,9 @@ class RetimeLinf(_Retiming):
 
     name = "retime_linf"
 
+    def largest(self, shape: tuple[int, ...]) -> int:
+        return shape[0] - 1
+
     def size(self, before: Tensor, after: Tensor) -> Tensor:
         return (spike_times(before) - spike_times(after)).abs().amax(dim=(1, 2))
 
@@ -194,6 +203,9 @@ class RetimeL1(_Retiming):
     """The shifts of all spikes add up to at most eps time steps."""
 
     name = "retime_l1"
+
+    def largest(self, shape: tuple[int, ...]) -> int:
+        return math.prod(shape[1:]) * (shape[0] ** 2 // 4)
 
     def size(self, before: Tensor, after: Tensor) -> Tensor:
         flow = before.long().cumsum(dim=2) - after.long().cumsum(dim=2)
@@ -236,6 +248,9 @@ class RetimeL0(_Retiming):
     """At most eps spikes move, each as far as it likes."""
 
     name = "retime_l0"
+
+    def largest(self, shape: tuple[int, ...]) -> int:
+        return math.prod(shape[1:]) * (shape[0] // 2)
 
     def size(self, before: Tensor, after: Tensor) -> Tensor:
         return (before & ~after).sum(dim=(1, 2))

@@ -98,7 +98,7 @@ def test_projection_is_the_nearest_legal_point(name: str, eps: int) -> None:
     eps=st.sampled_from([0.0, 1.0, 2.0, 5.0, float("inf")]),
     rate=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_projection_is_inside_idempotent_and_keeps_counts(
     name: str, seed: int, steps: int, eps: float, rate: float
 ) -> None:
@@ -119,7 +119,7 @@ def test_projection_is_inside_idempotent_and_keeps_counts(
 
 
 @given(name=st.sampled_from(NAMES), seed=st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_distance_is_a_metric_on_rearrangements(name: str, seed: int) -> None:
     shape = geometry(name)
     x0 = frames(seed, 4, 6, 3)
@@ -132,7 +132,7 @@ def test_distance_is_a_metric_on_rearrangements(name: str, seed: int) -> None:
 
 
 @given(name=st.sampled_from(NAMES), seed=st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_undoing_any_moves_stays_legal_and_never_moves_away(name: str, seed: int) -> None:
     shape = geometry(name)
     x0 = frames(seed, 3, 6, 4)

@@ -1,0 +1,291 @@
+"""The reducer: undo every change that an adversarial input does not need.
+
+For geometries made of elementary changes (flips, moves). The result is 1-minimal: it is adversarial, and
+undoing any single remaining change gives the sample back its right answer. Any attack can call
+`reduce_changes`; `Reduced` appends it to another attack.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import replace
+from typing import Literal
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustspike.bench.api import Access
+from robustspike.bench.api import Attack
+from robustspike.bench.api import AttackSpec
+from robustspike.bench.api import ConfigError
+from robustspike.bench.api import DiscreteGeometry
+from robustspike.bench.api import Oracle
+from robustspike.bench.api import RowStreams
+from robustspike.bench.api import margin
+from robustspike.bench.api import registry
+
+CHUNK = 512
+"""Inputs in one forward pass when many candidates of many samples are tried together."""
+
+
+class Reduction(NamedTuple):
+    """What the reducer did, one entry per row it was given.
+
+    Args:
+        x: the reduced inputs.
+        before, after: number of elementary changes before and after.
+        minimal: whether 1-minimality was verified within the budget.
+    """
+
+    x: Tensor
+    before: Tensor
+    after: Tensor
+    minimal: Tensor
+
+
+def fooled(oracle: Oracle, x: Tensor, rows: Tensor, y: Tensor) -> Tensor:
+    """Ask whether inputs meet the goal. Shape: x [n, ...], y [N] -> [n] bool. Cost: 1 forward each."""
+    hits = [oracle.labels(x[i : i + CHUNK], rows[i : i + CHUNK]) for i in range(0, len(rows), CHUNK)]
+    if not hits:
+        return torch.zeros(0, dtype=torch.bool, device=x.device)
+    labels, targets = torch.cat(hits), oracle.targets
+    return labels != y[rows] if targets is None else labels == targets[rows]
+
+
+def goal_margin(oracle: Oracle, x: Tensor, rows: Tensor, y: Tensor) -> Tensor:
+    """Return how far inputs are past the decision boundary (negative: not there) [n].
+
+    Untargeted: strongest wrong logit minus the true one; targeted: target minus strongest other.
+    Cost: 1 forward each; needs SCORE access.
+    """
+    parts = []
+    targets = oracle.targets
+    for i in range(0, len(rows), CHUNK):
+        at = rows[i : i + CHUNK]
+        logits = oracle.logits(x[i : i + CHUNK], at)
+        parts.append(margin(logits, y[at]) if targets is None else -margin(logits, targets[at]))
+    return torch.cat(parts) if parts else x.new_zeros(0)
+
+
+def discrete(oracle: Oracle, where: str) -> DiscreteGeometry:
+    """Return the oracle's geometry. Raises: ConfigError: its perturbations are not sets of changes."""
+    geometry = oracle.geometry
+    if not isinstance(geometry, DiscreteGeometry):
+        raise ConfigError(
+            f"{where}: geometry '{geometry.name}' has no elementary changes to undo. Use 'l0' or a "
+            "retiming geometry, or give the geometry a `units` method."
+        )
+    return geometry
+
+
+class _Changes:
+    """The elementary changes of a batch of inputs, and which of them are still made."""
+
+    def __init__(self, oracle: Oracle, x0: Tensor, x: Tensor, y: Tensor, rows: Tensor) -> None:
+        self.oracle, self.x0, self.x, self.y, self.rows = oracle, x0, x, y, rows
+        self.units = discrete(oracle, "reduction").units(x0, x)
+        self.count = self.units.amax(dim=1) + 1
+        width = int(self.count.max())
+        self.keep = torch.arange(width, device=x.device) < self.count[:, None]
+        self.open = torch.ones(len(rows), dtype=torch.bool, device=x.device)
+
+    def compose(self, keep: Tensor, at: Tensor) -> Tensor:
+        """Make the inputs of the rows `at` with the changes `keep` [len(at), units] alone."""
+        units = self.units[at]
+        made = (units >= 0) & keep.gather(1, units.clamp(min=0))
+        return torch.where(made.view_as(self.x[at]), self.x[at], self.x0[at])
+
+    def affordable(self, at: Tensor, forwards: int = 1) -> Tensor:
+        """Drop the rows that cannot pay; they are never asked again, and so not proved minimal."""
+        can = torch.isin(self.rows[at], self.oracle.active(forwards=forwards, with_hits=True))
+        return at[can]
+
+    def attempt(self, keep: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Try smaller sets; keep those that still fool. Returns the rows tried and whether they did."""
+        paid = self.affordable(at)
+        self.open[at[~torch.isin(at, paid)]] = False
+        keep = keep[torch.isin(at, paid)]
+        good = fooled(self.oracle, self.compose(keep, paid), self.rows[paid], self.y)
+        self.keep[paid[good]] = keep[good]
+        return paid, good
+
+    def harm(self) -> Tensor:
+        """Score each change by the margin that is left without it, larger is less needed [n, units].
+
+        Rows that cannot pay for all of their changes keep the order of the cells.
+        """
+        n, width = self.keep.shape
+        scores = -torch.arange(width, device=self.x.device, dtype=torch.float64).repeat(n, 1)
+        everyone = torch.arange(n, device=self.x.device)
+        able = torch.zeros_like(self.open)
+        for count in self.count.unique().tolist():
+            able[self.affordable(everyone[self.count == count], forwards=count)] = True
+        row, unit = (self.keep & able[:, None]).nonzero().unbind(dim=1)
+        for i in range(0, len(row), CHUNK):
+            r, u = row[i : i + CHUNK], unit[i : i + CHUNK]
+            keep = self.keep[r].clone()
+            keep[torch.arange(len(r)), u] = False
+            left = goal_margin(self.oracle, self.compose(keep, r), self.rows[r], self.y)
+            scores[r, u] = left.double()
+        return scores.masked_fill(~self.keep, -torch.inf)
+
+
+def _undo_prefix(changes: _Changes, order: Tensor) -> None:
+    """Undo the longest prefix of the order that can go, by bisection (monotone by assumption)."""
+    rank = order.argsort(dim=1)
+    low, high = torch.zeros_like(changes.count), changes.count - 1
+    while True:
+        at = ((low < high) & changes.open).nonzero().squeeze(1)
+        if not len(at):
+            return
+        middle = (low + high + 1) // 2
+        full = torch.arange(rank.shape[1], device=rank.device) < changes.count[at, None]
+        tried, good = changes.attempt(full & (rank[at] >= middle[at, None]), at)
+        low[tried[good]] = middle[tried[good]]
+        high[tried[~good]] = middle[tried[~good]] - 1
+
+
+def _undo_blocks(changes: _Changes, order: Tensor) -> None:
+    """Undo whole blocks of 2**k consecutive changes where they can go, halving the size."""
+    size = 1 << max(0, int(changes.count.max()).bit_length() - 1)
+    while size > 1:
+        kept = changes.keep.gather(1, order)
+        rank = (kept.cumsum(dim=1) - 1).masked_fill(~kept, -1).scatter(1, order, kept.cumsum(dim=1) - 1)
+        left = changes.keep.sum(dim=1)
+        blocks = (left + size - 1) // size
+        blocks[left <= size] = 0
+        for block in range(int(blocks.max())):
+            at = ((blocks > block) & changes.open).nonzero().squeeze(1)
+            inside = (rank[at] >= block * size) & (rank[at] < (block + 1) * size)
+            changes.attempt(changes.keep[at] & ~inside, at)
+        size //= 2
+
+
+def _undo_singly(changes: _Changes, order: Tensor) -> None:
+    """Undo single changes in circular order until none of those left can go."""
+    width = order.shape[1]
+    rank = order.argsort(dim=1)
+    pointer, fails = torch.zeros_like(changes.count), torch.zeros_like(changes.count)
+    while True:
+        at = ((fails < changes.keep.sum(dim=1)) & changes.open).nonzero().squeeze(1)
+        if not len(at):
+            return
+        wait = (rank[at] - pointer[at, None]) % width
+        unit = wait.masked_fill(~changes.keep[at], width).argmin(dim=1)
+        keep = changes.keep[at].clone()
+        keep[torch.arange(len(at)), unit] = False
+        pointer[at] = rank[at].gather(1, unit[:, None]).squeeze(1) + 1
+        tried, good = changes.attempt(keep, at)
+        fails[tried] = torch.where(good, 0, fails[tried] + 1)
+
+
+def reduce_changes(
+    oracle: Oracle,
+    x0: Tensor,
+    x: Tensor,
+    y: Tensor,
+    rows: Tensor,
+    *,
+    rng: RowStreams | None = None,
+) -> Reduction:
+    """Undo the changes that adversarial inputs do not need, down to 1-minimality.
+
+    Without `rng`, changes are ordered by the margin that is left when each alone is undone (needs
+    SCORE access), and the least needed are undone by bisection. With `rng` the order is random and
+    blocks of halving size are undone first; labels are enough. Either way a pass over single changes
+    follows, until a whole round undoes nothing.
+
+    Args:
+        oracle: queries are paid here; rows that run out of budget stop where they are.
+        x0, y: as handed to `run`, all N rows.
+        x: adversarial inputs of the given rows [n, ...]; they must fool the victim.
+        rows: their positions.
+        rng: random order instead of scores.
+
+    Cost: units + log2(units) + single passes (scores), or about 2 * units + single passes (random).
+    Source: the un-flip pass of pointwise attacks (Schott et al. 2019, arXiv:1805.09190) and delta
+        debugging (Zeller & Hildebrandt 2002). Differs: batched over samples.
+    """
+    if not len(rows):
+        none = torch.zeros(0, dtype=torch.int64, device=x.device)
+        return Reduction(x.clone(), none, none, none.bool())
+    changes = _Changes(oracle, x0[rows], x, y, rows)
+    if int(changes.count.max()) == 0:
+        return Reduction(x.clone(), changes.count, changes.count, changes.open)
+    if rng is None:
+        order = changes.harm().argsort(dim=1, descending=True, stable=True)
+        _undo_prefix(changes, order)
+    else:
+        u = rng.uniform(changes.units.shape[1:], rows=rows, dtype=torch.float64)
+        order = u[:, : changes.keep.shape[1]].masked_fill(~changes.keep, 2.0).argsort(dim=1, stable=True)
+        _undo_blocks(changes, order)
+    _undo_singly(changes, order)
+    everyone = torch.arange(len(rows), device=x.device)
+    return Reduction(
+        x=changes.compose(changes.keep, everyone),
+        before=changes.count,
+        after=changes.keep.sum(dim=1),
+        minimal=changes.open,
+    )
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """Run an attack, then undo the changes that its results do not need.
+
+    Compare a cell of this attack with one of the attack alone for the figures before and after.
+
+    Args:
+        attack: the attack to reduce, or its registry name.
+        order: "score" orders the changes by the margins they leave; "random" needs labels only.
+
+    Cost: the attack's, then see `reduce_changes`.
+    """
+
+    attack: Attack | str = "flip.random"
+    order: Literal["score", "random"] = "score"
+
+    def __post_init__(self) -> None:
+        if self.order not in ("score", "random"):
+            raise ConfigError(f"reduced: order must be 'score' or 'random', got '{self.order}'.")
+
+    @property
+    def inner(self) -> Attack:
+        """The attack whose results are reduced."""
+        found: Attack = registry("attacks").get(self.attack) if isinstance(self.attack, str) else self.attack
+        return found
+
+    @property
+    def spec(self) -> AttackSpec:
+        """The inner attack's, with a new name; SCORE access is needed to order by scores."""
+        inner = self.inner.spec
+        access = Access.SCORE if inner.access is Access.LABEL and self.order == "score" else inner.access
+        return replace(
+            inner,
+            name=f"reduced.{inner.name}",
+            access=access,
+            stochastic=inner.stochastic or self.order == "random",
+            source=f"{inner.source} Then reduced to 1-minimality.",
+            cost=f"{inner.cost}; reduction: at most about (2 + passes) * changes forwards",
+        )
+
+    def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
+        geometry = discrete(oracle, self.spec.name)
+        returned = self.inner.run(oracle, x0, y, rng=rng)
+        best, hit = oracle.best()
+        eps = torch.inf if oracle.threat.eps is None else float(oracle.threat.eps)
+        nearer = geometry.legal(x0, returned, eps=eps, bounds=oracle.threat.bounds) & (
+            (geometry.distance(x0, returned) < geometry.distance(x0, best)) | ~hit
+        )
+        rows = nearer.nonzero().squeeze(1)
+        rows = rows[torch.isin(rows, oracle.active(with_hits=True))]
+        good = rows[fooled(oracle, returned[rows], rows, y)]
+        x = best
+        x[good] = returned[good]
+        hit[good] = True
+        rows = hit.nonzero().squeeze(1)
+        shuffle = rng.fork("reduction") if self.order == "random" else None
+        out = torch.where(hit.view(-1, *[1] * (x0.dim() - 1)), x, returned)
+        out[rows] = reduce_changes(oracle, x0, x[rows], y, rows, rng=shuffle).x
+        return out
