@@ -23,6 +23,14 @@ from robustspike.bench.data.base import Split
 from robustspike.bench.data.base import SplitName
 from robustspike.bench.data.base import as_split
 from robustspike.bench.data.base import stratified
+from robustspike.bench.data.events import EVENT
+from robustspike.bench.data.events import Recording
+from robustspike.bench.data.events import bin_events
+from robustspike.bench.data.events import recording
+from robustspike.bench.data.sensor import Sensor
+from robustspike.bench.data.spike_camera import read_spike_dat
+from robustspike.bench.data.spike_camera import read_spike_npz
+from robustspike.bench.data.spike_camera import spike_frames
 from robustspike.bench.defense import Combined
 from robustspike.bench.defense import DefenseBase
 from robustspike.bench.errors import AccessDenied
@@ -87,6 +95,7 @@ from robustspike.bench.victim import wrap
 
 __all__ = [
     "API_VERSION",
+    "EVENT",
     "LOSSES",
     "Access",
     "AccessDenied",
@@ -120,9 +129,11 @@ __all__ = [
     "Neuron",
     "Oracle",
     "Progress",
+    "Recording",
     "Report",
     "RowStreams",
     "Schedule",
+    "Sensor",
     "SequenceRule",
     "ShardResult",
     "SpikeRule",
@@ -140,6 +151,7 @@ __all__ = [
     "VictimSpec",
     "accuracy",
     "as_split",
+    "bin_events",
     "check_victim",
     "cross_entropy",
     "dlr",
@@ -156,10 +168,14 @@ __all__ = [
     "luma",
     "margin",
     "psnr",
+    "read_spike_dat",
+    "read_spike_npz",
+    "recording",
     "registry",
     "replace_gradient",
     "reset",
     "spearman",
+    "spike_frames",
     "ssim",
     "stable_hash",
     "stratified",

@@ -128,3 +128,4 @@ LIF_CNN_T8 = EventCnn(
 )
 PLIF_CNN = EventCnn(name="plif_cnn.digits_events", neuron="plif")
 RATE_ONLY = EventCnn(name="rate_only.digits_events", rate_only=True)
+LIF_CNN_NMNIST = EventCnn(name="lif_cnn.nmnist", dataset="nmnist", schedule=Schedule(epochs=25))
