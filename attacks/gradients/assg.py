@@ -30,8 +30,7 @@ def density(form: Form, z: Tensor) -> Tensor:
     if form == "rectangle":
         return 0.5 * (z.abs() < 1).to(z.dtype)
     if form == "sigmoid":
-        s = torch.sigmoid(z)
-        return s * (1 - s)
+        return torch.sigmoid(z) * torch.sigmoid(-z)
     return torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
 
 

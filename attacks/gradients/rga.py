@@ -26,9 +26,8 @@ def rate_slope(current: Tensor, *, leak: float, gamma: float, saturation: float)
     """
     knee = 1 - leak
     upper = (1 - gamma * knee) / (saturation - knee)
-    below, above = current < knee, current <= saturation
-    slope = torch.where(below, gamma, upper).to(current.dtype)
-    return torch.where((current >= 0) & above, slope, 0.0)
+    slope = torch.full_like(current, upper).masked_fill_(current < knee, gamma)
+    return slope.masked_fill_((current < 0) | (current > saturation), 0.0)
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,8 @@ class Sigmoid(_Shaped):
     source: ClassVar[str] = "SpikingJelly surrogate.Sigmoid, alpha=4. Differs: none."
 
     def derivative(self, u: Tensor) -> Tensor:
-        s = torch.sigmoid(self.alpha * u)
-        return self.alpha * s * (1 - s)
+        z = self.alpha * u
+        return self.alpha * torch.sigmoid(z) * torch.sigmoid(-z)
 
 
 @dataclass(frozen=True)
