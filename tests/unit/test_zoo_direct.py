@@ -11,9 +11,15 @@ from torch import nn
 from robustspike.bench.api import ConfigError
 from robustspike.bench.api import find_neurons
 from robustspike.bench.api import generator
+from robustspike.bench.api import initialise
+from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
+from robustspike.bench.api import reset
 from robustspike.victims.direct.lif_cnn import LIF_CNN_DIGITS
+from robustspike.victims.direct.lif_cnn import make_neuron
 from robustspike.victims.direct.lif_cnn import tet_loss
+from robustspike.victims.direct.sew import Merge
+from robustspike.victims.direct.sew import SewBlock
 
 
 def test_tet_loss_is_plain_cross_entropy_without_pull_at_one_step() -> None:
@@ -65,3 +71,52 @@ def test_variants_are_built_from_what_their_name_says(
     assert [type(n.module).__name__ for n in neurons] == [kind, kind]
     assert all((n.module.v_reset is not None) == hard for n in neurons)
     assert all(n.module.detach_reset == detached for n in neurons)
+
+
+@pytest.mark.parametrize("name", ["tandem_cnn.digits", "count_cnn.digits"])
+def test_tandem_twin_has_the_logits_of_the_spiking_net_and_the_gradient_of_the_ann(name: str) -> None:
+    net = load_victim(name).module.double()
+    x = registry("datasets").get("digits").load("test").x[:6].double().requires_grad_(True)
+    logits = net.twin(x)
+    assert torch.allclose(logits, net(x), atol=1e-9)
+    (got,) = torch.autograd.grad(logits.sum(), x)
+    # The ANN on the true counts: each ReLU's mask comes from the counts of the layer before.
+    value, spikes = x * net.steps, x.unsqueeze(0).expand(net.steps, *x.shape)
+    masks = []
+    with torch.no_grad():
+        for layer in net.layers:
+            bias = layer.convolution.bias * (1 if layer.norm else net.steps)
+            pre = torch.nn.functional.conv2d(
+                value, layer.convolution.weight, bias, layer.convolution.stride, 1
+            )
+            pre = layer.norm(pre) if layer.norm else pre
+            masks.append((pre > 0).double())
+            spikes = layer.spikes(spikes)
+            value = spikes.sum(dim=0)
+    smooth = x * net.steps
+    for layer, mask in zip(net.layers, masks, strict=True):
+        smooth = layer.convolution(smooth)
+        smooth = (layer.norm(smooth) if layer.norm else smooth) * mask
+    (expected,) = torch.autograd.grad(net.classifier(smooth.flatten(1)).sum(), x)
+    assert torch.allclose(got, expected, atol=1e-9)
+    (unrolled,) = torch.autograd.grad(net(x).sum(), x)
+    assert not torch.allclose(unrolled, expected, rtol=0.1)
+
+
+@pytest.mark.parametrize(("merge", "most"), [("add", 2.0), ("and", 1.0), ("iand", 1.0)])
+def test_sew_block_joins_spikes_after_the_neuron(merge: Merge, most: float) -> None:
+    def node() -> nn.Module:
+        return make_neuron("if", tau=2.0, v_reset=0.0, detach_reset=True, decay_input=True)
+
+    block = SewBlock(2, 2, 1, merge, node)
+    initialise(block, generator("sew"))
+    for norm in (block.path[0][1], block.path[1][1]):
+        nn.init.constant_(norm.weight, 3.0)
+    s = (torch.rand(4, 3, 2, 6, 6, generator=generator("spikes")) > 0.5).float()
+    with torch.no_grad():
+        out = block.eval()(s)
+        reset(block)
+        a = block.path(s)
+    joined = {"add": a + s, "and": a * s, "iand": (1 - a) * s}[merge]
+    assert torch.equal(out, joined)
+    assert float(out.max()) == most and 0 < float(a.mean()) < 1

@@ -139,13 +139,14 @@ class LifCnn(VictimRecipe):
             decay_input=self.decay_input,
         )
 
-    def build(self, rng: torch.Generator) -> nn.Module:
+    def body(self, channels: int) -> nn.Sequential:
+        """Build the time-first network [T, N, channels, H, W] -> [T, N, K] without drawing its weights."""
         from spikingjelly.activation_based import layer
 
         data = self.data()
-        channels, height, width = data.shape
+        _, height, width = data.shape
         first, second = self.widths
-        body = nn.Sequential(
+        return nn.Sequential(
             layer.Conv2d(channels, first, 3, padding=1, bias=False, step_mode="m"),
             layer.BatchNorm2d(first, step_mode="m"),
             self.node(),
@@ -157,6 +158,9 @@ class LifCnn(VictimRecipe):
             layer.Flatten(step_mode="m"),
             layer.Linear(second * (height // 4) * (width // 4), data.classes, step_mode="m"),
         )
+
+    def build(self, rng: torch.Generator) -> nn.Module:
+        body = self.body(self.data().shape[0])
         initialise(body, rng)
         return DirectCoding(body, self.steps)
 

@@ -1,0 +1,92 @@
+"""What all converted victims share: the source network's shape, and the report of what conversion cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from robustspike.bench.api import Dataset
+from robustspike.bench.api import Schedule
+from robustspike.bench.api import VictimRecipe
+from robustspike.bench.api import VictimSpec
+from robustspike.bench.api import initialise
+from robustspike.victims.converted.nodes import latency_curve
+
+LARGEST_LOSS = 0.02
+"""Accuracy that a conversion may lose before it is marked: below, its robustness means nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertedRecipe(VictimRecipe):
+    """Base of converted victims: trains an ANN of the reference shape, deploys its spiking view.
+
+    Args:
+        steps: time steps T of the spiking network.
+        widths: channels of the two convolutions.
+    """
+
+    dataset: str = "digits"
+    steps: int = 4
+    widths: tuple[int, int] = (16, 32)
+    schedule: Schedule = Schedule()
+
+    family: ClassVar[str] = "converted"
+
+    def spec(self) -> VictimSpec:
+        data = self.data()
+        return VictimSpec(name=self.name, shape=data.shape, classes=data.classes, steps=self.steps)
+
+    def source_network(self, activation: Callable[[], nn.Module], rng: torch.Generator) -> nn.Sequential:
+        """Build the untrained ANN with the given activations and average pooling."""
+        data = self.data()
+        channels, height, width = data.shape
+        first, second = self.widths
+        ann = nn.Sequential(
+            nn.Conv2d(channels, first, 3, padding=1, bias=False),
+            nn.BatchNorm2d(first),
+            activation(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(first, second, 3, padding=1, bias=False),
+            nn.BatchNorm2d(second),
+            activation(),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(second * (height // 4) * (width // 4), data.classes),
+        )
+        initialise(ann, rng)
+        return ann
+
+    def trainable(self, module: nn.Module) -> nn.Module:
+        """Return the ANN: it is what is trained."""
+        ann = module.ann
+        assert isinstance(ann, nn.Module)
+        return ann
+
+    def measure(self, module: nn.Module, data: Dataset, *, root: Path | None) -> dict[str, Any]:
+        """Return the source ANN's correct answers and the converted network's after 1 to 32 steps."""
+        test = data.load("test", root=root)
+        with torch.no_grad():
+            right = sum(
+                int((module.twin(test.x[i : i + 250]).argmax(dim=1) == test.y[i : i + 250]).sum())  # type: ignore[operator]
+                for i in range(0, len(test), 250)
+            )
+        curve = latency_curve(module, test)
+        return {"n": len(test), "ann": right, "latency": {str(t): k for t, k in curve.items()}}
+
+    def notes(self, certificate: Mapping[str, Any]) -> tuple[str, ...]:
+        """Mark a conversion that is more than 2 points below its ANN at the deployed T."""
+        measured = certificate.get("measured", {})
+        right = measured.get("latency", {}).get(str(self.steps))
+        if right is None:
+            return ()
+        n, ann = measured["n"], measured["ann"]
+        if ann - right <= LARGEST_LOSS * n:
+            return ()
+        return (f"conversion lost {ann - right} of {n} answers at T={self.steps} (ANN {ann}, SNN {right})",)
