@@ -102,6 +102,8 @@ class ThreatModel:
         access: what the attacker sees.
         budget: passes per sample.
         goal: what counts as success.
+        levels: where above 0, what is judged is first rounded to this many steps over the bounds (255:
+            8-bit images), staying inside the budget; then nothing below half a step can count.
     """
 
     domain: Domain = Domain.STATIC
@@ -111,8 +113,11 @@ class ThreatModel:
     access: Access = Access.WHITE
     budget: Budget = field(default_factory=Budget)
     goal: Goal = Goal.UNTARGETED
+    levels: int = 0
 
     def __post_init__(self) -> None:
+        if self.levels < 0:
+            raise ConfigError(f"threat model: levels must be 0 (no rounding) or more, got {self.levels}.")
         if self.eps is not None and self.eps < 0:
             raise ConfigError(
                 f"threat model: eps must be 0 or more, got {self.eps}. Use 0 for the sanity check."
@@ -143,7 +148,8 @@ class VictimSpec:
         classes: number of logits; 1 for quality models.
         steps: simulated time steps T; 0 for a network without time.
         stochastic: whether `logits` draws noise (then it must be given a generator).
-        score_range: for quality models, the declared (worst, best) score.
+        score_range: for quality models, the declared (worst, best) score; worst is the smaller one, and
+            `wrap` turns a model round whose smaller scores are better.
         weights: sha256 of the parameters and buffers, filled in at load.
         notes: what a reader must know before trusting a number on it, filled in at load.
     """
@@ -159,6 +165,15 @@ class VictimSpec:
     score_range: tuple[float, float] | None = None
     weights: str = ""
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.task is Task.QUALITY and not (
+            self.score_range and self.score_range[0] < self.score_range[1] and self.classes == 1
+        ):
+            raise ConfigError(
+                f"victim '{self.name}': a quality model has classes=1 and score_range=(worst, best) with "
+                f"worst < best, got {self.classes} and {self.score_range}."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,8 +25,13 @@ from robustspike.bench.contracts import ThreatModel
 from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.errors import ThreatViolation
+from robustspike.bench.fullref import haarpsi
+from robustspike.bench.fullref import psnr
+from robustspike.bench.fullref import ssim
 from robustspike.bench.geometry import Geometry
+from robustspike.bench.geometry import on_grid
 from robustspike.bench.gradients import GradientEstimator
+from robustspike.bench.losses import LOSSES
 from robustspike.bench.oracle import Meter
 from robustspike.bench.oracle import Oracle
 from robustspike.bench.registry import registry
@@ -40,6 +45,9 @@ STATUS = (Status.ROBUST, Status.BROKEN, Status.WRONG_CLEAN, Status.ERROR)
 """Order of the status codes 0..3 in stored arrays."""
 
 _ROBUST, _BROKEN, _WRONG, _ERROR = range(4)
+
+QUALITY_TOLERANCE = 0.1
+"""A quality model is broken on a sample whose score moves by more than this share of its range."""
 
 VERIFICATION_DRAWS = 20
 """Fresh noise draws whose logits are averaged to decide on a sample of a stochastic victim."""
@@ -63,6 +71,7 @@ class ShardResult:
         errors: messages, at most one per kind.
         counts: measurements for flags: gradients, zero_gradients, unconfirmed, silent, non_finite;
             forwards:NAME, backwards:NAME and hits:NAME for each part that the attack named.
+        extras: for quality models, float64 columns of `quality_extras`.
     """
 
     ids: Tensor
@@ -79,6 +88,7 @@ class ShardResult:
     x_adv: Tensor
     errors: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    extras: dict[str, Tensor] = field(default_factory=dict)
 
     TENSORS = (
         "ids",
@@ -207,7 +217,10 @@ def evaluate_shard(
     if returned is None:
         result.status[rows] = _ERROR
         return _to_cpu(result)
-    _verify(victim, meter, returned, rows, verify, result)
+    judge = _verify_quality if victim.spec.task is Task.QUALITY else _verify
+    judge(victim, meter, returned, rows, verify, result)
+    if victim.spec.task is Task.QUALITY:
+        result.extras = quality_extras(victim, x, y, result.x_adv, verify.fork("extras"))
     assert n == len(result.status)
     return _to_cpu(result)
 
@@ -260,6 +273,80 @@ def _verify(
     result.x_adv[rows] = final
     result.counts["unconfirmed"] = int((meter.hit & ~reached_by[1]).sum())
     result.counts["silent"] = int((reached_by[1] & ~reached_by[0]).sum())
+
+
+def _verify_quality(
+    victim: ModuleVictim,
+    meter: Meter,
+    returned: Tensor,
+    rows: Tensor,
+    verify: RowStreams,
+    result: ShardResult,
+) -> None:
+    """Score both candidates of every sample afresh, rounded as the threat model says.
+
+    The returned tensor counts if it moves the score the right way (an attack may trade score for
+    visibility), else the largest change the oracle saw, else the clean input: nobody submits a loss.
+    """
+    x0, threat = meter.x0, meter.threat
+    low, high = victim.spec.score_range or (0.0, 1.0)
+    limits = {"eps": meter.eps, "bounds": threat.bounds}
+    legal = meter.geometry.legal(x0, returned, **limits)
+    if not bool(legal.all()):
+        result.errors.append(_violation(meter, returned, legal, result.ids[rows]))
+    settled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    finite = torch.ones_like(settled)
+    final, score = x0.clone(), result.adv_score[rows]
+    change = torch.zeros_like(score)
+    for name, candidate, usable in (("returned", returned, legal), ("best", meter.best, meter.hit)):
+        safe = torch.where(_expand(usable, x0), candidate, x0)
+        if threat.levels:
+            safe = on_grid(meter.geometry, x0, safe, **limits, levels=threat.levels)
+        answer = decide(victim, safe, meter.y, verify.fork(name, rows=rows))
+        finite &= answer.finite | ~usable
+        worth = meter.judge(answer.logits, torch.arange(len(rows), device=rows.device))[1]
+        better = usable & answer.finite & ~settled & (worth > 0)
+        final = torch.where(_expand(better, x0), safe, final)
+        score = torch.where(better, answer.score, score)
+        change = torch.where(better, worth, change)
+        settled |= better
+    if not bool(finite.all()):
+        result.errors.append(f"victim '{victim.spec.name}': the score of a legal input is not finite.")
+    status = torch.where(change > QUALITY_TOLERANCE * (high - low), _BROKEN, _ROBUST)
+    status[~legal | ~finite] = _ERROR
+    result.status[rows], result.adv_score[rows] = status, score
+    result.distance[rows] = meter.geometry.distance(x0, final)
+    result.x_adv[rows] = final
+
+
+SLOPE_STEP = 1 / 255
+"""Length of the finite difference beside the gradient norm: the smallest step an 8-bit attack can take."""
+
+
+def quality_extras(
+    victim: ModuleVictim, x: Tensor, y: Tensor, x_adv: Tensor, streams: RowStreams
+) -> dict[str, Tensor]:
+    """Measure how visible the attack is, and how steep the score is at the clean input: [N] each.
+
+    Returns: gradient_l1, the l1 norm of the score's own input gradient (for a spiking victim a surrogate
+        quantity); slope, |score(x + h sign(gradient)) - score(x)| / h at h = 1/255; for images of one or
+        three channels and at least 16x16, ssim, psnr and haarpsi of the final against the clean input.
+    """
+    found: dict[str, Tensor] = {}
+    try:
+        noise = streams.fork("slope")
+        out = victim.loss_and_grad(x, y, LOSSES["score"], GradientEstimator(), noise=noise)
+        moved = (x + SLOPE_STEP * out.grad.sign()).clamp(*victim.spec.bounds)
+        with torch.no_grad():
+            there = victim.logits(moved, noise=streams.fork("slope")).squeeze(1)
+        found["gradient_l1"] = out.grad.flatten(1).double().abs().sum(dim=1)
+        found["slope"] = (there.double() - out.loss.double()).abs() / SLOPE_STEP
+    except ContractError:
+        pass  # a victim without a gradient has no slope; black-box attacks may still be run on it
+    if x.dim() == 4 and x.shape[1] in (1, 3) and min(x.shape[2:]) >= 16:
+        for name, metric in (("ssim", ssim), ("psnr", psnr), ("haarpsi", haarpsi)):
+            found[name] = metric(x.double(), x_adv.double())
+    return found
 
 
 def _run(attack: Attack, meter: Meter, rng: RowStreams, result: ShardResult) -> Tensor | None:
@@ -362,6 +449,7 @@ def _blank(x: Tensor, y: Tensor, ids: Tensor) -> ShardResult:
 def _to_cpu(result: ShardResult) -> ShardResult:
     for name in ShardResult.TENSORS:
         setattr(result, name, getattr(result, name).cpu())
+    result.extras = {name: column.cpu() for name, column in result.extras.items()}
     return result
 
 
@@ -424,6 +512,8 @@ def evaluate(
             eps=Fraction(8, 255) if eps is None else Fraction(eps),
             bounds=victim.spec.bounds,
             access=chosen.spec.access,
+            goal=chosen.spec.goals[0],
+            levels=255 if victim.spec.task is Task.QUALITY else 0,
         )
     if not len(x):
         raise ContractError("evaluate: the data set is empty. Give at least one sample.")

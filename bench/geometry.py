@@ -77,6 +77,25 @@ def _inside(x: Tensor, bounds: Bounds) -> Tensor:
     return ((_per_row(x) >= low) & (_per_row(x) <= high)).all(dim=1)
 
 
+def on_grid(geometry: Geometry, x0: Tensor, x: Tensor, *, eps: float, bounds: Bounds, levels: int) -> Tensor:
+    """Round inputs to a grid of `levels` steps over the bounds without leaving the budget.
+
+    A row whose nearest grid point is illegal is rounded towards x0; where that fails too, it is x0.
+    """
+    low, high = bounds
+    unit = (high - low) / levels
+
+    def rounded(values: Tensor) -> Tensor:
+        return low + ((values - low) * (levels / (high - low))).round() / levels * (high - low)
+
+    inward = rounded(x0 + ((x - x0) / unit + 1e-3 * (x - x0).sign()).trunc() * unit)
+    out = x0.clone()
+    for candidate in (inward, rounded(x)):
+        legal = geometry.legal(x0, candidate, eps=eps, bounds=bounds)
+        out = torch.where(legal.view(-1, *[1] * (x.dim() - 1)), candidate, out)
+    return out
+
+
 class _RealValued:
     """What L-inf and L2 share: real inputs in a box, a distance, a tolerance."""
 

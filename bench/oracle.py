@@ -282,6 +282,36 @@ class Oracle:
         )
         return Oracle(own)
 
+    def practice(self, x: Tensor, loss: Loss, *, estimator: GradientEstimator | str = "native") -> LossGrad:
+        """Return loss and gradient of the victim on the attacker's own inputs x [m, ...]. WHITE only.
+
+        For perturbations that are learned on other data (universal ones, generators). The passes are
+        shared out among the attacked samples: each is charged its part, rounded up, of m passes.
+
+        Raises: BudgetExceeded: ask `active` first for m / N passes (see `practice_price`).
+        """
+        self._allow(Access.WHITE)
+        meter = _METERS[self]
+        rule = meter.estimators(estimator) if isinstance(estimator, str) else estimator
+        price = self.practice_price(len(x))
+        meter.charge(meter._rows, price * rule.forwards, price * rule.backwards)
+        own = torch.arange(len(x), device=x.device)
+        noise = None
+        if meter.victim.spec.stochastic:
+            noise = RowStreams.derive(own, "practice", int(meter.queries.sum()), device=x.device)
+        return meter.victim.loss_and_grad(
+            x.detach(),
+            torch.zeros(len(x), dtype=torch.int64, device=x.device),
+            loss,
+            rule,
+            memories=[Memory(rows=own, n=len(x)) for _ in meter.victim.neurons],
+            noise=noise,
+        )
+
+    def practice_price(self, m: int) -> int:
+        """Return what m passes on the attacker's own inputs cost each attacked sample."""
+        return -(-m // max(1, len(_METERS[self].x0)))
+
     def left(self, rows: Tensor) -> Budget:
         """Return the passes that every one of the rows can still pay."""
         meter = _METERS[self]

@@ -50,7 +50,7 @@ _TOP = {
     "attacks",
 }
 _ENTRY = {
-    "threats": {"domain", "geometry", "eps", "bounds", "goal", "budget", "attacks", "samples"},
+    "threats": {"domain", "geometry", "eps", "bounds", "goal", "levels", "budget", "attacks", "samples"},
     "victims": {"name", "params", "defenses", "seeds"},
     "attacks": {"name", "params"},
 }

@@ -257,6 +257,18 @@ def _fingerprint(victim: ModuleVictim) -> list[list[float]]:
     return rows
 
 
+def stated(certificate: Mapping[str, Any]) -> str:
+    """Return what a certificate says about the clean test split, for people."""
+    from robustspike.bench.stats import wilson
+
+    test = certificate["test"]
+    if "correct" in test:
+        low, high = wilson(test["correct"], test["n"])
+        return f"{test['correct']}/{test['n']} [{100 * low:.1f}, {100 * high:.1f}] %"
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in sorted(test.items()) if name != "n")
+    return f"{figures} (n = {test['n']})"
+
+
 def shipped_weights(recipe: VictimRecipe) -> Path:
     """Return the folder of the weights that came with the recipe's package."""
     return Path(str(importlib.resources.files(recipe.weights_package))) / "weights"

@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -71,6 +72,7 @@ class SampleRecord:
     first_hit: int
     clean_score: float
     adv_score: float
+    extras: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +124,8 @@ class CellRecord:
 
 def encode_threat(threat: ThreatModel) -> dict[str, Any]:
     """Return a threat model as JSON values; eps stays an exact fraction."""
-    return {
+    rounding = {"levels": threat.levels} if threat.levels else {}
+    return rounding | {
         "domain": str(threat.domain),
         "geometry": threat.geometry,
         "eps": None if threat.eps is None else str(threat.eps),
@@ -135,7 +138,7 @@ def encode_threat(threat: ThreatModel) -> dict[str, Any]:
 
 def decode_threat(value: Mapping[str, Any]) -> ThreatModel:
     """Return the threat model of JSON (or TOML) values. Raises: ConfigError: a field is wrong."""
-    known = {"domain", "geometry", "eps", "bounds", "access", "budget", "goal"}
+    known = {"domain", "geometry", "eps", "bounds", "access", "budget", "goal", "levels"}
     unknown = sorted(set(value) - known)
     if unknown:
         raise ConfigError(
@@ -153,11 +156,12 @@ def decode_threat(value: Mapping[str, Any]) -> ThreatModel:
             access=Access(value.get("access", "white")),
             budget=Budget(**budget),
             goal=Goal(value.get("goal", "untargeted")),
+            levels=int(value.get("levels", 0)),
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise ConfigError(
             f"threat model {dict(value)!r}: {type(error).__name__}: {error}. Expected geometry, eps as "
-            'a fraction such as "8/255" (or "min"), and optionally domain, bounds, access, budget, goal.'
+            'a fraction such as "8/255" (or "min"), optionally domain, bounds, access, budget, goal, levels.'
         ) from error
 
 
@@ -172,12 +176,14 @@ def digest(value: Any) -> str:
 
 
 def encode_samples(rows: tuple[SampleRecord, ...]) -> bytes:
-    """Return samples.csv."""
+    """Return samples.csv: the fixed columns, then the extras in alphabetical order."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    extras = sorted({name for row in rows for name in row.extras})
+    writer.writerow([*_COLUMNS, *extras])
     for row in rows:
-        writer.writerow([_cell(getattr(row, column)) for column in _COLUMNS])
+        fixed = [_cell(getattr(row, column)) for column in _COLUMNS]
+        writer.writerow(fixed + [_cell(row.extras.get(name, math.nan)) for name in extras])
     return out.getvalue().encode()
 
 
@@ -191,16 +197,18 @@ def decode_samples(data: bytes, where: Path) -> tuple[SampleRecord, ...]:
         lines = list(csv.reader(io.StringIO(data.decode("utf-8"))))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ArtefactError(f"{where}: not a CSV text ({error}). Delete the record and run again.") from error
-    if not lines or lines[0] != list(_COLUMNS):
+    if not lines or lines[0][: len(_COLUMNS)] != list(_COLUMNS):
         raise ArtefactError(f"{where}: line 1 must name the columns {', '.join(_COLUMNS)}.")
     rows = []
+    extras = lines[0][len(_COLUMNS) :]
     for number, line in enumerate(lines[1:], start=2):
         try:
             values = {
                 name: Status(cell) if name == "status" else kind(cell)
-                for (name, kind), cell in zip(_COLUMNS.items(), line, strict=True)
+                for (name, kind), cell in zip(_COLUMNS.items(), line[: len(_COLUMNS)], strict=True)
             }
-            rows.append(SampleRecord(**values))
+            measured = zip(extras, map(float, line[len(_COLUMNS) :]), strict=True)
+            rows.append(SampleRecord(**values, extras=dict(measured)))
         except (ValueError, TypeError) as error:
             raise ArtefactError(f"{where}: line {number} is not a sample ({error}).") from error
     return tuple(rows)

@@ -265,14 +265,18 @@ def _finish(
 
 def sample_records(shard: ShardResult) -> list[SampleRecord]:
     """Return a shard's verdicts as records."""
-    names = {field.name: field.name for field in dataclasses.fields(SampleRecord)}
+    names = {field.name: field.name for field in dataclasses.fields(SampleRecord) if field.name != "extras"}
     names |= {"row": "ids", "label": "labels"}
     columns = {name: getattr(shard, source).tolist() for name, source in names.items()}
     columns["label"] = [float(label) for label in columns["label"]]
     columns["status"] = [STATUS[code] for code in columns["status"]]
+    extras = {name: column.tolist() for name, column in shard.extras.items()}
     return [
-        SampleRecord(**dict(zip(columns, values, strict=True)))
-        for values in zip(*columns.values(), strict=True)
+        SampleRecord(
+            **dict(zip(columns, values, strict=True)),
+            extras={name: column[place] for name, column in extras.items()},
+        )
+        for place, values in enumerate(zip(*columns.values(), strict=True))
     ]
 
 

@@ -73,6 +73,7 @@ class Store:
         path = self.shard_path(key, index)
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: getattr(result, name).contiguous() for name in ShardResult.TENSORS}
+        tensors |= {f"extra:{name}": column.contiguous() for name, column in result.extras.items()}
         about = {"errors": json.dumps(result.errors), "counts": json.dumps(result.counts)}
         write_atomic(path, safetensors.torch.save(tensors, about))
 
@@ -84,9 +85,17 @@ class Store:
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in ShardResult.TENSORS}
+                extras = {
+                    key.removeprefix("extra:"): file.get_tensor(key)
+                    for key in file.keys()  # noqa: SIM118  (a safetensors file is not a mapping)
+                    if key.startswith("extra:")
+                }
                 about = file.metadata()
             return ShardResult(
-                **tensors, errors=json.loads(about["errors"]), counts=json.loads(about["counts"])
+                **tensors,
+                errors=json.loads(about["errors"]),
+                counts=json.loads(about["counts"]),
+                extras=extras,
             )
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError):
             path.unlink(missing_ok=True)

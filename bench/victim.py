@@ -151,6 +151,19 @@ class ModuleVictim:
         )
 
 
+class Mirrored(nn.Module):
+    """A quality model turned round: total - score."""
+
+    def __init__(self, inner: nn.Module, total: float) -> None:
+        super().__init__()
+        self.inner = inner
+        self.total = total
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.total - self.inner(x)
+        return out
+
+
 def wrap(
     module: nn.Module,
     *,
@@ -166,8 +179,12 @@ def wrap(
 ) -> ModuleVictim:
     """Make a victim of one's own module: see `VictimSpec` for the arguments.
 
-    The module maps raw inputs [N, *shape] in bounds to logits [N, classes].
+    The module maps raw inputs [N, *shape] in bounds to logits [N, classes]. A quality model maps them to
+    one score [N, 1] and declares score_range=(worst, best); where worst is the larger number, the victim
+    answers worst + best - score, so that larger is better everywhere.
     """
+    if task is Task.QUALITY and score_range is not None and score_range[0] > score_range[1]:
+        module, score_range = Mirrored(module, sum(score_range)), (score_range[1], score_range[0])
     spec = VictimSpec(
         name=name,
         shape=shape,

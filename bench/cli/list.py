@@ -84,19 +84,18 @@ def _victim(recipe: Any) -> dict[str, Any]:
     from robustspike.bench.errors import BenchError
     from robustspike.bench.recipes import find_weights
     from robustspike.bench.recipes import read_certificate
-    from robustspike.bench.stats import wilson
+    from robustspike.bench.recipes import stated
 
     row = {"family": recipe.family, "data": recipe.dataset, "T": recipe.spec().steps or "-"}
     path = find_weights(recipe, "none", 0, None)
     clean = "not shipped"
     if path is not None:
         try:
-            test = read_certificate(path).get("test", {})
+            certificate = read_certificate(path)
         except BenchError:
-            test = {}
-        if test and not recipe.shares:
-            low, high = wilson(test["correct"], test["n"])
-            clean = f"{test['correct']}/{test['n']} [{100 * low:.1f}, {100 * high:.1f}]"
+            certificate = {}
+        if certificate.get("test") and not recipe.shares:
+            clean = stated(certificate)
         elif recipe.shares:
             clean = f"weights of {recipe.shares}"
     return {**row, "clean on test": clean}

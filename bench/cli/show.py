@@ -104,7 +104,7 @@ def _component(kind: str, name: str) -> dict[str, Any]:
 def _weights(recipe: Any) -> dict[str, Any]:
     from robustspike.bench.recipes import read_certificate
     from robustspike.bench.recipes import shipped_weights
-    from robustspike.bench.stats import wilson
+    from robustspike.bench.recipes import stated
 
     shown: dict[str, Any] = {}
     base = recipe.shares or recipe.name
@@ -113,10 +113,8 @@ def _weights(recipe: Any) -> dict[str, Any]:
         if stem != base and stem[len(base)] not in "+@":
             continue
         certificate = read_certificate(path)
-        test = certificate["test"]
-        low, high = wilson(test["correct"], test["n"])
         shown[stem] = (
-            f"clean {test['correct']}/{test['n']} [{100 * low:.1f}, {100 * high:.1f}] %, "
+            f"clean {stated(certificate)}, "
             f"{certificate['bytes']} bytes, sha256 {certificate['sha256'][:12]}..."
         )
     return shown or {"none": f"train it: robustspike train {base}"}

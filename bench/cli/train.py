@@ -40,10 +40,10 @@ def command(
     from robustspike.bench.cli.options import choose_device
     from robustspike.bench.cli.options import existing_folder
     from robustspike.bench.cli.options import parse_params
+    from robustspike.bench.recipes import stated
     from robustspike.bench.recipes import train
     from robustspike.bench.recipes import variant
     from robustspike.bench.registry import registry
-    from robustspike.bench.stats import wilson
     from robustspike.bench.training import Progress
 
     torch.set_num_threads(1)  # the order of sums, and so the weights, depend on it
@@ -68,11 +68,6 @@ def command(
         progress=report,
     )
     name = variant(victim, defense, seed)
-    test = certificate["test"]
-    low, high = wilson(test["correct"], test["n"])
-    click.echo(
-        f"{name}: {test['correct']} of {test['n']} test samples correct "
-        f"[{100 * low:.1f}, {100 * high:.1f}] %, epoch {certificate['best_epoch']} kept"
-    )
+    click.echo(f"{name}: clean test {stated(certificate)}, epoch {certificate['best_epoch']} kept")
     click.echo(f"{out / name}.safetensors  sha256 {certificate['sha256']}")
     click.echo(f"use it: robustspike run --weights {out}", err=True)
