@@ -91,6 +91,7 @@ from robustspike.bench.training import fit
 from robustspike.bench.training import initialise
 from robustspike.bench.victim import ModuleVictim
 from robustspike.bench.victim import check_victim
+from robustspike.bench.victim import fingerprint_inputs
 from robustspike.bench.victim import wrap
 
 __all__ = [
@@ -158,6 +159,7 @@ __all__ = [
     "evaluate",
     "evaluate_shard",
     "find_neurons",
+    "fingerprint_inputs",
     "fit",
     "generator",
     "gmsd",

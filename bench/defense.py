@@ -75,7 +75,7 @@ class DefenseBase:
         loss, logits = step.loss(x, step.y)
         return {"loss": loss, **self.penalties(step, x, logits)}
 
-    def after_step(self, module: nn.Module) -> None:
+    def after_step(self, step: Step) -> None:
         """Change the network after a step of the optimiser, e.g. project its weights."""
 
     def eligible(self, epoch: int, epochs: int) -> bool:
@@ -146,9 +146,9 @@ class Combined(DefenseBase):
                 found[name] = found[name] + value if name in found else value
         return found
 
-    def after_step(self, module: nn.Module) -> None:
+    def after_step(self, step: Step) -> None:
         for part in self.parts:
-            part.after_step(module)
+            part.after_step(step)
 
     def eligible(self, epoch: int, epochs: int) -> bool:
         return all(part.eligible(epoch, epochs) for part in self.parts)

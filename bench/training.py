@@ -182,7 +182,7 @@ def fit(
     seed: int,
     checkpoint: Path | None = None,
     after_epoch: Callable[[nn.Module, int, Split], None] | None = None,
-    after_step: Callable[[nn.Module], None] | None = None,
+    after_step: Callable[[Step], None] | None = None,
     eligible: Callable[[int, int], bool] | None = None,
     identity: object = "",
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
@@ -201,7 +201,7 @@ def fit(
         checkpoint: file that keeps the state after every epoch; a run that finds it goes on there,
             and removes it at the end. None: not resumable.
         after_epoch: hook (module, epoch from 0, validation split), e.g. to update statistics.
-        after_step: hook (module) after every step of the optimiser, e.g. to project weights.
+        after_step: hook (step) after every step of the optimiser, e.g. to project weights.
         eligible: whether the checkpoint after (epoch from 0, of epochs) may be chosen; by default all.
         identity: what else, beside data, schedule and seed, makes this run different from another one
             (the parameters of recipe and defense); a checkpoint of another run is refused.
@@ -246,7 +246,7 @@ def fit(
             functools.reduce(operator.add, named.values()).backward()
             optimiser.step()
             if after_step is not None:
-                after_step(module)
+                after_step(step)
             scheduler.step()
             reset(module)
             report.forwards += step.forwards

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch import nn
 
@@ -19,8 +18,12 @@ from robustspike.bench.api import Step
 from robustspike.bench.api import Task
 from robustspike.bench.api import Terms
 from robustspike.bench.api import VictimSpec
+from robustspike.defenses.slopes import Score
+from robustspike.defenses.slopes import score_of
+from robustspike.defenses.slopes import slope
 
-Target = Literal["score", "prob", "margin"]
+Target = Literal["auto", "score", "prob", "pair_prob", "margin", "loss"]
+TARGETS: tuple[Target, ...] = ("auto", "score", "prob", "pair_prob", "margin", "loss")
 
 
 @dataclass(frozen=True)
@@ -29,22 +32,27 @@ class NormRegularization(DefenseBase):
 
     D = (f(x + h v) - f(x)) / h with v = sign(grad f(x)) held constant; D tends to ||grad f||_1 as h goes
     to 0, and needs no second derivative: on a spiking network v comes from the surrogate gradient while
-    the difference is the true one.
+    the difference is the true one. By Taylor and Hoelder, eps ||grad f||_1 is how far an L-inf
+    perturbation of size eps moves the score to first order.
 
     Args:
-        weight: factor of the penalty mean |D|^p / p; 0 gives plain training bit for bit.
+        weight: factor of the penalty mean |D|^p / p; 0 gives plain training bit for bit. None: 2e-4 for a
+            quality model, 0.02 for a classifier.
         p: 1 (the norm, as in text and theory) or 2 (half the square, as released).
-        h: length of the difference in pixel units; 0.01 would regularise a secant.
-        target: f. "score": the quality score over its range, or the true class's logit; "prob": the true
-            class's probability; "margin": true minus strongest wrong logit.
+        h: length of the difference in pixel units. None: 1e-3 for a quality model (0.01 would regularise
+            a secant), 0.01 for a classifier.
+        target: f. "auto": the score of a quality model, the margin of a classifier. "score": the quality
+            score over its range, or the true class's logit; "prob", "pair_prob": the true class's
+            probability among all classes, or against the strongest wrong one; "margin": true minus
+            strongest wrong logit; "loss": the cross-entropy. The strongest wrong class is that of x.
 
     Cost: per step 3 forwards and 3 backwards.
     """
 
-    weight: float = 2e-4
+    weight: float | None = None
     p: Literal[1, 2] = 1
-    h: float = 1e-3
-    target: Target = "score"
+    h: float | None = None
+    target: Target = "auto"
     spec: ClassVar[DefenseSpec] = DefenseSpec(
         name="nt",
         trains=True,
@@ -52,17 +60,18 @@ class NormRegularization(DefenseBase):
         source=(
             "Liu et al., CVPR 2024, arXiv:2403.11397. Differs: p = 1 instead of the released p = 2; h and "
             "weight in pixel units and for scores in [0, 1]; batch normalisation uses its running "
-            "statistics in the penalty (batch statistics would hide the shift and pollute them)."
+            "statistics in the penalty (batch statistics would hide the shift and pollute them); on a "
+            "classifier the score is the margin (the paper has regressors only)."
         ),
     )
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or not self.h > 0 or self.p not in (1, 2):
+        if (self.weight or 0) < 0 or (self.h is not None and not self.h > 0) or self.p not in (1, 2):
             raise ConfigError(
                 f"nt: weight must be 0 or more, h above 0, p 1 or 2; got {self.weight}, {self.h}, {self.p}."
             )
-        if self.target not in ("score", "prob", "margin"):
-            raise ConfigError(f"nt: target must be 'score', 'prob' or 'margin', got '{self.target}'.")
+        if self.target not in TARGETS:
+            raise ConfigError(f"nt: target must be one of {', '.join(TARGETS)}, got '{self.target}'.")
 
     def transform(self, module: nn.Module, spec: VictimSpec) -> nn.Module:
         if spec.task is Task.QUALITY:
@@ -71,33 +80,31 @@ class NormRegularization(DefenseBase):
 
     def terms(self, step: Step) -> Terms:
         own = super().terms(step)
-        if not self.weight:
+        if self.weight == 0:
             return own
-        return {**own, "nt": self.weight * self.penalty(step)}
+        return {**own, "nt": self.penalty(step)}
 
     def penalty(self, step: Step) -> Tensor:
-        """Return mean |D|^p / p over the batch of a training step."""
+        """Return weight mean |D|^p / p over the batch of a training step."""
         x = step.x.detach().clone().requires_grad_(True)
         with running_statistics(step.module):
-            here = self.value(step, x)
-            gradient = step.input_gradient(here, x, keep_graph=True)
-            there = self.value(step, (x + self.h * gradient.sign()).detach())
-        slope = (there - here) / self.h
-        return slope.abs().mean() if self.p == 1 else slope.square().mean() / 2
+            logits = step.logits(x)
+            scores = logits.shape[1] == 1
+            h = self.h or (1e-3 if scores else 0.01)
+            slopes = slope(step, x, logits, self.score(step, logits), h=h)
+        weight = (2e-4 if scores else 0.02) if self.weight is None else self.weight
+        return weight * (slopes.abs().mean() if self.p == 1 else slopes.square().mean() / 2)
 
-    def value(self, step: Step, x: Tensor) -> Tensor:
-        """Return f(x), one number per sample."""
-        logits = step.logits(x)
+    def score(self, step: Step, logits: Tensor) -> Score:
+        """Return f as a function of answers, given those at the clean point."""
         if logits.shape[1] == 1:
             low, high = step.module.score_range  # type: ignore[misc]
-            return logits.squeeze(1) / (high - low)
-        own = logits.gather(1, step.y[:, None]).squeeze(1)
-        if self.target == "prob":
-            return logits.softmax(dim=1).gather(1, step.y[:, None]).squeeze(1)
-        if self.target == "margin":
-            mask = torch.nn.functional.one_hot(step.y, logits.shape[1]).bool()
-            return own - logits.masked_fill(mask, -torch.inf).amax(dim=1)
-        return own
+            return lambda z: z.squeeze(1) / (high - low)
+        if self.target in ("auto", "margin"):
+            return score_of(logits, step.y, "margin")
+        if self.target == "score":
+            return score_of(logits, step.y, "logit")
+        return score_of(logits, step.y, "softmax_prob" if self.target == "prob" else self.target)
 
 
 @contextmanager

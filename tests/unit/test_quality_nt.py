@@ -36,7 +36,7 @@ def step_of(module: nn.Module, x: Tensor, y: Tensor) -> Step:
 @pytest.mark.parametrize("p", [1, 2])
 def test_linear_score_gives_its_l1_norm_for_every_h(h: float, p: int) -> None:
     net = nn.Sequential(nn.Linear(6, 1)).double()
-    defense = NormRegularization(h=h, p=p)
+    defense = NormRegularization(weight=1.0, h=h, p=p)
     defense.transform(net, SPEC)
     x = torch.rand(5, 6, dtype=torch.float64, generator=generator(1))
     norm = float(net[0].weight.detach().abs().sum()) / 10  # scores over their range
@@ -48,7 +48,7 @@ def test_linear_score_gives_its_l1_norm_for_every_h(h: float, p: int) -> None:
 def test_smooth_net_is_within_ten_percent_of_the_gradient_norm() -> None:
     net = nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, 1)).double()
     initialise(net, generator("smooth"))
-    defense = NormRegularization(h=1e-3)
+    defense = NormRegularization(weight=1.0, h=1e-3)
     defense.transform(net, SPEC)
     x = torch.rand(16, 6, dtype=torch.float64, generator=generator(2)).requires_grad_(True)
     (gradient,) = torch.autograd.grad(net(x).sum() / 10, x)
@@ -57,14 +57,15 @@ def test_smooth_net_is_within_ten_percent_of_the_gradient_norm() -> None:
     assert found == pytest.approx(exact, rel=0.1)
 
 
-@pytest.mark.parametrize("target", ["score", "prob", "margin"])
+@pytest.mark.parametrize("target", ["score", "prob", "margin", "pair_prob", "loss"])
 def test_classifiers_have_a_score_too(target: str) -> None:
     net = nn.Sequential(nn.Linear(6, 4)).double()
     x = torch.rand(8, 6, dtype=torch.float64, generator=generator(3)).requires_grad_(True)
     y = torch.arange(8) % 4
-    defense = NormRegularization(h=1e-5, target=target)
+    defense = NormRegularization(weight=1.0, h=1e-5, target=target)
     step = step_of(net, x.detach(), y)
-    (gradient,) = torch.autograd.grad(defense.value(step, x).sum(), x)
+    logits = step.logits(x)
+    (gradient,) = torch.autograd.grad(defense.score(step, logits)(logits).sum(), x)
     exact = float(gradient.abs().sum(dim=1).mean())
     assert float(defense.penalty(step).detach()) == pytest.approx(exact, rel=1e-3)
 

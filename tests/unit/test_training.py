@@ -72,10 +72,10 @@ class Killed(Exception):
     """Stands for a kill after an epoch's checkpoint was written."""
 
 
-def kill_after(epoch: int) -> Callable[[nn.Module], None]:
+def kill_after(epoch: int) -> Callable[[Step], None]:
     steps = iter(range(10**6))
 
-    def after_step(module: nn.Module) -> None:
+    def after_step(step: Step) -> None:
         if next(steps) == epoch * 4 + 1:  # in the middle of the following epoch (4 steps each)
             raise Killed
 
