@@ -249,7 +249,8 @@ class Attack(Protocol):
 
     `run` is called once per shard with the samples that the victim classifies correctly. What it
     returns is one more candidate beside the best that the oracle has seen; success is decided by
-    the harness in an independent pass.
+    the harness in an independent pass. An attack may define `fits(spec: VictimSpec) -> str | None`, which
+    says why it cannot run on a victim that its spec alone would admit; suites then leave the pair out.
     """
 
     spec: ClassVar[AttackSpec]

@@ -260,24 +260,29 @@ class Oracle:
         meter = _METERS[self]
         meter.stage = meter.stages.setdefault(name, StageCost())
 
-    def local(self, victim: ModuleVictim, *, rng: RowStreams, budget: Budget | None = None) -> Oracle:
-        """Return an oracle on a victim of the attacker's own, for the same samples and threat.
+    def local(self, victim: ModuleVictim, rows: Tensor, *, rng: RowStreams) -> Oracle:
+        """Return an oracle on a victim of the attacker's own, for some of the samples.
 
-        White-box whatever the threat grants; it spends its own budget, never the target's, and rows
-        stay in the batch after a hit, so that iterates go on past the decision boundary.
+        White-box whatever the threat grants; its passes are the attacker's and cost the target's budget
+        nothing; rows stay in the batch after a hit, so that iterates go on past the decision boundary.
+
+        Args:
+            victim: the attacker's victim.
+            rows: positions of the samples; they are rows 0, 1, ... of the new oracle.
+            rng: one stream per row, for the victim's noise.
         """
         meter = _METERS[self]
-        threat = dataclasses.replace(meter.threat, access=Access.WHITE, budget=budget or Budget())
+        threat = dataclasses.replace(meter.threat, access=Access.WHITE, budget=Budget())
         own = Meter(
             victim.to(meter.x0.device),
             threat,
             meter.geometry,
-            meter.x0,
-            meter.y,
+            meter.x0[rows],
+            meter.y[rows],
             noise=rng.fork("local"),
-            clean=torch.zeros(len(meter.x0), victim.spec.classes, device=meter.x0.device),
+            clean=torch.zeros(len(rows), victim.spec.classes, device=rows.device),
             estimators=meter.estimators,
-            targets=meter.targets,
+            targets=None if meter.targets is None else meter.targets[rows],
             keeps_going=True,
         )
         return Oracle(own)

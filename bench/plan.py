@@ -403,6 +403,9 @@ def _threat(entry: Mapping[str, Any], spec: VictimSpec) -> ThreatModel | None:
 
 def _fits(attack: Attack, threat: ThreatModel, spec: VictimSpec) -> bool:
     known = attack.spec
+    refuses = getattr(attack, "fits", None)  # optional: why the attack cannot run on a victim
+    if callable(refuses) and refuses(spec) is not None:
+        return False
     return (
         threat.geometry in known.geometries
         and threat.domain in known.domains

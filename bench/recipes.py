@@ -338,7 +338,8 @@ def load_victim(
         )
     rule = _trained_with(defense, certificate)
     spec = dataclasses.replace(rule.describe(recipe.spec()), notes=recipe.notes(certificate))
-    module = rule.transform(recipe.build(generator("init", recipe.name, seed)), spec)
+    with torch.random.fork_rng(devices=[]):  # torch's layers draw weights when they are made
+        module = rule.transform(recipe.build(generator("init", recipe.name, seed)), spec)
     try:
         module.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:

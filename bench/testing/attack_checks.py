@@ -73,6 +73,10 @@ def attack_reference(
 def _skip_unless_classifier(attack: Any) -> None:
     if Task.CLASSIFY not in attack.spec.tasks:
         raise CheckSkipped("attacks quality models only; their checks are in quality_checks")
+    refuses = getattr(attack, "fits", None)
+    reason = refuses(reference(_domain(attack.spec.geometries[0])).spec) if callable(refuses) else None
+    if reason:
+        raise CheckSkipped(f"does not attack the reference victim: {reason}")
 
 
 def _no_errors(result: ShardResult) -> None:

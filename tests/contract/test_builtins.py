@@ -21,10 +21,18 @@ def with_weights() -> list[str]:
     return [n for n in names if find_weights(registry("victims").get(n), "none", 0, None) is not None]
 
 
+SHORTER: dict[str, dict[str, Any]] = {
+    "cw.l2": {"steps": 20, "searches": 3},
+    "rays.linf": {"queries": 100},
+    "square.linf": {"queries": 100},
+}
+"""Attacks whose defaults take long: the contract is checked on shorter runs."""
+
+
 class TestAttacks(AttackContract):
     @pytest.fixture(params=registry("attacks").names())
     def attack(self, request: pytest.FixtureRequest) -> Any:
-        return registry("attacks").get(request.param)
+        return registry("attacks").get(request.param, **SHORTER.get(request.param, {}))
 
 
 class TestDefenses(DefenseContract):
