@@ -1,0 +1,135 @@
+"""The command line as a user meets it: output, files, messages, exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from robustspike.bench.cli import main
+from tests.support.records import make_record
+from tests.support.records import write
+
+
+@dataclass
+class Done:
+    """What a call of the command line did."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def robustspike(*args: object, cwd: Path) -> Done:
+    """Call the command line in this process (importing torch anew for every call takes seconds)."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        mock.patch.object(sys, "argv", ["robustspike", *map(str, args)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as stopped,
+    ):
+        main()
+    assert isinstance(stopped.value.code, int)
+    return Done(stopped.value.code, out.getvalue(), err.getvalue())
+
+
+def fails(*args: object, cwd: Path, code: int = 2) -> str:
+    done = robustspike(*args, cwd=cwd)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_help_does_not_import_torch(tmp_path: Path) -> None:
+    code = "import sys; import robustspike.bench.cli; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    done = robustspike("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for verb in ("run", "leaderboard", "list", "show", "train"):
+        assert verb in done.stdout
+
+
+def test_run_prints_and_writes_the_leaderboard(tmp_path: Path) -> None:
+    args = ("run", "--samples", 10, "--only", "victim=lif_cnn.digits", "--only", "attack=fgsm*", "--jobs", 1)
+    first = robustspike(*args, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "lif_cnn.digits" in first.stdout
+    out = tmp_path / "robustspike-results"
+    csv = (out / "leaderboard.csv").read_bytes()
+    second = robustspike(*args, cwd=tmp_path)
+    assert second.stdout == first.stdout
+    assert (out / "leaderboard.csv").read_bytes() == csv
+    rebuilt = robustspike("leaderboard", out, "--csv", "a.csv", "--md", "b.md", cwd=tmp_path)
+    assert rebuilt.returncode == 0
+    assert (tmp_path / "a.csv").read_bytes() == csv
+    assert (tmp_path / "b.md").read_bytes() == (out / "leaderboard.md").read_bytes()
+
+
+def test_lists_and_shows(tmp_path: Path) -> None:
+    done = robustspike("list", "attacks", "--json", cwd=tmp_path)
+    names = [row["name"] for row in json.loads(done.stdout)]
+    assert {"noise", "fgsm.linf", "pgd.linf"} <= set(names)
+    shown = robustspike("show", "lif_cnn.digits", cwd=tmp_path).stdout
+    for part in ("victim: lif_cnn.digits", "source:", "parameters:", "steps = 4", "clean 4"):
+        assert part in shown
+    assert json.loads(robustspike("show", "quick", "--json", cwd=tmp_path).stdout)[0]["suite"] == "quick"
+
+
+def test_wrong_names_suggest(tmp_path: Path) -> None:
+    assert "Did you mean 'quick'" in fails("run", "quik", cwd=tmp_path)
+    assert "Did you mean 'pgd.linf'" in fails("show", "pgd.lnf", cwd=tmp_path)
+    assert "Did you mean 'lif_cnn.digits'" in fails("train", "lif_cnn.digts", cwd=tmp_path)
+    assert "Did you mean 'run'" in fails("rnu", cwd=tmp_path)
+    assert "expected KEY=GLOB" in fails("run", "--only", "victim", cwd=tmp_path)
+    assert "no parameter 'stepz'" in fails("train", "lif_cnn.digits", "--set", "stepz=3", cwd=tmp_path)
+    assert "no such folder" in fails("run", "--data", "nowhere", cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_leaderboard_refuses_what_is_not_a_record(tmp_path: Path) -> None:
+    assert "holds no records" in fails("leaderboard", ".", cwd=tmp_path)
+    folder = write(make_record(), tmp_path / "good")
+    assert robustspike("leaderboard", "good", cwd=tmp_path).returncode == 0
+    shutil.copytree(tmp_path / "good", tmp_path / "bad")
+    (tmp_path / "bad" / "records" / folder.name / "samples.csv").write_text("row\n")
+    message = fails("leaderboard", "good", "bad", cwd=tmp_path)
+    assert message.count("\n") == 1
+    assert folder.name in message
+
+
+def test_a_failing_cell_is_reported_and_the_rest_finishes(tmp_path: Path) -> None:
+    (tmp_path / "bad_attack.py").write_text(
+        "from robustspike.bench.api import AttackSpec\n"
+        "class Leaves:\n"
+        "    spec = AttackSpec(name='leaves', geometries=('linf',), source='test')\n"
+        "    def run(self, oracle, x0, y, *, rng):\n"
+        "        return x0 + 9\n"
+    )
+    (tmp_path / "suite.toml").write_text(
+        'samples = 8\n[[threats]]\ngeometry = "linf"\neps = "1/10"\n'
+        '[[victims]]\nname = "lif_cnn.digits"\n[[attacks]]\nname = "leaves"\n[[attacks]]\nname = "noise"\n'
+    )
+    done = robustspike("run", "suite.toml", "--plugin", "bad_attack.py", "--jobs", 1, cwd=tmp_path)
+    assert done.returncode == 3
+    assert "error in cell" in done.stderr and "leaves the threat model" in done.stderr
+    assert "noise" in done.stdout
+    assert "errors" in done.stdout
+
+
+@pytest.mark.slow
+def test_train_reproduces_the_shipped_weights(tmp_path: Path) -> None:
+    done = robustspike("train", "qcfs_cnn.digits", "--out", "w", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = robustspike("show", "qcfs_cnn.digits", "--json", cwd=tmp_path).stdout
+    digest = json.loads((tmp_path / "w" / "qcfs_cnn.digits.json").read_text())["sha256"]
+    assert digest[:12] in shown

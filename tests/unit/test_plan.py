@@ -1,0 +1,142 @@
+"""Suite files: what fits, what does not, and one clear message for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from robustspike.bench.errors import ArtefactError
+from robustspike.bench.errors import BenchError
+from robustspike.bench.errors import ConfigError
+from robustspike.bench.plan import Plan
+from robustspike.bench.plan import identity
+from robustspike.bench.plan import make_plan
+from robustspike.bench.plan import read_suite
+from robustspike.bench.plan import shipped_suites
+
+SMALL = """
+name = "small"
+samples = 20
+shard = 8
+[[threats]]
+geometry = "linf"
+eps = "1/10"
+[[victims]]
+name = "lif_cnn.digits"
+[[attacks]]
+name = "fgsm.linf"
+"""
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "suite.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def plan_of(tmp_path: Path, text: str, **options: object) -> Plan:
+    return make_plan(read_suite(write(tmp_path, text)), **options)  # type: ignore[arg-type]
+
+
+def test_a_suite_becomes_cells(tmp_path: Path) -> None:
+    (cell,) = plan_of(tmp_path, SMALL).cells
+    assert (cell.victim, cell.defense, cell.attack) == ("lif_cnn.digits", "none", "fgsm.linf")
+    assert (cell.samples, cell.shards) == (20, 3)
+
+
+@pytest.mark.parametrize("name", shipped_suites())
+def test_shipped_suites_plan(name: str) -> None:
+    assert make_plan(read_suite(name)).cells
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("[[attacks]]", "[[atacks]]"), "Did you mean 'attacks'"),
+        (('name = "fgsm.linf"', 'name = "fgms.linf"'), "Did you mean 'fgsm.linf'"),
+        (('name = "lif_cnn.digits"', 'name = "lif_cnn.digit"'), "Did you mean 'lif_cnn.digits'"),
+        (('eps = "1/10"', 'eps = "1/0"'), "threat model"),
+        (('geometry = "linf"', 'geometry = "l2"'), "nothing to measure"),
+        (("samples = 20", "samples = 0"), "positive integer"),
+        (("samples = 20", "sample = 20"), "Did you mean 'samples'"),
+        (("shard = 8", 'seeds = ["a"]'), "list of integers"),
+        (("[[victims]]", "[victims]"), "at least one"),
+        (('name = "fgsm.linf"', 'name = "fgsm.linf"\nparams = { stepz = 1 }'), "no parameter 'stepz'"),
+        (('name = "fgsm.linf"', 'name = "pgd.linf"\nparams = { steps = 0 }'), "above 0"),
+        (('name = "fgsm.linf"', 'nme = "fgsm.linf"'), "Did you mean 'name'"),
+        (("name = ", "name : "), "not valid TOML"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        plan_of(tmp_path, SMALL.replace(*change))
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_and_unreadable_suites(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'quick'"):
+        read_suite("quik")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_suite(str(tmp_path / "none.toml"))
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_suite(str(binary))
+    deep = tmp_path / "deep.toml"
+    deep.write_text("a = " + "[" * 50_000)
+    with pytest.raises(ConfigError, match="TOML"):
+        read_suite(str(deep))
+
+
+def test_only_filters(tmp_path: Path) -> None:
+    suite = read_suite("quick")
+    cells = make_plan(suite, only=[("victim", "lif_*"), ("attack", "pgd*"), ("threat", "linf 1/10")]).cells
+    assert cells
+    assert {c.victim for c in cells} == {"lif_cnn.digits"}
+    assert all(c.attack == "pgd.linf" for c in cells)
+    with pytest.raises(ConfigError, match="Did you mean 'victim'"):
+        make_plan(suite, only=[("victims", "*")])
+    with pytest.raises(ConfigError, match="nothing to measure"):
+        make_plan(suite, only=[("victim", "nobody")])
+
+
+def test_missing_weights_say_how_to_train(tmp_path: Path) -> None:
+    text = SMALL.replace('name = "lif_cnn.digits"', 'name = "lif_cnn.digits"\nseeds = [77]')
+    plan = plan_of(tmp_path, text)
+    with pytest.raises(BenchError, match="robustspike train lif_cnn"):
+        identity(plan.cells[0], weights=None, root=None, device="cpu")
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    import importlib.resources
+    import shutil
+
+    shipped = Path(str(importlib.resources.files("robustspike.victims"))) / "weights"
+    for suffix in ("safetensors", "json"):
+        shutil.copy(shipped / f"lif_cnn.digits.{suffix}", tmp_path)
+    weights = tmp_path / "lif_cnn.digits.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    (cell,) = plan_of(tmp_path, SMALL).cells
+    with pytest.raises(ArtefactError, match="sha256"):
+        identity(cell, weights=tmp_path, root=None, device="cpu")
+
+
+def test_the_key_names_the_experiment(tmp_path: Path) -> None:
+    def key(text: str) -> str:
+        return identity(plan_of(tmp_path, text).cells[0], weights=None, root=None, device="cpu")[0]
+
+    base = key(SMALL)
+    assert key(SMALL.replace('name = "small"', 'name = "other"')) == base
+    for old, new in (
+        ("1/10", "1/11"),
+        ("samples = 20", "samples = 21"),
+        ("shard = 8", "shard = 9"),
+        ("shard = 8", "shard = 8\nseeds = [1]"),
+        ('"fgsm.linf"', '"fgsm.linf"\nparams = { loss = "margin" }'),
+        ('"lif_cnn.digits"', '"qcfs_cnn.digits"'),
+        ('"lif_cnn.digits"', '"lif_cnn.digits"\ndefenses = ["sr"]'),
+    ):
+        assert key(SMALL.replace(old, new)) != base, new

@@ -1,0 +1,146 @@
+"""Tables: worst case by sample, shared ranks, flags, and bytes that depend on the records alone."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustspike.bench.contracts import Access
+from robustspike.bench.records import CellRecord
+from robustspike.bench.stats import sign_test
+from robustspike.bench.stats import wilson
+from robustspike.leaderboard.render import sort_sections
+from robustspike.leaderboard.render import to_csv
+from robustspike.leaderboard.render import to_markdown
+from robustspike.leaderboard.table import Section
+from robustspike.leaderboard.table import sections
+from tests.support.records import make_record
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def board() -> list[CellRecord]:
+    """Two strong nets that cannot be separated, a weak one, and one that masks its gradient."""
+    records = []
+    for victim, white, black in (
+        ("strong", "r" * 30 + "b" * 8 + "ww", "r" * 34 + "b" * 4 + "ww"),
+        ("similar", "r" * 29 + "b" * 9 + "ww", "r" * 35 + "b" * 3 + "ww"),
+        ("weak", "r" * 6 + "b" * 33 + "w", "r" * 20 + "b" * 19 + "w"),
+        ("masked", "r" * 39 + "w", "r" * 15 + "b" * 24 + "w"),
+    ):
+        records.append(make_record(white, victim=victim))
+        records.append(make_record(black, victim=victim, attack="noise", access=Access.LABEL))
+        unbounded = "b" * 39 + "w" if victim != "masked" else "r" * 39 + "w"
+        records.append(make_record(unbounded, victim=victim, eps=Fraction(1)))
+    return records
+
+
+def by_victim(section: Section) -> dict[str, dict[str, object]]:
+    return {str(row["victim"]): row for row in section.frame.to_dict("records")}
+
+
+def test_worst_case_is_by_sample_not_by_attack() -> None:
+    records = [make_record("rbrbw"), make_record("brrbw", attack="fgsm.linf")]
+    (section,) = sections(records)
+    row = by_victim(section)["net"]
+    assert (row["worst_case"], row["clean"], row["n"]) == (1 / 5, 4 / 5, 5)
+    assert row["acc:pgd.linf"] == row["acc:fgsm.linf"] == 2 / 5
+    assert row["asr"] == 3 / 4
+    assert row["propagations"] == 2 * 9
+
+
+def test_an_error_is_never_robust_and_loses_the_rank() -> None:
+    (section,) = sections([make_record("rrrre")])
+    row = by_victim(section)["net"]
+    assert row["worst_case"] == 4 / 5
+    assert "errors" in str(row["flags"])
+    assert section.frame["rank"].isna().all()
+
+
+def test_neighbours_that_cannot_be_separated_share_a_rank() -> None:
+    rows = by_victim(sections(board())[0])
+    assert rows["strong"]["rank"] == rows["similar"]["rank"] == 1
+    assert rows["weak"]["rank"] == 3
+
+
+def test_masking_is_flagged_shown_and_never_ranked() -> None:
+    frame = sections(board())[0].frame
+    assert frame["victim"].iloc[-1] == "masked"
+    masked = by_victim(sections(board())[0])["masked"]
+    assert masked["flags"] == "black_box_beats_white_box unbounded_attack_fails"
+    assert masked["rank"] != masked["rank"]
+    assert by_victim(sections(board())[0])["strong"]["flags"] == ""
+
+
+def test_zero_gradients_are_flagged() -> None:
+    record = make_record("r" * 20, measures={"zero_gradient_samples": 2})
+    assert record.flags == ("zero_gradient",)
+    assert make_record("r" * 20, measures={"zero_gradient_samples": 1}).flags == ()
+
+
+def test_protocols_eps_and_data_are_never_mixed() -> None:
+    records = [
+        make_record(),
+        make_record(eps=Fraction(1, 20)),
+        make_record(data="d2"),
+    ]
+    assert [len(s.frame) for s in sections(records)] == [1, 1, 1]
+
+
+def test_seeds_are_part_of_the_worst_case() -> None:
+    (section,) = sections([make_record("rrbb"), make_record("brrb", seed=1)])
+    assert by_victim(section)["net"]["worst_case"] == 1 / 4
+
+
+def test_tables_depend_on_the_records_alone() -> None:
+    records = board()
+    expected = to_csv(sections(records)), to_markdown(sections(records))
+    for seed in range(5):
+        random.Random(seed).shuffle(records)
+        doubled = records + records[:3]
+        assert (to_csv(sections(doubled)), to_markdown(sections(doubled))) == expected
+
+
+@pytest.mark.parametrize(("name", "render"), [("board.csv", to_csv), ("board.md", to_markdown)])
+def test_golden(name: str, render) -> None:  # type: ignore[no-untyped-def]
+    assert render(sections(board())) == (GOLDEN / name).read_text(encoding="utf-8")
+
+
+def test_sorting_keeps_the_rows() -> None:
+    built = sections(board())
+    again = sort_sections(built, "victim")
+    assert list(again[0].frame["victim"]) == sorted(built[0].frame["victim"])
+
+
+@given(st.integers(0, 200), st.integers(1, 200))
+def test_wilson_brackets_the_estimate(k: int, n: int) -> None:
+    k = min(k, n)
+    low, high = wilson(k, n)
+    assert 0 <= low <= k / n <= high <= 1
+
+
+def test_wilson_covers_at_the_nominal_rate() -> None:
+    rng = random.Random(0)
+    covered = 0
+    for _ in range(2000):
+        p = rng.random()
+        k = sum(rng.random() < p for _ in range(50))
+        low, high = wilson(k, 50)
+        covered += low <= p <= high
+    assert 0.93 < covered / 2000 < 0.97
+
+
+def test_wilson_known_value() -> None:
+    assert wilson(0, 10) == (0.0, pytest.approx(0.2775, abs=1e-4))
+    assert wilson(5, 10) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
+
+
+def test_sign_test_known_values() -> None:
+    assert sign_test(0, 0) == 1.0
+    assert sign_test(0, 5) == pytest.approx(2 / 32)
+    assert sign_test(8, 1) == pytest.approx(2 * (1 + 9) / 512)
