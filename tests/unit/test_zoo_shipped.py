@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from robustspike.bench.api import RowStreams
 from robustspike.bench.api import check_victim
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
@@ -18,8 +19,15 @@ from robustspike.bench.recipes import shipped_weights
 # (there with 1297 training samples; here 1047 train and 250 validate).
 EXPECTED = {
     "ann_cnn.digits": (99.5, 0.1),
+    "causal_exp.digits": (97.2, 0.6),
+    "causal_lif2.digits": (96.5, 0.6),
+    "causal_lin.digits": (97.1, 0.6),
     "count_cnn.digits": (94.4, 0.4),
+    "early_exit_cnn.digits": (91.6, 0.5),  # not in the table: held to ttfs_cnn
+    "first_spike_cnn.digits": (91.6, 0.5),
+    "fused_cnn.digits": (99.0, 0.5),
     "if_cnn.digits": (98.7, 0.4),
+    "latency_cnn.digits": (90.0, 0.5),  # not in the table: black pixels are silent in this code
     "lif_cnn.digits": (98.7, 0.4),
     "lif_cnn_attached.digits": (98.7, 0.4),
     "lif_cnn_soft.digits": (98.7, 0.4),
@@ -29,11 +37,17 @@ EXPECTED = {
     "maxnorm_half_cnn.digits": (99.0, 0.3),
     "nq_cnn.digits": (99.1, 0.4),
     "percentile_cnn.digits": (99.2, 0.3),
+    "phase_cnn.digits": (93.4, 0.5),
     "plif_cnn.digits": (98.7, 0.4),
+    "poisson_cnn.digits": (96.8, 0.5),
     "qcfs_cnn.digits": (99.2, 0.3),
     "qcfs_cnn_t8.digits": (99.1, 0.1),
+    "ratesyn_cnn.digits": (98.4, 0.5),
     "sew_net.digits": (98.0, 0.5),  # not in the table: our own floor
     "tandem_cnn.digits": (98.1, 0.2),
+    "ttfs_b1.digits": (97.7, 0.7),
+    "ttfs_b1_mapped.digits": (99.4, 0.1),
+    "ttfs_cnn.digits": (91.6, 0.5),
     "two_phase_cnn.digits": (98.0, 0.3),
 }
 
@@ -45,7 +59,8 @@ def test_shipped_victim_keeps_the_contract_and_its_accuracy(name: str) -> None:
     victim = load_victim(name)
     check_victim(victim, test.x)
     with torch.no_grad():
-        right = int((victim.logits(test.x).argmax(dim=1) == test.y).sum())
+        noise = RowStreams.derive(test.ids, "validation") if victim.spec.stochastic else None
+        right = int((victim.logits(test.x, noise=noise).argmax(dim=1) == test.y).sum())
     n = len(test)
     if not recipe.shares:
         stated = read_certificate(shipped_weights(recipe) / f"{name}.safetensors")["test"]

@@ -1,0 +1,243 @@
+"""TTFS-B1: one spike per neuron, whose time is a clipped ReLU network's activation, exactly."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch import nn
+
+from robustspike.bench.api import ConfigError
+from robustspike.bench.api import Dataset
+from robustspike.bench.api import Schedule
+from robustspike.bench.api import Split
+from robustspike.bench.api import VictimRecipe
+from robustspike.bench.api import VictimSpec
+from robustspike.bench.api import initialise
+
+
+class _Round(torch.autograd.Function):
+    """Round to the nearest integer with the derivative of the identity."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+class B1Layer(nn.Module):
+    """Neurons that integrate until t_min and fire at t = t_max - [sum_j W_ij (t_min - t_j) + D_i]_+.
+
+    A neuron whose bracket is not positive does not fire and counts as t_max; none fires before t_min.
+
+    Args:
+        linear: W, with D as its bias.
+        window: t_max - t_min, the length of the firing phase.
+        grid: number of time steps of the firing phase; 0 for continuous time.
+    """
+
+    window: Tensor
+
+    def __init__(self, linear: nn.Conv2d | nn.Linear, *, window: float, grid: int = 0) -> None:
+        super().__init__()
+        self.linear = linear
+        self.grid = grid
+        self.register_buffer("window", torch.tensor(window))
+
+    def forward(self, times: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (spike times, end of the firing phase) from input times and the end of theirs."""
+        potential = self.linear(start - times)
+        early = torch.minimum(potential.relu(), self.window)
+        if self.grid:
+            steps: Tensor = _Round.apply(early / self.window * self.grid)  # type: ignore[no-untyped-call]
+            early = steps * self.window / self.grid
+        end = start + self.window
+        return end - early, end
+
+
+class B1Net(nn.Module):
+    """conv, pool, conv, pool, linear on spike times; [N, C, H, W] -> [N, K].
+
+    A pixel x spikes at 1 - x. Average pooling acts on t_min - t, which is linear. The output layer does
+    not spike: its potential at t_min is the logit.
+
+    Args:
+        layers: the two spiking layers.
+        out: the read-out.
+        input_grid: levels of the input times; 0 for continuous time.
+    """
+
+    def __init__(self, layers: list[B1Layer], out: nn.Linear, *, input_grid: int = 0) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.out = out
+        self.input_grid = input_grid
+
+    def times(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return (spike times, end of the phase) of the input and of every spiking layer."""
+        times = 1 - x
+        if self.input_grid:
+            times = _Round.apply(times * self.input_grid) / self.input_grid  # type: ignore[no-untyped-call]
+        end = torch.ones((), dtype=x.dtype, device=x.device)
+        phases = [(times, end)]
+        for layer in self.layers:
+            times, end = layer(times, end)
+            phases.append((times, end))
+            times = nn.functional.avg_pool2d(times, 2)
+        return phases
+
+    def forward(self, x: Tensor) -> Tensor:
+        times, end = self.times(x)[-1]
+        out: Tensor = self.out((end - nn.functional.avg_pool2d(times, 2)).flatten(1))
+        return out
+
+
+class MappedB1(nn.Module):
+    """A trained ReLU network and the B1 network that computes the same logits."""
+
+    def __init__(self, ann: nn.Sequential, timed: B1Net) -> None:
+        super().__init__()
+        self.ann = ann
+        self.timed = timed
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.timed(x)
+        return out
+
+    def twin(self, x: Tensor) -> Tensor:
+        """Return the logits of the source ANN."""
+        out: Tensor = self.ann(x)
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class B1Cnn(VictimRecipe):
+    """The reference convolutional network on spike times, trained in time.
+
+    Args:
+        widths: channels of the two convolutions.
+        window: length of the firing phases in training, in units of the input phase.
+        margin: after training a phase is this much longer than the largest training activation needs.
+        grid: time steps of each firing phase; 0 for continuous time.
+    """
+
+    dataset: str = "digits"
+    widths: tuple[int, int] = (16, 32)
+    window: float = 16.0
+    margin: float = 1.1
+    grid: int = 0
+    schedule: Schedule = Schedule(lr=2e-2)
+
+    family: ClassVar[str] = "timing"
+    source: ClassVar[str] = (
+        "Stanojevic et al., Nature Communications 15:6793, 2024. Differs: fixed windows in training, cut to "
+        "the largest training activation afterwards; average pooling; AdamW one-cycle."
+    )
+
+    def __post_init__(self) -> None:
+        if not self.window > 0 or self.margin < 1 or self.grid < 0:
+            raise ConfigError(
+                f"victim '{self.name}': window must be above 0, margin 1 or more, grid 0 or more, got "
+                f"{self.window}, {self.margin} and {self.grid}."
+            )
+
+    def spec(self) -> VictimSpec:
+        data = self.data()
+        return VictimSpec(name=self.name, shape=data.shape, classes=data.classes)
+
+    def network(self) -> B1Net:
+        """Build the network without drawing its weights."""
+        data = self.data()
+        channels, height, width = data.shape
+        first, second = self.widths
+        layers = [
+            B1Layer(nn.Conv2d(channels, first, 3, padding=1), window=self.window, grid=self.grid),
+            B1Layer(nn.Conv2d(first, second, 3, padding=1), window=self.window, grid=self.grid),
+        ]
+        return B1Net(layers, nn.Linear(second * (height // 4) * (width // 4), data.classes))
+
+    def build(self, rng: torch.Generator) -> nn.Module:
+        net = self.network()
+        initialise(net, rng)
+        return net
+
+    def finish(self, module: nn.Module, data: Dataset, *, root: Path | None) -> None:
+        """Cut each firing phase to what training activations need."""
+        assert isinstance(module, B1Net)
+        fit_windows(module, data.load("train", root=root), margin=self.margin)
+
+    def notes(self, certificate: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("spike times are on a grid: gradients are straight-through",) if self.grid else ()
+
+
+def fit_windows(net: B1Net, split: Split, *, margin: float) -> None:
+    """Set each layer's window to the largest activation on a split times a margin, input layer first."""
+    device = next(net.parameters()).device
+    for layer in net.layers:
+        assert isinstance(layer, B1Layer)
+        layer.window.fill_(1e6)
+        largest = 0.0
+        with torch.no_grad():
+            for x in split.x.split(500):
+                potentials: list[Tensor] = []
+                handle = layer.linear.register_forward_hook(lambda m, i, out, to=potentials: to.append(out))
+                net(x.to(device))
+                handle.remove()
+                largest = max(largest, float(potentials[0].max()))
+        layer.window.fill_(max(largest, 1e-3) * margin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappedB1Cnn(B1Cnn):
+    """The reference ANN trained as such, then mapped to spike times: equal logits up to rounding."""
+
+    schedule: Schedule = Schedule(epochs=25)
+
+    def build(self, rng: torch.Generator) -> nn.Module:
+        data = self.data()
+        first, second = self.widths
+        timed = self.network()
+        ann = nn.Sequential(
+            nn.Conv2d(data.shape[0], first, 3, padding=1, bias=False),
+            nn.BatchNorm2d(first),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(first, second, 3, padding=1, bias=False),
+            nn.BatchNorm2d(second),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            copy.deepcopy(timed.out),
+        )
+        net = MappedB1(ann, timed)
+        initialise(net, rng)
+        return net
+
+    def trainable(self, module: nn.Module) -> nn.Module:
+        """Return the ANN."""
+        assert isinstance(module, MappedB1)
+        return module.ann
+
+    def finish(self, module: nn.Module, data: Dataset, *, root: Path | None) -> None:
+        """Fold BatchNorm into the convolutions and copy them into the timed network."""
+        assert isinstance(module, MappedB1)
+        ann = module.ann.eval()
+        parts = [ann[0], ann[4]]
+        for layer, convolution, norm in zip(module.timed.layers, parts, [ann[1], ann[5]], strict=True):
+            folded = nn.utils.fusion.fuse_conv_bn_eval(convolution, norm)
+            layer.linear.load_state_dict(folded.state_dict())  # type: ignore[union-attr]
+        module.timed.out.load_state_dict(ann[9].state_dict())
+        fit_windows(module.timed, data.load("train", root=root), margin=self.margin)
+
+
+TTFS_B1_DIGITS = B1Cnn(name="ttfs_b1.digits")
+TTFS_B1_MAPPED_DIGITS = MappedB1Cnn(name="ttfs_b1_mapped.digits")
