@@ -19,7 +19,7 @@ from robustspike.defenses.crafting import Adversarial
 from robustspike.defenses.crafting import Start
 from robustspike.defenses.crafting import pixels_only
 from robustspike.defenses.structure import SteppedNeuron
-from robustspike.defenses.structure import needs_spiking_training
+from robustspike.defenses.structure import needs_replaceable_neurons
 from robustspike.defenses.structure import needs_time_first_body
 from robustspike.defenses.structure import put_first
 from robustspike.defenses.structure import replace_neurons
@@ -125,7 +125,7 @@ class FrequencyAndLeak(Adversarial):
     def fits(self, recipe: VictimRecipe) -> str | None:
         reason = super().fits(recipe)
         if not reason and self.leak:
-            reason = needs_spiking_training(recipe)
+            reason = needs_replaceable_neurons(recipe)
         if not reason and self.encoding:
             reason = pixels_only(recipe) or needs_time_first_body(recipe)
         return reason

@@ -28,8 +28,12 @@ from robustspike.defenses.crafting import in_eval_mode
 from robustspike.defenses.crafting import normal
 from robustspike.defenses.crafting import pixels_only
 from robustspike.defenses.snn_rat import retract
+from robustspike.defenses.structure import active_neurons
 from robustspike.defenses.structure import needs_spiking_training
-from robustspike.defenses.structure import replace_neurons
+from robustspike.defenses.structure import put_before_neuron
+
+SCALE = "step_scale"
+"""Name of a DLIF's submodule with a[t]."""
 
 Setting = Literal["gaussian", "adversarial"]
 
@@ -45,14 +49,9 @@ class StepScale(nn.Module):
         return x_seq * self.a.view(-1, *[1] * (x_seq.dim() - 1))
 
 
-class Dlif(nn.Sequential):
-    """DLIF: u[t] = lam v[t-1] + a[t] I[t], as a scale before an unchanged SpikingJelly node.
-
-    With a = 1 it is that node bit for bit.
-    """
-
-    def __init__(self, steps: int, node: nn.Module) -> None:
-        super().__init__(StepScale(steps), node)
+def make_dlif(node: nn.Module, steps: int) -> nn.Module:
+    """Make a DLIF of a SpikingJelly node: u[t] = lam v[t-1] + a[t] I[t]; with a = 1 the same bit for bit."""
+    return put_before_neuron(node, StepScale(steps), SCALE)
 
 
 @dataclass
@@ -70,14 +69,13 @@ def last_current(step: Step, x: Tensor, *, scaled: bool) -> tuple[Tensor, Tensor
         scaled: whether a DLIF's current is taken after its scale a[t] (else before).
     """
     found: list[Current] = []
-    parents = {id(m[1]): m[0] for m in step.module.modules() if isinstance(m, Dlif)}
     hooks = []
     for neuron in find_neurons(step.module):
 
         def note(_: nn.Module, args: tuple[Tensor, ...], neuron: Neuron = neuron) -> None:
             found.append(Current(neuron, args[0]))
 
-        scale = parents.get(id(neuron.module))
+        scale = getattr(neuron.module, SCALE, None)
         place = neuron.module if scaled or scale is None else scale
         hooks.append(place.register_forward_pre_hook(note))
     try:
@@ -163,7 +161,9 @@ class Mppd(DefenseBase):
     def transform(self, module: nn.Module, spec: VictimSpec) -> nn.Module:
         if not self.dlif:
             return module
-        return replace_neurons(module, spec, lambda neuron, shape: Dlif(spec.steps, neuron.module))
+        for neuron, _ in active_neurons(module, spec):
+            make_dlif(neuron.module, spec.steps)
+        return module
 
     def schedule(self, schedule: Schedule) -> Schedule:
         return dataclasses.replace(schedule, weight_decay=0.0) if self.retraction else schedule

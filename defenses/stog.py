@@ -19,8 +19,9 @@ from robustspike.bench.api import VictimRecipe
 from robustspike.bench.api import VictimSpec
 from robustspike.defenses.crafting import Adversarial
 from robustspike.defenses.crafting import Start
+from robustspike.defenses.structure import active_neurons
 from robustspike.defenses.structure import needs_spiking_training
-from robustspike.defenses.structure import replace_neurons
+from robustspike.defenses.structure import put_after_neuron
 
 LOWEST = 0.1
 """Smallest gate probability."""
@@ -118,9 +119,9 @@ class StochasticGating(Adversarial):
         return super().fits(recipe) or needs_spiking_training(recipe)
 
     def transform(self, module: nn.Module, spec: VictimSpec) -> nn.Module:
-        return replace_neurons(
-            module, spec, lambda neuron, shape: nn.Sequential(neuron.module, Gate(shape, self.temperature))
-        )
+        for neuron, shape in active_neurons(module, spec):
+            put_after_neuron(neuron.module, Gate(shape, self.temperature), "gate")
+        return module
 
     def terms(self, step: Step) -> Terms:
         for gate in step.module.modules():

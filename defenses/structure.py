@@ -6,6 +6,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import ExitStack
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -50,25 +51,44 @@ def active_neurons(module: nn.Module, spec: VictimSpec) -> list[tuple[Neuron, tu
     return [(neurons[index], shape) for index, shape in called.items()]
 
 
+@dataclass(frozen=True)
+class _Profile:
+    spiking_layers: int
+    has_time_first_body: bool
+    has_replaceable_neurons: bool
+
+
 @lru_cache(maxsize=256)
-def _profile(recipe: VictimRecipe) -> tuple[int, bool]:
+def _profile(recipe: VictimRecipe) -> _Profile:
     module = recipe.build(generator("init", recipe.name, 0))
     network = recipe.trainable(module)
-    return len(active_neurons(network, recipe.spec())), time_first_body(module) is not None
+    active = active_neurons(network, recipe.spec())
+    return _Profile(
+        spiking_layers=len(active),
+        has_time_first_body=time_first_body(module) is not None,
+        has_replaceable_neurons=all(replaceable(network, neuron) for neuron, _ in active),
+    )
 
 
 def needs_spiking_training(recipe: VictimRecipe) -> str | None:
     """Say why a rule on spiking layers does not apply to a victim's training, else None."""
-    if not _profile(recipe)[0]:
+    if not _profile(recipe).spiking_layers:
         return (
             "it acts on spiking layers, and this victim's trained network has none (an ANN, or own neurons)"
         )
     return None
 
 
+def needs_replaceable_neurons(recipe: VictimRecipe) -> str | None:
+    """Say why a rule with neurons of its own does not apply to a victim, else None."""
+    if not _profile(recipe).has_replaceable_neurons:
+        return "it replaces spiking layers, and this victim's are part of blocks that work on them directly"
+    return needs_spiking_training(recipe)
+
+
 def needs_time_first_body(recipe: VictimRecipe) -> str | None:
     """Say why a coding layer cannot be put before a victim's network, else None."""
-    if not _profile(recipe)[1]:
+    if not _profile(recipe).has_time_first_body:
         return "it codes the input step by step, and this victim's network does not take a sequence of images"
     return None
 
@@ -87,14 +107,46 @@ def put_first(module: nn.Module, layer: nn.Module) -> nn.Module:
     return module
 
 
-def replace_neurons(
-    module: nn.Module, spec: VictimSpec, make: Callable[[Neuron, tuple[int, ...]], nn.Module]
-) -> nn.Module:
-    """Replace every used spiking layer by what `make(neuron, shape of one step)` returns, in place."""
+Make = Callable[[Neuron, tuple[int, ...]], nn.Module]
+"""Makes a layer for a neuron, given the shape of one step of its activity."""
+
+
+def put_before_neuron(node: nn.Module, layer: nn.Module, name: str) -> nn.Module:
+    """Let a layer transform a node's input, as its submodule `name`; returns the node, the same object."""
+
+    def before(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (module.get_submodule(name)(args[0]), *args[1:])
+
+    node.add_module(name, layer)
+    node.register_forward_pre_hook(before)
+    return node
+
+
+def put_after_neuron(node: nn.Module, layer: nn.Module, name: str) -> nn.Module:
+    """Let a layer transform a node's spikes, as its submodule `name`; returns the node, the same object."""
+
+    def after(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        del args
+        changed: Tensor = module.get_submodule(name)(out)
+        return changed
+
+    node.add_module(name, layer)
+    node.register_forward_hook(after)
+    return node
+
+
+def replace_neurons(module: nn.Module, spec: VictimSpec, make: Make) -> nn.Module:
+    """Replace every used spiking layer of a plain sequence of layers, in place; returns the network."""
     for neuron, shape in active_neurons(module, spec):
         parent = module.get_submodule(neuron.name.rpartition(".")[0])
         setattr(parent, neuron.name.rpartition(".")[2], make(neuron, shape))
     return module
+
+
+def replaceable(module: nn.Module, neuron: Neuron) -> bool:
+    """Whether nothing but a plain sequence holds a spiking layer, so that another may take its place."""
+    parent = module.get_submodule(neuron.name.rpartition(".")[0])
+    return isinstance(parent, nn.Sequential) and hasattr(neuron.module, "v_reset")
 
 
 class _Recorder(nn.Module):

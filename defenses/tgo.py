@@ -18,9 +18,10 @@ from robustspike.bench.api import VictimRecipe
 from robustspike.bench.api import VictimSpec
 from robustspike.defenses.crafting import Adversarial
 from robustspike.defenses.structure import SequenceNoise
+from robustspike.defenses.structure import active_neurons
 from robustspike.defenses.structure import needs_spiking_training
+from robustspike.defenses.structure import put_before_neuron
 from robustspike.defenses.structure import recorded_membranes
-from robustspike.defenses.structure import replace_neurons
 
 
 def guard_loss(distance: Tensor, delta: float) -> Tensor:
@@ -71,11 +72,9 @@ class ThresholdGuard(Adversarial):
     def transform(self, module: nn.Module, spec: VictimSpec) -> nn.Module:
         if not self.sigma:
             return module
-        return replace_neurons(
-            module,
-            spec,
-            lambda neuron, shape: nn.Sequential(SequenceNoise(self.sigma / neuron.gain), neuron.module),
-        )
+        for neuron, _ in active_neurons(module, spec):
+            put_before_neuron(neuron.module, SequenceNoise(self.sigma / neuron.gain), "membrane_noise")
+        return module
 
     def ramp(self, epoch: int, epochs: int) -> float:
         """Return the weight's share of its largest value in an epoch (from 0)."""

@@ -26,8 +26,8 @@ from robustspike.defenses.feel import FrequencyEncoding
 from robustspike.defenses.feel import LeakNeuron
 from robustspike.defenses.feel import half_widths
 from robustspike.defenses.mpd_sgr import overlap
-from robustspike.defenses.mppd import Dlif
 from robustspike.defenses.mppd import Mppd
+from robustspike.defenses.mppd import make_dlif
 from robustspike.defenses.mppd import perturbation
 from robustspike.defenses.snn_rat import retracted
 from robustspike.defenses.stog import Gate
@@ -124,14 +124,14 @@ def test_equal_inputs_give_no_perturbation_and_plain_cross_entropy() -> None:
 def test_without_spikes_the_recursion_is_the_potential_difference_if_the_scale_is_inside(
     decay: bool, scaled: bool
 ) -> None:
-    dlif = Dlif(6, node(tau=3.0, threshold=1e3, decay=decay)).double()
+    dlif = make_dlif(node(tau=3.0, threshold=1e3, decay=decay), 6).double()
     with torch.no_grad():
-        dlif[0].a.copy_(0.5 + torch.rand(6, generator=generator("a")))
+        dlif.step_scale.a.copy_(0.5 + torch.rand(6, generator=generator("a")))
     one, two = currents("clean"), currents("other")
     (u, spikes), (v, others) = potentials(dlif, one), potentials(dlif, two)
     assert not bool(spikes.any() or others.any())
     layer = find_neurons(dlif)[0]
-    r = (dlif[0](one) - dlif[0](two)) if scaled else one - two
+    r = (dlif.step_scale(one) - dlif.step_scale(two)) if scaled else one - two
     error = float((perturbation(r, leak=layer.leak, gain=layer.gain) - (u - v)).detach().abs().max())
     assert error < 1e-11 if scaled else error > 1e-2
 
@@ -153,7 +153,7 @@ def test_with_spikes_only_the_exact_recursion_is_the_potential_difference() -> N
 
 @pytest.mark.parametrize("soft", [True, False])
 def test_dlif_with_unit_scale_is_the_node_bit_for_bit(soft: bool) -> None:
-    plain, dlif = node(tau=3.0, soft=soft), Dlif(6, node(tau=3.0, soft=soft))
+    plain, dlif = node(tau=3.0, soft=soft), make_dlif(node(tau=3.0, soft=soft), 6)
     x = currents("x").float()
     assert torch.equal(plain(x), dlif(x))
 
@@ -343,5 +343,5 @@ def test_membrane_noise_has_the_declared_size_in_membrane_units() -> None:
     layer = quiet.neurons[0].module
     x = torch.zeros(1, 2000, 1, 8, 8)
     with supplied_with(module, RowStreams.derive(range(2000), "size")):
-        noisy = module.body[2][0](x) if isinstance(module.body, nn.Sequential) else x
+        noisy = find_neurons(module)[0].module.membrane_noise(x)
     assert float(noisy.std()) * (1 / layer.tau) == pytest.approx(0.2, rel=0.02)
