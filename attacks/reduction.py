@@ -44,13 +44,18 @@ class Reduction(NamedTuple):
     minimal: Tensor
 
 
+def meets_goal(oracle: Oracle, labels: Tensor, rows: Tensor, y: Tensor) -> Tensor:
+    """Say whether predicted classes [n] meet the goal of the threat model."""
+    targets = oracle.targets
+    return labels != y[rows] if targets is None else labels == targets[rows]
+
+
 def fooled(oracle: Oracle, x: Tensor, rows: Tensor, y: Tensor) -> Tensor:
     """Ask whether inputs meet the goal. Shape: x [n, ...], y [N] -> [n] bool. Cost: 1 forward each."""
     hits = [oracle.labels(x[i : i + CHUNK], rows[i : i + CHUNK]) for i in range(0, len(rows), CHUNK)]
     if not hits:
         return torch.zeros(0, dtype=torch.bool, device=x.device)
-    labels, targets = torch.cat(hits), oracle.targets
-    return labels != y[rows] if targets is None else labels == targets[rows]
+    return meets_goal(oracle, torch.cat(hits), rows, y)
 
 
 def goal_margin(oracle: Oracle, x: Tensor, rows: Tensor, y: Tensor) -> Tensor:

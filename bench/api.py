@@ -77,6 +77,8 @@ from robustspike.bench.oracle import Oracle
 from robustspike.bench.recipes import VictimRecipe
 from robustspike.bench.recipes import load_victim
 from robustspike.bench.registry import registry
+from robustspike.bench.retiming import from_lines
+from robustspike.bench.retiming import to_lines
 from robustspike.bench.rng import RowStreams
 from robustspike.bench.rng import generator
 from robustspike.bench.rng import stable_hash
@@ -161,6 +163,7 @@ __all__ = [
     "find_neurons",
     "fingerprint_inputs",
     "fit",
+    "from_lines",
     "generator",
     "gmsd",
     "haarpsi",
@@ -183,5 +186,6 @@ __all__ = [
     "stratified",
     "strongest_other",
     "supplied_with",
+    "to_lines",
     "wrap",
 ]

@@ -20,8 +20,8 @@ from torch import Tensor
 from robustspike.bench.geometry import Bounds
 from robustspike.bench.rng import RowStreams
 
-_PRICE_STEPS = 40
-"""Bisection steps for the price of a time step: the budget is met to 2**-40 of the score range."""
+_PRICE_STEPS = 20
+"""Bisection steps for the price of a time step: found to 2**-20 of the range of the scores."""
 
 
 def to_lines(x: Tensor) -> Tensor:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from itertools import permutations
-from itertools import product
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+from tiny_spike_victims import legal_points
 from torch import Tensor
 
 from robustspike.bench.api import RowStreams
@@ -50,19 +49,6 @@ def literal_distance(name: str, x0: Tensor, x: Tensor) -> float:
         old, new = (tuple(v[:, line].nonzero().squeeze(1).tolist()) for v in (x0, x))
         best.append(min(c[part] for c in costs(old, new)))
     return max(best) if name == "retime_linf" else sum(best)
-
-
-def legal_points(x0: Tensor) -> list[Tensor]:
-    """All count-preserving rearrangements of x0 [T, L]."""
-    steps, lines = x0.shape
-    choices = [list(combinations(range(steps), int(x0[:, j].sum()))) for j in range(lines)]
-    points = []
-    for times in product(*choices):
-        x = torch.zeros_like(x0)
-        for j, chosen in enumerate(times):
-            x[list(chosen), j] = 1.0
-        points.append(x)
-    return points
 
 
 @pytest.mark.parametrize("name", NAMES)
