@@ -122,7 +122,7 @@ class Sda:
         if self.keep:
             good &= _leading(owner, torch.where(good, change, torch.inf), self.keep)
         if self.early_candidate_exit:
-            wrong = search.wrong(logits, rows[owner])
+            wrong = search.oracle.reached(logits, rows[owner])
             lead = wrong & _leading(owner, (~wrong).to(change), 1)
             search.found[rows[owner[lead]]] = True
             good = torch.where(search.found[rows[owner]], lead, good)
@@ -198,14 +198,9 @@ class _Search:
         """Return the published loss: the shortfall, clipped at zero."""
         return self.shortfall(logits, rows).clamp(min=0)
 
-    def wrong(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """Say whether an answer is what the attacker wants."""
-        same = logits.argmax(dim=1) == self.labels[rows]
-        return (same if self.targeted else ~same) & torch.isfinite(logits).all(dim=1)
-
     def settle(self, rows: Tensor, logits: Tensor) -> None:
         """Mark the rows whose present input reaches the goal."""
-        self.found[rows[self.wrong(logits, rows)]] = True
+        self.found[rows[self.oracle.reached(logits, rows)]] = True
 
     def propose(self, rows: Tensor, grad: Tensor, k: int, fill: RowStreams) -> tuple[Tensor, Tensor]:
         """Choose the k most promising single flips of every row.
@@ -261,7 +256,7 @@ def _shrink(search: _Search, effect: Tensor, chosen: Tensor) -> Tensor:
         middle = (low[at] + high[at]) // 2
         search.flipped[rows[at]] = start[at] & (rank[at] > middle[:, None])
         logits = search.oracle.logits(search.inputs(rows[at]), rows[at])
-        still = search.wrong(logits, rows[at])
+        still = search.oracle.reached(logits, rows[at])
         low[at] = torch.where(still, middle + 1, low[at])
         high[at] = torch.where(still, high[at], middle - 1)
     search.flipped[rows] = start & (rank >= low[:, None])

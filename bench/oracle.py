@@ -333,6 +333,10 @@ class Oracle:
         meter = _METERS[self]
         return meter.threat.budget.forwards - meter.forwards[rows]
 
+    def reached(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Say which answers meet the goal of the threat model: [n] bool. Costs nothing."""
+        return _METERS[self].judge(logits, rows)[0] & torch.isfinite(logits).all(dim=1)
+
     def best(self) -> tuple[Tensor, Tensor]:
         """Return the best legal adversarial example of every row so far (x0 where none), and hits."""
         meter = _METERS[self]
