@@ -78,16 +78,22 @@ class _AssgRule(DeferredRule):
         """Take |u| [T, N, ...] into the statistics, unless frozen; return alpha, of the same shape."""
         own, rows = self.parameters, self.memory.rows
         level, spread = self._state(size)
+        unique, inverse, counts = rows.unique(return_inverse=True, return_counts=True)
+        repeated = len(unique) < len(rows)
+        at = unique if repeated else rows
+        mean, deviation = level.index_select(1, at), spread.index_select(1, at)
         if not self.memory.frozen:
-            at, size_at = rows, torch.where(torch.isfinite(size), size, level[:, rows])
-            unique, inverse, counts = rows.unique(return_inverse=True, return_counts=True)
-            if len(unique) < len(rows):  # several candidates of one sample: their mean counts once
-                total = torch.zeros_like(size_at[:, : len(unique)]).index_add_(1, inverse, size_at)
-                at, size_at = unique, total / counts.view(1, -1, *[1] * (size.dim() - 2))
-            mean = level[:, at].lerp_(size_at, 1 - own.beta_level)
-            deviation = spread[:, at].lerp_((size_at - mean).abs_(), 1 - own.beta_spread)
-            level[:, at], spread[:, at] = mean, deviation
-        return own.scale / (level[:, rows] + own.relax * spread[:, rows] + own.floor)
+            if repeated:  # several candidates of one sample: their mean counts once
+                total = torch.zeros_like(mean).index_add_(1, inverse, size)
+                size = total / counts.view(1, -1, *[1] * (size.dim() - 2))
+            if not bool(torch.isfinite(size).all()):
+                size = torch.where(torch.isfinite(size), size, mean)
+            mean.lerp_(size, 1 - own.beta_level)
+            deviation.lerp_((size - mean).abs_(), 1 - own.beta_spread)
+            level.index_copy_(1, at, mean)
+            spread.index_copy_(1, at, deviation)
+        alpha = own.scale / deviation.mul_(own.relax).add_(mean).add_(own.floor)
+        return alpha.index_select(1, inverse) if repeated else alpha
 
     def _state(self, size: Tensor) -> tuple[Tensor, Tensor]:
         """Return the moving averages [T, n, ...] of |u| and of its deviation, made on first use."""

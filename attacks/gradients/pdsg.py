@@ -22,29 +22,24 @@ Scope = Literal["sample", "batch"]
 def running_deviation(u: Tensor, scope: Scope) -> Tensor:
     """Return sigma_t, the unbiased standard deviation of the potentials of steps 1..t, for every t.
 
-    It is kept per channel, pooled over space and time and, in scope "batch", over the batch. Means
-    and sums of squares of single steps are merged in float64 (Chan, Golub & LeVeque 1979): equal to
-    the deviation of the stacked steps up to rounding, at O(T) instead of O(T^2) cost.
+    It is kept per channel, pooled over space and time and, in scope "batch", over the batch. Sums of
+    single steps are accumulated in float64, means relative to the first step's (shifted sums do not
+    cancel): equal to the deviation of the stacked steps up to rounding, at O(T) instead of O(T^2) cost.
 
     Shape: u [T, N, ...]; returns sigma broadcastable over u, 1 where it is undefined, zero or not
         finite.
     """
     axes = pooled_axes(u.dim(), scope)
-    if axes:
-        variances, means = torch.var_mean(u, dim=axes, correction=0, keepdim=True)
-        n = math.prod(u.shape[axis] for axis in axes)
-        means, within = means.double(), variances.double() * n
-    else:
-        n, means = 1, u.double()
-        within = torch.zeros_like(means)
-    mean, squares, sigmas = means[0], within[0], []
-    for t in range(len(u)):
-        if t:
-            step = means[t] - mean
-            squares = squares + within[t] + step.square() * (n * t / (t + 1))
-            mean = mean + step / (t + 1)
-        sigmas.append(squares / max((t + 1) * n - 1, 1))
-    sigma = torch.stack(sigmas).sqrt().to(u.dtype)
+    means, within = u, torch.zeros_like(u[:1, :1], dtype=torch.float64)
+    if axes:  # two plain passes: torch.var is 20 times slower on small inner axes
+        means = u.mean(dim=axes, keepdim=True)
+        within = (u - means).square_().sum(dim=axes, keepdim=True).double()
+    n = math.prod(u.shape[axis] for axis in axes)
+    steps = torch.arange(1, len(u) + 1, device=u.device).view(-1, *[1] * (u.dim() - 1))
+    offset = means.double() - means[:1].double()
+    between = offset.square().cumsum(dim=0) - offset.cumsum(dim=0).square() / steps
+    squares = within.cumsum(dim=0) + n * between
+    sigma = (squares / (n * steps - 1).clamp(min=1)).sqrt().to(u.dtype)
     return torch.where((sigma > 0) & torch.isfinite(sigma), sigma, 1.0)
 
 
@@ -65,9 +60,10 @@ class _PdsgRule(DeferredRule):
         self.shift = shift
 
     def slopes(self, u: Tensor) -> Tensor:
-        inverse = running_deviation(u, self.scope).reciprocal()
-        z = (u * inverse).sub_(self.shift)
-        return z.square_().mul_(-0.5).exp_().mul_(inverse / math.sqrt(2 * math.pi))
+        sigma = running_deviation(u, self.scope)
+        # exp(log(1 / (sqrt(2 pi) sigma)) - z^2) with z = (u - shift sigma) / (sqrt(2) sigma)
+        z = (u * (math.sqrt(0.5) / sigma)).sub_(self.shift * math.sqrt(0.5))
+        return torch.addcmul(-torch.log(math.sqrt(2 * math.pi) * sigma), z, z, value=-1).exp_()
 
 
 @dataclass(frozen=True)
