@@ -1,7 +1,8 @@
-"""Tables to CSV and Markdown. Percent, rounding and bold happen here and nowhere else."""
+"""Tables to CSV, Markdown and a page. Percent, rounding and bold happen here and nowhere else."""
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +11,20 @@ import pandas as pd
 from tabulate import tabulate
 
 from robustspike.bench.flags import FLAGS
+from robustspike.leaderboard import distances
 from robustspike.leaderboard.table import COLUMNS
 from robustspike.leaderboard.table import Section
 
 SORT_KEYS = ("worst_case", "clean", "asr", "propagations", "victim", "defense")
+
+INTRODUCTION = (
+    "Accuracy in percent. *Worst case*: a sample counts only if it survives every attack of the table. "
+    "*Median distance*: over all attacked samples, the smallest change with which any attack breaks a "
+    "sample, failures counted as infinite. Brackets are 95 % intervals. Rows share a rank where a paired "
+    "sign test cannot separate them (p < 0.05); flagged rows have none."
+)
+
+Table = tuple[list[str], list[list[str]]]
 
 
 def sort_sections(sections: Sequence[Section], key: str) -> list[Section]:
@@ -21,10 +32,19 @@ def sort_sections(sections: Sequence[Section], key: str) -> list[Section]:
     ascending = key in ("victim", "defense", "asr", "propagations")
     return [
         Section(
-            s.title, s.task, s.frame.sort_values(key, ascending=ascending, kind="stable", ignore_index=True)
+            s.title,
+            s.kind,
+            s.frame.sort_values(_column(s, key), ascending=ascending, kind="stable", ignore_index=True),
         )
         for s in sections
     ]
+
+
+def _column(section: Section, key: str) -> str:
+    """Return the column of a section that means the same as a column of accuracy tables."""
+    if section.kind == "distance":
+        return {"worst_case": "median_all", "asr": "success"}.get(key, key)
+    return key
 
 
 def to_csv(sections: Sequence[Section]) -> str:
@@ -38,9 +58,9 @@ def to_csv(sections: Sequence[Section]) -> str:
         return ""
     whole = pd.concat(frames, ignore_index=True)
     whole["rank"] = whole["rank"].astype("Int64")
-    fixed = ["section", *COLUMNS]
-    attacks = sorted(c for c in whole.columns if c not in fixed)
-    ordered = [c for c in fixed if c != "flags"] + attacks + ["flags"]
+    known = [c for c in dict.fromkeys(["section", *COLUMNS, *distances.COLUMNS]) if c in whole.columns]
+    attacks = sorted(c for c in whole.columns if c not in known)
+    ordered = [c for c in known if c != "flags"] + attacks + ["flags"]
     text: str = whole[ordered].to_csv(index=False, float_format="%.6f", lineterminator="\n")
     return text
 
@@ -50,22 +70,36 @@ def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def display(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return headers and cells of a section's main table for people; shares in percent."""
-    headers = ["rank", "victim", "defense", "clean", "worst case [95 %]", "ASR", "strongest attack"]
-    headers += ["passes", "flags"]
+def number(value: float) -> str:
+    """Return a distance or ratio with three significant digits; a dash where it was not measured."""
+    if math.isnan(value):
+        return "-"
+    return "inf" if math.isinf(value) else f"{value:.3g}"
+
+
+def display(section: Section) -> Table:
+    """Return headers and cells of a section's main table for people."""
+    far = section.kind == "distance"
+    names = ["rank", "victim", "defense", "clean"]
+    result = ["success", "median distance [95 %]"] if far else ["worst case [95 %]", "ASR"]
+    headers = [*names, *result, "strongest attack", "energy", "passes", "flags"]
     rows = []
-    for _, row in frame.iterrows():
-        worst = f"{percent(row['worst_case'])} [{percent(row['low'])}, {percent(row['high'])}]"
+    for _, row in section.frame.iterrows():
+        if far:
+            span = f"[{number(row['median_low'])}, {number(row['median_high'])}]"
+            result = [percent(row["success"]), f"{number(row['median_all'])} {span}"]
+        else:
+            span = f"[{percent(row['low'])}, {percent(row['high'])}]"
+            result = [f"{percent(row['worst_case'])} {span}", percent(row["asr"])]
         rows.append(
             [
                 "-" if pd.isna(row["rank"]) else str(int(row["rank"])),
                 str(row["victim"]),
                 str(row["defense"]),
                 percent(row["clean"]),
-                worst,
-                percent(row["asr"]),
-                _strongest(row),
+                *result,
+                _strongest(row, far=far),
+                number(row["energy"]),
                 f"{row['propagations']:.0f}",
                 str(row["flags"]).replace(" ", ", ") or "none",
             ]
@@ -73,47 +107,130 @@ def display(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return headers, rows
 
 
-def _strongest(row: pd.Series[Any]) -> str:
-    shares = {str(c).removeprefix("acc:"): row[c] for c in row.index if str(c).startswith("acc:")}
-    measured = {label: share for label, share in shares.items() if not math.isnan(share)}
+def _strongest(row: pd.Series[Any], *, far: bool) -> str:
+    values = {str(c).removeprefix("acc:"): row[c] for c in row.index if str(c).startswith("acc:")}
+    measured = {label: value for label, value in values.items() if not math.isnan(value)}
     if not measured:
         return "-"
     label = min(sorted(measured), key=measured.__getitem__)
-    return f"{label} ({percent(measured[label])})"
+    return f"{label} ({number(measured[label]) if far else percent(measured[label])})"
 
 
-def by_attack(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return the accuracy under each attack: one line per attack, one column per victim and defense."""
+def by_attack(section: Section) -> Table:
+    """Return the result under each attack alone: one line an attack, one column per victim and defense."""
+    frame, far = section.frame, section.kind == "distance"
     attacks = [c for c in frame.columns if c.startswith("acc:")]
     names = [
         row["victim"] + ("" if row["defense"] == "none" else f" + {row['defense']}")
         for _, row in frame.iterrows()
     ]
-    headers = ["accuracy under", *names]
-    return headers, [[c.removeprefix("acc:"), *(percent(v) for v in frame[c])] for c in attacks]
+    headers = ["median distance under" if far else "accuracy under", *names]
+    show = number if far else percent
+    return headers, [[c.removeprefix("acc:"), *(show(v) for v in frame[c])] for c in attacks]
+
+
+def by_budget(section: Section) -> Table | None:
+    """Return the success rate at each budget, one line per victim and defense; None for accuracies."""
+    if section.kind != "distance":
+        return None
+    budgets = [c for c in section.frame.columns if c.startswith("asr@")]
+    headers = ["victim", "defense", *(f"ASR within {c.removeprefix('asr@')}" for c in budgets)]
+    headers.append("median over successes")
+    rows = [
+        [row["victim"], row["defense"], *(percent(row[c]) for c in budgets), number(row["median_success"])]
+        for _, row in section.frame.iterrows()
+    ]
+    return headers, rows
+
+
+def tables(section: Section) -> list[Table]:
+    """Return all tables of a section, the main one first."""
+    found = [display(section), by_attack(section)]
+    budgets = by_budget(section)
+    return [*found, budgets] if budgets else found
 
 
 def to_markdown(sections: Sequence[Section]) -> str:
-    """Return the leaderboard as Markdown: one table a section, then the meaning of columns and flags."""
-    parts = ["# Leaderboard", ""]
-    parts += [
-        "Accuracy in percent. *Worst case*: a sample counts only if it survives every attack of the table.",
-        "Rows share a rank where a paired sign test cannot separate them (p < 0.05); flagged rows have none.",
-        "",
-    ]
+    """Return the leaderboard as Markdown: tables a section, then the meaning of flags."""
+    parts = ["# Leaderboard", "", INTRODUCTION, ""]
     for section in sections:
-        headers, rows = display(section.frame)
-        rows = [[*row[:4], f"**{row[4]}**", *row[5:]] for row in rows]
         parts += [f"## {section.title}", ""]
-        parts += [tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True), ""]
-        headers, rows = by_attack(section.frame)
-        parts += [tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True), ""]
-    parts += ["## Flags in these tables", "", *_legend(sections), ""]
+        for position, (headers, rows) in enumerate(tables(section)):
+            if not position:
+                best = 5 if section.kind == "distance" else 4
+                rows = [[*row[:best], f"**{row[best]}**", *row[best + 1 :]] for row in rows]
+            parts += [tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True), ""]
+    parts += ["## Flags in these tables", "", *(f"- {line}" for line in legend(sections)), ""]
     return "\n".join(parts)
 
 
-def _legend(sections: Sequence[Section]) -> list[str]:
+def legend(sections: Sequence[Section]) -> list[str]:
+    """Explain every flag that the sections raise, a line each."""
     seen = sorted({flag for s in sections for flags in s.frame["flags"] for flag in flags.split()})
     if not seen:
         return ["None was raised."]
-    return [f"- `{name}`: {FLAGS[name].meaning}. {FLAGS[name].advice.capitalize()}." for name in seen]
+    return [f"`{name}`: {FLAGS[name].meaning}. {FLAGS[name].advice.capitalize()}." for name in seen]
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 78rem; padding: 0 1rem;
+  color: #1c2330; }
+h1 { font-size: 1.7rem; }
+h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; margin: 0.7rem 0; font-size: 0.9rem; }
+td, th { padding: 0.25rem 0.8rem 0.25rem 0; white-space: nowrap; text-align: left; }
+th { border-bottom: 2px solid #8791a5; }
+td { border-bottom: 1px solid #e3e7ee; font-variant-numeric: tabular-nums; }
+tr.flagged td { color: #8a5a00; background: #fff7e6; }
+code { background: #eef1f6; padding: 0 0.25rem; }
+.bar { position: relative; display: inline-block; width: 9rem; height: 0.7rem; background: #eef1f6;
+  margin-right: 0.6rem; }
+.bar i { position: absolute; top: 0; bottom: 0; background: #9db7e8; }
+.bar b { position: absolute; top: -2px; bottom: -2px; width: 2px; background: #1f4fa8; }
+"""
+
+
+def to_html(sections: Sequence[Section]) -> str:
+    """Return the leaderboard as one self-contained page; intervals are drawn as bars."""
+    intro = html.escape(INTRODUCTION).replace("*Worst case*", "<em>Worst case</em>")
+    intro = intro.replace("*Median distance*", "<em>Median distance</em>")
+    parts = [
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>RobustSpike leaderboard</title>',
+        '<meta name="viewport" content="width=device-width">',
+        f"<style>{_STYLE}</style><h1>RobustSpike leaderboard</h1><p>{intro}</p>",
+    ]
+    for section in sections:
+        parts.append(f"<h2>{html.escape(section.title)}</h2>")
+        for position, (headers, rows) in enumerate(tables(section)):
+            bars = _bars(section) if not position and section.kind == "accuracy" else None
+            parts.append(_html_table(headers, rows, bars))
+    parts.append("<h2>Flags in these tables</h2><ul>")
+    parts += [f"<li>{_code(line)}</li>" for line in legend(sections)]
+    return "\n".join(parts) + "\n</ul></html>\n"
+
+
+def _code(line: str) -> str:
+    before, _, rest = html.escape(line).partition("`")
+    inside, mark, after = rest.partition("`")
+    return f"{before}<code>{inside}</code>{after}" if mark else before
+
+
+def _bars(section: Section) -> list[str]:
+    return [
+        f'<span class="bar"><i style="left:{100 * row["low"]:.1f}%;right:{100 * (1 - row["high"]):.1f}%"></i>'
+        f'<b style="left:{100 * row["worst_case"]:.1f}%"></b></span>'
+        for _, row in section.frame.iterrows()
+    ]
+
+
+def _html_table(headers: list[str], rows: list[list[str]], bars: list[str] | None) -> str:
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in headers)
+    lines = []
+    for place, row in enumerate(rows):
+        cells = [html.escape(cell) for cell in row]
+        if bars:
+            cells[4] = bars[place] + cells[4]
+        unranked = ' class="flagged"' if headers[0] == "rank" and row[0] == "-" else ""
+        lines.append(f"<tr{unranked}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return f'<div class="wide"><table><tr>{head}</tr>' + "".join(lines) + "</table></div>"

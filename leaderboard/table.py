@@ -20,6 +20,7 @@ from robustspike.bench.flags import FLAGS
 from robustspike.bench.records import CellRecord
 from robustspike.bench.stats import sign_test
 from robustspike.bench.stats import wilson
+from robustspike.leaderboard import distances
 
 SIGNIFICANCE = 0.05
 """Two rows share a rank where the paired test's p-value is not below this."""
@@ -34,6 +35,7 @@ COLUMNS = {
     "low": "lower end of the 95 % Wilson interval of worst_case",
     "high": "upper end of it",
     "asr": "attack success rate: broken samples over samples correct without attack",
+    "energy": "synaptic energy on the adversarial inputs over that on the same clean inputs",
     "propagations": "forward and backward passes per attacked sample, all attacks together",
     "flags": "signs that the evaluation is incomplete or misleading",
 }
@@ -45,23 +47,19 @@ class Section:
 
     Args:
         title: data set, threat model, samples.
-        task: what the victims do.
-        frame: one row per victim and defense, columns of `COLUMNS` in order, with one column
-            "acc:LABEL" per attack before "flags". Shares are floats in [0, 1].
+        kind: "accuracy" (bounded threats) or "distance" (minimum-norm threats).
+        frame: one row per victim and defense: the columns of `COLUMNS` (of `distances.COLUMNS` for
+            distances) in order, with one column "acc:LABEL" per attack before "flags": the accuracy, or
+            the median distance, under that attack alone. Shares are floats in [0, 1].
     """
 
     title: str
-    task: Task
+    kind: str
     frame: pd.DataFrame
 
 
-@dataclass(frozen=True)
-class _Group:
-    """All records of one victim and defense in one section."""
-
-    victim: str
-    defense: str
-    records: tuple[CellRecord, ...]
+Checks = dict[tuple[str, str, str], list[CellRecord]]
+"""The unbounded sanity checks of every victim, defense and weights."""
 
 
 def is_unbounded(record: CellRecord) -> bool:
@@ -73,7 +71,6 @@ def is_unbounded(record: CellRecord) -> bool:
 
 def _section_key(record: CellRecord) -> tuple[str, ...]:
     return (
-        str(record.task),
         record.dataset,
         record.split,
         record.digests["data"],
@@ -90,21 +87,24 @@ def sections(records: Iterable[CellRecord]) -> list[Section]:
         records: finished cells, from one or several folders; a key that comes twice counts once.
     """
     unique = {record.key: record for record in records if record.task is Task.CLASSIFY}
-    ordered = [unique[key] for key in sorted(unique)]
-    checks: dict[tuple[str, str, str], list[CellRecord]] = defaultdict(list)
+    checks: Checks = defaultdict(list)
     grouped: dict[tuple[str, ...], list[CellRecord]] = defaultdict(list)
-    for record in ordered:
+    for record in (unique[key] for key in sorted(unique)):
         if is_unbounded(record):
-            checks[(record.victim, record.defense, record.digests["weights"])].append(record)
+            checks[_owner(record)].append(record)
         else:
             grouped[_section_key(record)].append(record)
     made = []
-    for key in sorted(grouped, key=lambda k: (k[0], k[1], k[4], _threat_order(grouped[k][0]), k)):
-        members = grouped[key]
-        first = members[0]
+    for key in sorted(grouped, key=lambda k: (k[0], k[3], _threat_order(grouped[k][0]), k)):
+        first = grouped[key][0]
         title = f"{first.dataset} ({first.split}, n = {first.samples}), {first.threat.label}"
-        made.append(Section(title, first.task, _frame(members, checks)))
+        kind = "distance" if first.threat.is_minimum_norm else "accuracy"
+        made.append(Section(title, kind, _frame(grouped[key], checks, kind)))
     return made
+
+
+def _owner(record: CellRecord) -> tuple[str, str, str]:
+    return record.victim, record.defense, record.digests["weights"]
 
 
 def _threat_order(record: CellRecord) -> tuple[str, float]:
@@ -121,28 +121,27 @@ def robust_by_sample(records: Sequence[CellRecord]) -> dict[int, bool]:
     return verdict
 
 
-def _frame(
-    members: Sequence[CellRecord], checks: dict[tuple[str, str, str], list[CellRecord]]
-) -> pd.DataFrame:
-    by_row: dict[tuple[str, str], list[CellRecord]] = defaultdict(list)
+def _frame(members: Sequence[CellRecord], checks: Checks, kind: str) -> pd.DataFrame:
+    groups: dict[tuple[str, str], list[CellRecord]] = defaultdict(list)
     for record in members:
-        by_row[(record.victim, record.defense)].append(record)
-    groups = [_Group(victim, defense, tuple(rs)) for (victim, defense), rs in sorted(by_row.items())]
+        groups[(record.victim, record.defense)].append(record)
     labels = sorted({record.label for record in members})
+    measure = distances.distance_row if kind == "distance" else accuracy_row
     rows = []
-    verdicts: dict[tuple[str, str], dict[int, bool]] = {}
-    for group in groups:
-        verdict = robust_by_sample(group.records)
-        verdicts[(group.victim, group.defense)] = verdict
-        rows.append(_row(group, verdict, labels, checks))
+    for (victim, defense), records in sorted(groups.items()):
+        row = {"victim": victim, "defense": defense, **measure(records, labels)}
+        rows.append(row | {"flags": " ".join(_flags(records, checks))})
     frame = pd.DataFrame(rows)
     frame["ranked"] = [not _blocked(flags) for flags in frame["flags"]]
+    value = "median_all" if kind == "distance" else "worst_case"
     frame = frame.sort_values(
-        ["ranked", "worst_case", "clean", "victim", "defense"],
+        ["ranked", value, "clean", "victim", "defense"],
         ascending=[False, False, False, True, True],
         ignore_index=True,
     )
-    frame.insert(0, "rank", _ranks(frame, verdicts))
+    frame.insert(0, "rank", _ranks(frame, groups, kind))
+    if kind == "distance":
+        return frame[distances.frame_columns(frame)]
     return frame.drop(columns="ranked")
 
 
@@ -150,78 +149,89 @@ def _blocked(flags: str) -> bool:
     return any(FLAGS[flag].blocks for flag in flags.split() if flag in FLAGS)
 
 
-def _row(
-    group: _Group,
-    verdict: dict[int, bool],
-    labels: Sequence[str],
-    checks: dict[tuple[str, str, str], list[CellRecord]],
-) -> dict[str, object]:
+def accuracy_row(records: Sequence[CellRecord], labels: Sequence[str]) -> dict[str, object]:
+    """Return the measured columns of one victim and defense (all but names, rank and flags)."""
+    verdict = robust_by_sample(records)
     n, robust = len(verdict), sum(verdict.values())
-    clean = max(record.counts["clean"] for record in group.records)
+    clean = max(record.counts["clean"] for record in records)
     low, high = wilson(robust, n)
-    attacked = max((record.cost["attacked"] for record in group.records), default=0)
-    spent = sum(record.cost["forwards"] + record.cost["backwards"] for record in group.records)
+    attacked = max((record.cost["attacked"] for record in records), default=0)
+    spent = sum(record.cost["forwards"] + record.cost["backwards"] for record in records)
     row: dict[str, object] = {
-        "victim": group.victim,
-        "defense": group.defense,
         "n": n,
         "clean": clean / n,
         "worst_case": robust / n,
         "low": low,
         "high": high,
         "asr": (clean - robust) / clean if clean else float("nan"),
+        "energy": distances.energy_ratio(records),
         "propagations": spent / attacked if attacked else 0.0,
     }
     for label in labels:
-        of_label = [record for record in group.records if record.label == label]
+        of_label = [record for record in records if record.label == label]
         share = sum(robust_by_sample(of_label).values()) / n if of_label else float("nan")
         row[f"acc:{label}"] = share
-    row["flags"] = " ".join(_flags(group, checks))
     return row
 
 
-def _flags(group: _Group, checks: dict[tuple[str, str, str], list[CellRecord]]) -> list[str]:
-    raised = {flag for record in group.records for flag in record.flags}
-    white = [r for r in group.records if r.threat.access is Access.WHITE]
-    black = [r for r in group.records if r.threat.access is not Access.WHITE]
+def _flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
+    raised = {flag for record in records for flag in record.flags}
+    white = [r for r in records if r.threat.access is Access.WHITE]
+    black = [r for r in records if r.threat.access is not Access.WHITE]
     if not white:
         raised.add("no_gradient_attack")
-    elif black:
-        held, fell = robust_by_sample(white), robust_by_sample(black)
-        only_black = sum(held[i] and not fell[i] for i in held if i in fell)
-        only_white = sum(fell[i] and not held[i] for i in held if i in fell)
-        if only_black > only_white and sign_test(only_black, only_white) < SIGNIFICANCE:
-            raised.add("black_box_beats_white_box")
-    weights = group.records[0].digests["weights"]
-    unbounded = checks.get((group.victim, group.defense, weights), [])
-    if not unbounded:
-        raised.add("no_unbounded_check")
-    else:
-        verdict = robust_by_sample(unbounded)
-        classes = 1 + max(int(row.label) for record in unbounded for row in record.rows)
-        chance = len(verdict) / max(classes, 2)
-        if sum(verdict.values()) > chance:
+    elif black and _black_beats_white(white, black):
+        raised.add("black_box_beats_white_box")
+    if records[0].threat.geometry == "linf":
+        unbounded = checks.get(_owner(records[0]), [])
+        if not unbounded:
+            raised.add("no_unbounded_check")
+        else:
+            verdict = robust_by_sample(unbounded)
+            classes = 1 + max(int(row.label) for record in unbounded for row in record.rows)
+            if sum(verdict.values()) > len(verdict) / max(classes, 2):
+                raised.add("unbounded_attack_fails")
+    elif records[0].threat.is_minimum_norm and white:
+        reached = distances.nearest(white).values()
+        if sum(value == float("inf") for value in reached) > 0.01 * len(reached):
             raised.add("unbounded_attack_fails")
     return sorted(raised)
 
 
-def _ranks(frame: pd.DataFrame, verdicts: dict[tuple[str, str], dict[int, bool]]) -> list[int | None]:
+def _black_beats_white(white: Sequence[CellRecord], black: Sequence[CellRecord]) -> bool:
+    """Say whether attacks without gradients win on significantly more samples than they lose."""
+    if white[0].threat.is_minimum_norm:
+        return distances.separated(distances.nearest(white), distances.nearest(black), SIGNIFICANCE) and (
+            distances.leads(distances.nearest(white), distances.nearest(black))
+        )
+    held, fell = robust_by_sample(white), robust_by_sample(black)
+    only_black = sum(held[i] and not fell[i] for i in held if i in fell)
+    only_white = sum(fell[i] and not held[i] for i in held if i in fell)
+    return only_black > only_white and sign_test(only_black, only_white) < SIGNIFICANCE
+
+
+def _ranks(
+    frame: pd.DataFrame, groups: dict[tuple[str, str], list[CellRecord]], kind: str
+) -> list[int | None]:
     """Rank rows; a row shares the rank of its group's leader where the sign test cannot separate them."""
     ranks: list[int | None] = []
-    leader: dict[int, bool] | None = None
+    leader: list[CellRecord] | None = None
     leading = 0
     for position, row in enumerate(frame.itertuples(index=False), start=1):
         if not row.ranked:
             ranks.append(None)
             continue
-        own = verdicts[(str(row.victim), str(row.defense))]
-        if leader is None or _separated(leader, own):
+        own = groups[(str(row.victim), str(row.defense))]
+        if leader is None or _separated(leader, own, kind):
             leader, leading = own, position
         ranks.append(leading)
     return ranks
 
 
-def _separated(better: dict[int, bool], worse: dict[int, bool]) -> bool:
-    wins = sum(better[i] and not worse[i] for i in better if i in worse)
-    losses = sum(worse[i] and not better[i] for i in better if i in worse)
+def _separated(better: Sequence[CellRecord], worse: Sequence[CellRecord], kind: str) -> bool:
+    if kind == "distance":
+        return distances.separated(distances.nearest(better), distances.nearest(worse), SIGNIFICANCE)
+    first, second = robust_by_sample(better), robust_by_sample(worse)
+    wins = sum(first[i] and not second[i] for i in first if i in second)
+    losses = sum(second[i] and not first[i] for i in first if i in second)
     return sign_test(wins, losses) < SIGNIFICANCE

@@ -24,10 +24,13 @@ _SORT = ("worst_case", "clean", "asr", "propagations", "victim", "defense")
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
 @click.option("--csv", type=click.Path(path_type=Path), help="Also write this CSV file.")
 @click.option("--md", type=click.Path(path_type=Path), help="Also write this Markdown file.")
+@click.option("--html", type=click.Path(path_type=Path), help="Also write this page.")
 @click.option("--sort", type=click.Choice(_SORT), help="Sort rows by this column instead of by rank.")
-def command(folders: tuple[Path, ...], csv: Path | None, md: Path | None, sort: str | None) -> None:
+def command(
+    folders: tuple[Path, ...], csv: Path | None, md: Path | None, html: Path | None, sort: str | None
+) -> None:
     """Build the tables of the records in DIR...; no model is run."""
-    publish(read_folders(folders), csv=csv, md=md, sort=sort)
+    publish(read_folders(folders), csv=csv, md=md, html=html, sort=sort)
 
 
 def read_folders(folders: Sequence[Path]) -> list[CellRecord]:
@@ -54,6 +57,7 @@ def publish(
     *,
     csv: Path | None = None,
     md: Path | None = None,
+    html: Path | None = None,
     sort: str | None = None,
     title: str = "",
 ) -> None:
@@ -61,18 +65,17 @@ def publish(
     from robustspike.bench.files import write_atomic
     from robustspike.leaderboard.render import sort_sections
     from robustspike.leaderboard.render import to_csv
+    from robustspike.leaderboard.render import to_html
     from robustspike.leaderboard.render import to_markdown
     from robustspike.leaderboard.table import sections
 
     built = sections(records)
     if sort:
         built = sort_sections(built, sort)
-    if csv is not None:
-        csv.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(csv, to_csv(built).encode())
-    if md is not None:
-        md.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(md, to_markdown(built).encode())
+    for path, render in ((csv, to_csv), (md, to_markdown), (html, to_html)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, render(built).encode())
     _print(built, title)
 
 
@@ -84,20 +87,19 @@ def _print(built: Sequence[Section], title: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from robustspike.leaderboard.render import by_attack
-    from robustspike.leaderboard.render import display
+    from robustspike.leaderboard.render import tables
 
     width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 160
     console = Console(width=width)
     for section in built:
         console.print(Text(section.title, style="bold"))
-        tables = [display(section.frame)]
-        if len(section.frame) <= COLUMNS_THAT_FIT:
-            tables.append(by_attack(section.frame))
-        for headers, rows in tables:
+        shown = tables(section)
+        if len(section.frame) > COLUMNS_THAT_FIT:
+            del shown[1]
+        for headers, rows in shown:
             table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
             for header in headers:
-                left = header in ("victim", "defense", "flags", "strongest attack", "accuracy under")
+                left = header in ("victim", "defense", "flags", "strongest attack") or "under" in header
                 table.add_column(Text(header), justify="left" if left else "right", overflow="fold")
             for row in rows:
                 table.add_row(*(Text(cell) for cell in row))

@@ -43,8 +43,8 @@ def command(
 ) -> int:
     """Measure SUITE (a shipped suite or a .toml file) and print the leaderboard.
 
-    What is already measured in --out is not measured again. Writes leaderboard.csv and
-    leaderboard.md to --out.
+    What is already measured in --out is not measured again. Writes leaderboard.csv,
+    leaderboard.md and leaderboard.html to --out.
     """
     from robustspike.bench.cli.leaderboard import publish
     from robustspike.bench.cli.options import choose_device
@@ -76,14 +76,15 @@ def command(
     with progress(len(plan.cells)) as on_tick:
         workers = jobs or (1 if settings.device != "cpu" else os.cpu_count() or 1)
         records = run(plan, settings, jobs=workers, on_tick=on_tick)
-    publish(records, csv=out / "leaderboard.csv", md=out / "leaderboard.md", title=plan.suite.name)
+    files = {kind: out / f"leaderboard.{kind}" for kind in ("csv", "md", "html")}
+    publish(records, **files, title=plan.suite.name)
     for misfit in plan.not_applicable:
         click.echo(f"n/a: {misfit.victim} + {misfit.defense}: {misfit.reason}", err=True)
     failed = [record for record in records if record.errors]
     for record in failed:
         where = f"{record.victim}, {record.defense}, {record.label}, {record.threat.label}"
         click.echo(f"error in cell {where}: {record.errors[0]}", err=True)
-    click.echo(f"{len(records)} cells in {out}; wrote leaderboard.csv and leaderboard.md there.", err=True)
+    click.echo(f"{len(records)} cells in {out}; wrote leaderboard.csv, .md and .html there.", err=True)
     return 3 if failed else 0
 
 

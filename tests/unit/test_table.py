@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from robustspike.bench.contracts import Access
 from robustspike.bench.records import CellRecord
+from robustspike.bench.stats import bootstrap_median
 from robustspike.bench.stats import sign_test
 from robustspike.bench.stats import wilson
 from robustspike.leaderboard.render import sort_sections
 from robustspike.leaderboard.render import to_csv
+from robustspike.leaderboard.render import to_html
 from robustspike.leaderboard.render import to_markdown
 from robustspike.leaderboard.table import Section
 from robustspike.leaderboard.table import sections
@@ -144,3 +148,63 @@ def test_sign_test_known_values() -> None:
     assert sign_test(0, 0) == 1.0
     assert sign_test(0, 5) == pytest.approx(2 / 32)
     assert sign_test(8, 1) == pytest.approx(2 * (1 + 9) / 512)
+
+
+def far(victim: str, distances: str, attack: str = "sda.l0", access: Access = Access.WHITE) -> CellRecord:
+    """Make a minimum-norm record: one digit a sample, its distance; "x" where the attack failed."""
+    record = make_record(
+        "".join("r" if d == "x" else "b" for d in distances),
+        victim=victim,
+        attack=attack,
+        eps=None,
+        access=access,
+    )
+    rows = tuple(
+        replace(row, distance=0.0 if d == "x" else float(d))
+        for row, d in zip(record.rows, distances, strict=True)
+    )
+    return replace(record, rows=rows, threat=replace(record.threat, geometry="l0"))
+
+
+def test_distance_tables_take_the_nearest_of_all_attacks() -> None:
+    records = [far("net", "1234x"), far("net", "95299", attack="random")]
+    (section,) = sections(records)
+    row = by_victim(section)["net"]
+    assert section.kind == "distance"
+    assert row["median_all"] == 2
+    assert row["success"] == 1
+    assert (row["acc:sda.l0"], row["acc:random"]) == (3, 9)
+    assert row["asr@5"] == 4 / 5
+
+
+def test_failures_count_as_infinite_in_the_median() -> None:
+    (section,) = sections([far("net", "1xxxx")])
+    row = by_victim(section)["net"]
+    assert row["median_all"] == float("inf")
+    assert row["median_success"] == 1
+    assert "unbounded_attack_fails" in str(row["flags"])
+    assert "inf" in to_markdown([section])
+
+
+def test_a_control_that_needs_fewer_flips_is_flagged() -> None:
+    records = [far("net", "9" * 12), far("net", "1" * 12, attack="random", access=Access.LABEL)]
+    assert "black_box_beats_white_box" in str(by_victim(sections(records)[0])["net"]["flags"])
+    fair = [far("net", "1" * 12), far("net", "9" * 12, attack="random", access=Access.LABEL)]
+    assert by_victim(sections(fair)[0])["net"]["flags"] == ""
+
+
+def test_the_median_interval_brackets_the_median() -> None:
+    values = np.array([1.0, 2, 3, 4, 5, 6, 7, 8, 9, np.inf])
+    low, high = bootstrap_median(values)
+    assert 1 <= low <= 5.5 <= high <= np.inf
+    assert bootstrap_median(values) == (low, high)
+    assert all(np.isnan(bootstrap_median(np.array([]))))
+    assert bootstrap_median(np.array([3.0, 3.0])) == (3.0, 3.0)
+
+
+def test_the_page_escapes_names_and_marks_flagged_rows() -> None:
+    page = to_html(sections([make_record(victim="<script>x</script>"), *board()]))
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert page.count('class="flagged"') == 1
+    assert "http" not in page

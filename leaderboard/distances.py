@@ -1,0 +1,104 @@
+"""Tables of minimum-norm attacks: how small a change is enough, by sample and over all attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from robustspike.bench.contracts import Status
+from robustspike.bench.records import CellRecord
+from robustspike.bench.stats import bootstrap_median
+from robustspike.bench.stats import sign_test
+from robustspike.leaderboard.spikes import median
+
+BUDGETS = (5, 10, 20, 50, 200, 800)
+"""Budgets at which the success rate is tabulated."""
+
+COLUMNS = {
+    "rank": "rank by median; shared where a paired sign test cannot separate; none for flagged rows",
+    "victim": "registry name, changed parameters, training seed",
+    "defense": "registry name",
+    "n": "samples evaluated",
+    "clean": "share of samples classified correctly without attack",
+    "success": "share of attacked samples that some attack breaks at any distance",
+    "median_all": "median over attacked samples of the smallest distance of any attack; failures infinite",
+    "median_low": "lower end of its 95 % bootstrap interval",
+    "median_high": "upper end of it",
+    "median_success": "the same median over the broken samples alone",
+    **{f"asr@{b}": f"share of attacked samples broken within distance {b}" for b in BUDGETS},
+    "energy": "synaptic energy on the adversarial inputs over that on the same clean inputs",
+    "propagations": "forward and backward passes per attacked sample, all attacks together",
+    "flags": "signs that the evaluation is incomplete or misleading",
+}
+
+
+def nearest(records: Sequence[CellRecord]) -> dict[int, float]:
+    """Return for every attacked sample the smallest distance at which one of the records breaks it."""
+    found: dict[int, float] = {}
+    for record in records:
+        for row in record.rows:
+            if row.status in (Status.WRONG_CLEAN, Status.ERROR):
+                continue
+            distance = row.distance if row.status is Status.BROKEN else float("inf")
+            found[row.row] = min(found.get(row.row, float("inf")), distance)
+    return found
+
+
+def distance_row(records: Sequence[CellRecord], labels: Sequence[str]) -> dict[str, object]:
+    """Return the measured columns of one victim and defense (all but names, rank and flags)."""
+    distances = nearest(records)
+    values = np.array([distances[key] for key in sorted(distances)])
+    reached = values[np.isfinite(values)]
+    n = records[0].counts["n"]
+    low, high = bootstrap_median(values)
+    attacked = max((record.cost["attacked"] for record in records), default=0)
+    spent = sum(record.cost["forwards"] + record.cost["backwards"] for record in records)
+    row: dict[str, object] = {
+        "n": n,
+        "clean": max(record.counts["clean"] for record in records) / n,
+        "success": len(reached) / len(values) if len(values) else float("nan"),
+        "median_all": median(values),
+        "median_low": low,
+        "median_high": high,
+        "median_success": median(reached),
+    }
+    for budget in BUDGETS:
+        row[f"asr@{budget}"] = float((values <= budget).mean()) if len(values) else float("nan")
+    row["energy"] = energy_ratio(records)
+    row["propagations"] = spent / attacked if attacked else 0.0
+    for label in labels:
+        own = nearest([record for record in records if record.label == label])
+        row[f"acc:{label}"] = median(list(own.values()))
+    return row
+
+
+def energy_ratio(records: Sequence[CellRecord]) -> float:
+    """Return energy under attack over clean energy, both summed over the broken samples of all records."""
+    clean = sum(record.measures.get("energy_clean_nj", 0.0) for record in records)
+    attacked = sum(record.measures.get("energy_adv_nj", 0.0) for record in records)
+    return attacked / clean if clean else float("nan")
+
+
+def separated(farther: Mapping[int, float], nearer: Mapping[int, float], level: float) -> bool:
+    """Say whether a paired sign test separates two victims by the distances of shared samples."""
+    shared = [key for key in farther if key in nearer]
+    wins = sum(farther[key] > nearer[key] for key in shared)
+    losses = sum(nearer[key] > farther[key] for key in shared)
+    return sign_test(wins, losses) < level
+
+
+def leads(farther: Mapping[int, float], nearer: Mapping[int, float]) -> bool:
+    """Say whether the first has the larger distance on more of the shared samples."""
+    shared = [key for key in farther if key in nearer]
+    return sum(farther[key] > nearer[key] for key in shared) > sum(
+        farther[key] < nearer[key] for key in shared
+    )
+
+
+def frame_columns(frame: pd.DataFrame) -> list[str]:
+    """Return the columns of a distance table in order."""
+    attacks = [c for c in frame.columns if c.startswith("acc:")]
+    return [c for c in COLUMNS if c != "flags"] + attacks + ["flags"]
