@@ -5,6 +5,7 @@ Python: `load_victim` and `evaluate`.
 """
 
 from robustspike.bench.contracts import API_VERSION
+from robustspike.bench.contracts import BLACK_BOX_STAGE
 from robustspike.bench.contracts import Access
 from robustspike.bench.contracts import Attack
 from robustspike.bench.contracts import AttackSpec
@@ -98,6 +99,7 @@ from robustspike.bench.victim import wrap
 
 __all__ = [
     "API_VERSION",
+    "BLACK_BOX_STAGE",
     "EVENT",
     "LOSSES",
     "Access",

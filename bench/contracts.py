@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 API_VERSION = "1"
 
+BLACK_BOX_STAGE = "black_box/"
+"""Prefix of `Oracle.stage` names of the parts of an ensemble that use no gradient of the target."""
+
 
 class Access(StrEnum):
     """What the attacker sees of the victim, from most to least."""

@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from robustspike.bench.contracts import BLACK_BOX_STAGE
+
 ZERO_GRADIENT_SHARE = 0.05
 """Share of attacked samples with an all-zero gradient above which a white-box result is suspect."""
+
+BLACK_BOX_SHARE = 0.002
+"""Share of the attacked samples that the black-box parts of an ensemble, which run last, may be the first
+to break (AutoAttack's alarm); a single sample never raises it."""
 
 
 @dataclass(frozen=True)
@@ -75,4 +81,7 @@ def cell_flags(measures: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[
         raised.add("non_finite")
     if measures.get("unconfirmed", 0):
         raised.add("unconfirmed")
+    black = sum(n for key, n in measures.items() if key.startswith(f"hits:{BLACK_BOX_STAGE}"))
+    if black > max(1.0, BLACK_BOX_SHARE * attacked):
+        raised.add("black_box_beats_white_box")
     return tuple(sorted(raised))

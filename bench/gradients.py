@@ -81,6 +81,15 @@ class GradientEstimator:
         del neuron, memory
         return None
 
+    def fits(self, module: nn.Module, neurons: Sequence[Neuron]) -> str | None:
+        """Say why the estimator does not apply to a victim's network, or None where it does."""
+        del module
+        if not neurons:
+            return "the network has no spiking neurons, so its own gradient is the only one"
+        if self.multi_step_only and not all(neuron.is_multi_step for neuron in neurons):
+            return "a neuron processes one step a call, and the estimator needs whole sequences"
+        return None
+
     def loss_and_grad(
         self,
         module: nn.Module,
@@ -175,3 +184,6 @@ class Native(BpttEstimator):
 
     name: ClassVar[str] = "native"
     source: ClassVar[str] = "The victim's own surrogate (oracle knowledge of the training). Differs: none."
+
+    def fits(self, module: nn.Module, neurons: Sequence[Neuron]) -> str | None:
+        return None

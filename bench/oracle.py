@@ -143,6 +143,10 @@ class Meter:
         stores = self._memories.setdefault(estimator, [{} for _ in self.victim.neurons])
         return [Memory(rows=rows, n=len(self.x0), frozen=frozen, store=store) for store in stores]
 
+    def forget(self) -> None:
+        """Clear what estimators remember."""
+        self._memories.clear()
+
     def judge(self, logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Say which answers meet the goal, and how well: ([n] bool, [n] float64)."""
         goal = self.threat.goal
@@ -255,9 +259,19 @@ class Oracle:
         rule = _METERS[self].estimators(estimator) if isinstance(estimator, str) else estimator
         return self.active(forwards=draws * rule.forwards, backwards=draws * rule.backwards)
 
-    def stage(self, name: str) -> None:
-        """Book the passes and first hits from here on under a name (ensembles name their members)."""
+    def refusal(self, estimator: GradientEstimator | str) -> str | None:
+        """Say why an estimator does not apply to the victim, or None where it does. Costs nothing."""
         meter = _METERS[self]
+        rule = meter.estimators(estimator) if isinstance(estimator, str) else estimator
+        return rule.fits(meter.victim.module, meter.victim.neurons)
+
+    def stage(self, name: str) -> None:
+        """Book the passes and first hits from here on under a name (ensembles name their members).
+
+        What estimators remembered so far is forgotten, so that a part does not depend on earlier ones.
+        """
+        meter = _METERS[self]
+        meter.forget()
         meter.stage = meter.stages.setdefault(name, StageCost())
 
     def local(self, victim: ModuleVictim, rows: Tensor, *, rng: RowStreams) -> Oracle:

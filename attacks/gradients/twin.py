@@ -35,6 +35,9 @@ class Twin(GradientEstimator):
         "Differs: the twin shares the deployed weights, and every iterate is judged on the spiking network."
     )
 
+    def fits(self, module: nn.Module, neurons: Sequence[Neuron]) -> str | None:
+        return None if callable(getattr(module, "twin", None)) else "the victim has no ANN twin"
+
     def loss_and_grad(
         self,
         module: nn.Module,

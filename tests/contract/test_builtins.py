@@ -22,6 +22,7 @@ def with_weights() -> list[str]:
 
 
 SHORTER: dict[str, dict[str, Any]] = {
+    "autoattack.snn": {"level": "quick"},
     "cw.l2": {"steps": 20, "searches": 3},
     "rays.linf": {"queries": 100},
     "square.linf": {"queries": 100},
