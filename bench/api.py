@@ -4,6 +4,8 @@ The contracts (what to write), the mechanisms (what to call), and the two calls 
 Python: `load_victim` and `evaluate`.
 """
 
+from robustspike.bench.certify import Certified
+from robustspike.bench.certify import certify
 from robustspike.bench.contracts import API_VERSION
 from robustspike.bench.contracts import BLACK_BOX_STAGE
 from robustspike.bench.contracts import Access
@@ -111,6 +113,7 @@ __all__ = [
     "BpttEstimator",
     "Budget",
     "BudgetExceeded",
+    "Certified",
     "Combined",
     "ConfigError",
     "ContractError",
@@ -157,6 +160,7 @@ __all__ = [
     "accuracy",
     "as_split",
     "bin_events",
+    "certify",
     "check_victim",
     "cross_entropy",
     "dlr",

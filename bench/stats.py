@@ -65,3 +65,26 @@ def bootstrap_median(values: np.ndarray, *, level: float = 0.95, draws: int = 20
         medians = np.sort(np.where(same, low_middle, (low_middle + high_middle) / 2))
     tail = (1 - level) / 2
     return float(medians[math.floor(tail * (draws - 1))]), float(medians[math.ceil((1 - tail) * (draws - 1))])
+
+
+def clopper_pearson_lower(k: int, n: int, *, error: float) -> float:
+    """Return the exact one-sided lower confidence bound of a binomial share: P(share < bound) <= error.
+
+    Solves P(at least k of n | p) = error for p by bisection.
+
+    Source: Clopper & Pearson 1934, Biometrika 26:404. Differs: none.
+    """
+    if k == 0:
+        return 0.0
+
+    def tail(p: float) -> float:
+        return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
+
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if tail(middle) < error:
+            low = middle
+        else:
+            high = middle
+    return low

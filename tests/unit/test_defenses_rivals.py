@@ -25,10 +25,13 @@ from robustspike.bench.api import supplied_with
 from robustspike.defenses.feel import FrequencyEncoding
 from robustspike.defenses.feel import LeakNeuron
 from robustspike.defenses.feel import half_widths
+from robustspike.defenses.hosnn import AdaptiveNeuron
 from robustspike.defenses.mpd_sgr import overlap
 from robustspike.defenses.mppd import Mppd
 from robustspike.defenses.mppd import make_dlif
 from robustspike.defenses.mppd import perturbation
+from robustspike.defenses.rate_smoothing import BernoulliCoding
+from robustspike.defenses.robust_conversion import ConvertibleNeuron
 from robustspike.defenses.snn_rat import retracted
 from robustspike.defenses.stog import Gate
 from robustspike.defenses.structure import recorded_membranes
@@ -37,7 +40,18 @@ from robustspike.defenses.tgo import guard_loss
 
 RECIPE = registry("victims").get("lif_cnn.digits", widths=(4, 8))
 DATA = RECIPE.data().load("train")[:32]
-NETWORK_CHANGERS = ("feel", "mppd", "mppd_gaussian", "rsc", "stog", "tgo", "tv_l1")
+NETWORK_CHANGERS = (
+    "feel",
+    "hosnn",
+    "mppd",
+    "mppd_gaussian",
+    "rate_smoothing",
+    "robust_conversion",
+    "rsc",
+    "stog",
+    "tgo",
+    "tv_l1",
+)
 
 
 def node(tau: float = 2.0, threshold: float = 1.0, *, soft: bool = False, decay: bool = True) -> nn.Module:
@@ -88,7 +102,7 @@ def test_changed_network_is_a_lawful_victim_with_a_gradient(name: str) -> None:
     assert bool((gradient.flatten(1).abs().sum(1) > 0).all())
 
 
-@pytest.mark.parametrize("name", ["rsc", "stog", "tgo"])
+@pytest.mark.parametrize("name", ["rate_smoothing", "rsc", "stog", "tgo"])
 def test_stochastic_defense_draws_only_from_the_streams_it_is_handed(name: str) -> None:
     params = {"learning": 1.0} if name == "stog" else {}
     module, victim = hardened(name, **params)
@@ -345,3 +359,63 @@ def test_membrane_noise_has_the_declared_size_in_membrane_units() -> None:
     with supplied_with(module, RowStreams.derive(range(2000), "size")):
         noisy = find_neurons(module)[0].module.membrane_noise(x)
     assert float(noisy.std()) * (1 / layer.tau) == pytest.approx(0.2, rel=0.02)
+
+
+# --- HoSNN, conversion, rate coding ----------------------------------------------------------------------
+
+
+def adaptive(theta: float, *, adapts: bool = True) -> AdaptiveNeuron:
+    made = AdaptiveNeuron(Neuron("n", 0, node(tau=2.0)), steps=6, shape=(5,), theta=theta)
+    made.adapts.fill_(adapts)
+    return made.eval()
+
+
+def test_adaptive_threshold_of_strength_zero_is_the_lif_neuron() -> None:
+    x = currents("hosnn").float()
+    assert torch.equal(adaptive(0.0)(x), node(tau=2.0)(x))
+    assert torch.equal(adaptive(5.0, adapts=False)(x), node(tau=2.0)(x))
+
+
+def test_threshold_stays_on_the_reference_and_rises_when_over_driven() -> None:
+    own, x = adaptive(0.5), currents("reference", n=1).float()
+    u, _ = potentials(node(tau=2.0), x)
+    own.signature.copy_(u[:, 0])
+    assert torch.equal(own(x), node(tau=2.0)(x))  # e = 0 at every step
+    over = own(x + 2.0)
+    assert float(over[1:].sum()) < float(node(tau=2.0)(x + 2.0)[1:].sum())
+    under = own(x - 1.0)
+    assert float(under[1:].sum()) >= float(node(tau=2.0)(x - 1.0)[1:].sum())
+
+
+def test_signature_is_the_running_mean_of_clean_potentials() -> None:
+    own, x = adaptive(0.5, adapts=False).train(), currents("signature").float()
+    u, _ = potentials(node(tau=2.0), x)
+    for _ in range(200):
+        own(x)
+    assert torch.allclose(own.signature, u.mean(dim=1), atol=1e-5)
+
+
+def test_converted_neuron_approaches_the_relu_it_was() -> None:
+    own = ConvertibleNeuron().train()
+    own.start_epoch(3)
+    x = torch.linspace(-1, 2, 7).expand(64, 1, 7)
+    relu = own(x)
+    assert torch.equal(relu, x.relu())
+    own.convert(1.0)
+    assert float(own.threshold.detach()) == 2.0
+    own.convert(0.1)  # a second call changes nothing
+    assert float(own.threshold.detach()) == 2.0
+    assert float((own(x).mean(0) - x[0].relu()).abs().max()) <= 2.0 / 64 + 1e-6
+    own.start_epoch(4)
+    assert float(own.peak) == 0.0
+
+
+def test_bernoulli_coding_spikes_at_the_rate_of_the_pixel_and_passes_the_gradient() -> None:
+    coding = BernoulliCoding(4)
+    coding.noise = RowStreams.derive(range(5000), "coding")
+    x = torch.tensor([0.0, 0.1, 0.5, 1.0]).expand(4, 5000, 4).clone().requires_grad_(True)
+    spikes = coding(x)
+    assert set(spikes.detach().round(decimals=5).unique().tolist()) == {0.0, 1.0}
+    assert spikes.detach().mean((0, 1)).tolist() == pytest.approx([0, 0.1, 0.5, 1.0], abs=0.015)
+    (gradient,) = torch.autograd.grad(spikes.sum(), x)
+    assert torch.equal(gradient, torch.ones_like(x))
