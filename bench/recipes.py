@@ -148,6 +148,11 @@ def train(
     reason = defense.fits(recipe)
     if reason:
         raise ConfigError(f"defense '{defense.spec.name}' does not apply to '{recipe.name}': {reason}")
+    if not defense.spec.trains and type(defense).transform is not DefenseBase.transform:
+        raise ConfigError(
+            f"defense '{defense.spec.name}' is not trained: it is put on the weights of '{recipe.name}'. "
+            "Train that without a defense."
+        )
     if recipe.shares:
         raise ConfigError(
             f"victim '{recipe.name}' is not trained: it uses the weights of '{recipe.shares}'. Train that."
@@ -275,8 +280,12 @@ def shipped_weights(recipe: VictimRecipe) -> Path:
 
 
 def find_weights(recipe: VictimRecipe, defense: str, seed: int, folder: Path | None) -> Path | None:
-    """Return the weights file of a variant, from a folder first, then from the package."""
-    name = variant(recipe.shares or recipe.name, defense, seed)
+    """Return the weights file of a variant, from a folder first, then from the package.
+
+    A defense that changes no training is put on the undefended victim's weights.
+    """
+    trained: DefenseBase = registry("defenses").get(defense)
+    name = variant(recipe.shares or recipe.name, defense if trained.spec.trains else "none", seed)
     for place in (folder, shipped_weights(recipe)):
         if place is not None and (place / f"{name}.safetensors").is_file():
             return place / f"{name}.safetensors"
@@ -339,20 +348,26 @@ def load_victim(
     rule = _trained_with(defense, certificate)
     spec = dataclasses.replace(rule.describe(recipe.spec()), notes=recipe.notes(certificate))
     with torch.random.fork_rng(devices=[]):  # torch's layers draw weights when they are made
-        module = rule.transform(recipe.build(generator("init", recipe.name, seed)), spec)
+        module = recipe.build(generator("init", recipe.name, seed))
+        if rule.spec.trains:
+            module = rule.transform(module, spec)
     try:
         module.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:
         raise ArtefactError(f"{path}: does not fit the network of '{name}': {error}") from error
-    victim = ModuleVictim(module, spec)
+    victim = ModuleVictim(module, spec if rule.spec.trains else recipe.spec())
     if not params and not recipe.shares:
         _check_fingerprint(victim, certificate, path)
+    if not rule.spec.trains:
+        victim = ModuleVictim(rule.transform(module, spec), spec)
     return victim.to(device)
 
 
 def _trained_with(defense: str, certificate: dict[str, Any]) -> DefenseBase:
-    """Make the defense with the parameters that the weights were trained with."""
-    found: DefenseBase = registry("defenses").get(defense, **certificate.get("defense_parameters", {}))
+    """Make the defense with the parameters that the weights were trained with (if it trains)."""
+    found: DefenseBase = registry("defenses").get(defense)
+    if found.spec.trains:
+        found = registry("defenses").get(defense, **certificate.get("defense_parameters", {}))
     return found
 
 
