@@ -28,10 +28,13 @@ RESET_SWEEP: tuple[str, ...] = ("native(detach_reset=true)", "native(detach_rese
 """The victim's own surrogate with the gradient through the reset cut and kept."""
 
 HART_SWEEP: tuple[str, ...] = tuple(f"hart(gamma={gamma})" for gamma in HART_GAMMAS)
-"""Five attacks where the release runs 49."""
+"""Six attacks where the release runs 49."""
 
-ASSG_SWEEP: tuple[str, ...] = tuple(f"assg(form={form})" for form in ASSG_FORMS)
-"""Every form of the adaptive surrogate at the one bound of 0.85."""
+ASSG_SWEEP: tuple[str, ...] = (
+    *(f"assg(form={form})" for form in ASSG_FORMS),
+    "assg(start=none)",
+)
+"""Every form of the adaptive surrogate at the one bound of 0.85, and the form for short attacks."""
 
 RATE_SWEEP: tuple[str, ...] = ("rga", "rga(saturation=1)", "bptr", "bptr(variant=slope)", "cba")
 """Gradients without time: for neurons that process whole sequences."""

@@ -405,6 +405,16 @@ def test_statistics_follow_samples_through_compaction_and_reordering() -> None:
         assert torch.equal(last[row], alone[:, 0])
 
 
+def test_without_a_start_the_first_distance_is_the_mean() -> None:
+    size = random(2, 3, 4).abs()
+    alpha = steps(assg.Assg(start=None), lambda k: size, 3, 1)
+    torch.testing.assert_close(alpha, assg.Assg().scale / (size + 1e-4))
+    broken = size.clone()
+    broken[0, 0, 0] = torch.nan
+    rule = assg._AssgRule(assg.Assg(start=None), memory(3))
+    assert torch.isfinite(rule.sharpness(broken)).all() and torch.isfinite(rule.sharpness(size)).all()
+
+
 def test_frozen_statistics_do_not_move() -> None:
     size = random(2, 3, 4).abs()
     store: dict[str, Any] = {}
