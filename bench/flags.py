@@ -62,6 +62,11 @@ FLAGS: dict[str, Flag] = {
         "an attack without gradients breaks samples that every gradient attack misses, beyond chance",
         "gradients are masked: add estimators, transfer attacks, more steps",
     ),
+    "unpublished": Flag(
+        "an attack of this row came from a single file, not from an installed package",
+        "publish it as a package so that others can install what was run",
+        blocks=False,
+    ),
     "no_gradient_attack": Flag(
         "no gradient attack was run: the number is an upper bound from black-box attacks alone",
         "run the full suite",

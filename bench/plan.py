@@ -272,7 +272,7 @@ def make_plan(
     defenses, victims = registry("defenses"), registry("victims")
     for entry in suite.victims:
         for name in _expand(victims, entry["name"]):
-            params = _frozen(entry.get("params", {}))
+            params = frozen(entry.get("params", {}))
             recipe: VictimRecipe = victims.get(name, **dict(params))
             explicit = not any(c in entry["name"] for c in "*?[")
             for wanted in entry.get("defenses", ["none"]):
@@ -326,7 +326,8 @@ def _expand(known: Registry, pattern: str) -> list[str]:
     return [pattern]
 
 
-def _frozen(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def frozen(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return changed parameters as a sorted, hashable tuple."""
     return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in params.items()))
 
 
@@ -382,7 +383,7 @@ def _cells(
                         victim_seed=trained,
                         defense=defense,
                         attack=name,
-                        attack_params=_frozen(entry.get("params", {})),
+                        attack_params=frozen(entry.get("params", {})),
                         threat=dataclasses.replace(threat, access=attack.spec.access),
                         dataset=recipe.dataset,
                         split=suite.split,

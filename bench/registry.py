@@ -214,7 +214,7 @@ def registry(kind: str) -> Registry:
 
 
 def load_file(path: Path) -> list[Registered]:
-    """Register every attack and defense class that a single Python file defines.
+    """Register every attack and defense class, and every victim recipe, that a Python file defines.
 
     Such entries carry the distribution "file"; records made with them are marked unpublished.
     Raises: ConfigError: the file is missing, fails to import, or defines no component.
@@ -232,16 +232,14 @@ def load_file(path: Path) -> list[Registered]:
     except (Exception, SystemExit) as error:
         raise ConfigError(f"plugin file '{path}' fails to import: {type(error).__name__}: {error}") from error
     found: list[Registered] = []
-    for value in vars(module).values():
-        if not (inspect.isclass(value) and value.__module__ == name and hasattr(value, "spec")):
-            continue
-        kind = "attacks" if hasattr(value, "run") else "defenses" if hasattr(value, "fits") else None
+    for attribute, value in vars(module).items():
+        kind = _kind_of(value, name)
         if kind is None:
             continue
         entry = Registered(
-            name=value.spec.name,
+            name=value.name if kind == "victims" else value.spec.name,
             kind=kind,
-            target=f"{path}:{value.__name__}",
+            target=f"{path.resolve()}:{attribute}",
             distribution="file",
             version=path.name,
             load=lambda value=value: value,
@@ -250,6 +248,19 @@ def load_file(path: Path) -> list[Registered]:
         found.append(entry)
     if not found:
         raise ConfigError(
-            f"plugin file '{path}' defines no attack or defense: a class with `spec` and `run` or `fits`."
+            f"plugin file '{path}' defines no attack or defense (a class with `spec` and `run` or `fits`), "
+            "and no victim (an instance of a class with `build` and `name`)."
         )
     return found
+
+
+def _kind_of(value: Any, module: str) -> str | None:
+    """Say which kind of component a module attribute is, if it was defined there."""
+    kind = value if inspect.isclass(value) else type(value)
+    if kind.__module__ != module:
+        return None
+    if inspect.isclass(value):
+        if not hasattr(value, "spec"):
+            return None
+        return "attacks" if hasattr(value, "run") else "defenses" if hasattr(value, "fits") else None
+    return "victims" if hasattr(value, "build") and hasattr(value, "name") else None

@@ -26,6 +26,7 @@ import torch
 from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
 from robustspike.bench.data.base import Split
+from robustspike.bench.errors import ArtefactError
 from robustspike.bench.evaluate import STATUS
 from robustspike.bench.evaluate import ShardResult
 from robustspike.bench.evaluate import evaluate_shard
@@ -34,6 +35,7 @@ from robustspike.bench.flags import cell_flags
 from robustspike.bench.plan import Cell
 from robustspike.bench.plan import Plan
 from robustspike.bench.plan import dataset_split
+from robustspike.bench.plan import frozen
 from robustspike.bench.plan import identity
 from robustspike.bench.plan import loaded_victim
 from robustspike.bench.records import CellRecord
@@ -238,7 +240,7 @@ def _finish(
         defense=cell.defense,
         attack=cell.attack,
         label=cell.label,
-        parameters=json.loads(json.dumps(parameters)),
+        parameters=json.loads(json.dumps(parameters | {"cell": cell_parameters(cell)})),
         dataset=cell.dataset,
         split=cell.split,
         samples=cell.samples,
@@ -261,6 +263,40 @@ def _finish(
     )
     store.write_record(record, samples, adversarials)
     return record
+
+
+def cell_parameters(cell: Cell) -> dict[str, Any]:
+    """Return what a record must keep to be run again: names, changed parameters, training seed."""
+    return {
+        "victim": cell.victim,
+        "victim_params": dict(cell.victim_params),
+        "victim_seed": cell.victim_seed,
+        "attack_params": dict(cell.attack_params),
+    }
+
+
+def cell_of(record: CellRecord) -> Cell:
+    """Return the cell of a record. Raises: ArtefactError: the record does not say."""
+    try:
+        kept = record.parameters["cell"]
+        return Cell(
+            victim=kept["victim"],
+            victim_params=frozen(kept["victim_params"]),
+            victim_seed=int(kept["victim_seed"]),
+            defense=record.defense,
+            attack=record.attack,
+            attack_params=frozen(kept["attack_params"]),
+            threat=record.threat,
+            dataset=record.dataset,
+            split=record.split,
+            samples=record.samples,
+            shard=record.shard,
+            seed=record.seed,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtefactError(
+            f"record {record.key}: does not say how to run its cell again ({error})."
+        ) from error
 
 
 def sample_records(shard: ShardResult) -> list[SampleRecord]:

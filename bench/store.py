@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -125,6 +126,23 @@ class Store:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def unpack_adversarials(data: bytes, where: Path) -> tuple[Tensor, Tensor]:
+    """Read adversarials.safetensors back: sample ids [n] and inputs [n, ...]. Raises: ArtefactError."""
+    try:
+        tensors = safetensors.torch.load(data)
+        rows, x = tensors["rows"], tensors["x"]
+        if "shape" in tensors:
+            shape = [int(size) for size in tensors["shape"]]
+            bits = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
+            flat = ((x[..., None] & bits) > 0).flatten(1).float()
+            x = flat[:, : math.prod(shape)].reshape(len(x), *shape)
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ArtefactError(f"{where}: not readable adversarial inputs ({error}).") from error
+    if rows.dim() != 1 or len(rows) != len(x):
+        raise ArtefactError(f"{where}: {len(rows)} sample ids for {len(x)} inputs.")
+    return rows, x
+
+
 def pack_adversarials(rows: Tensor, x_adv: Tensor, *, binary: bool) -> bytes:
     """Return adversarials.safetensors: "rows" (sample ids) and "x".
 
@@ -132,9 +150,9 @@ def pack_adversarials(rows: Tensor, x_adv: Tensor, *, binary: bool) -> bytes:
     """
     if not binary:
         return safetensors.torch.save({"rows": rows, "x": x_adv.float().contiguous()})
-    flat = x_adv.flatten(1).to(torch.uint8) if len(x_adv) else torch.zeros(0, 8, dtype=torch.uint8)
-    pad = -flat.shape[1] % 8
-    bits = torch.nn.functional.pad(flat, (0, pad)).view(len(flat), -1, 8)
+    size = math.prod(x_adv.shape[1:])
+    flat = x_adv.reshape(len(x_adv), size).to(torch.uint8)
+    bits = torch.nn.functional.pad(flat, (0, -size % 8)).view(len(flat), -(-size // 8), 8)
     weights = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
     packed = (bits * weights).sum(dim=2, dtype=torch.uint8)
     shape = torch.tensor(x_adv.shape[1:], dtype=torch.int64)

@@ -199,6 +199,11 @@ def wrap(
     return ModuleVictim(module, spec)
 
 
+def _other_draw(victim: ModuleVictim, x: Tensor, streams: RowStreams) -> Tensor:
+    with torch.no_grad():
+        return victim.logits(x, noise=streams.fork("another"))
+
+
 def fingerprint_inputs(spec: VictimSpec, n: int = 4) -> Tensor:
     """Return fixed pseudo-random legal inputs [n, *shape] for probing a victim."""
     streams = RowStreams.derive(range(n), "fingerprint")
@@ -246,6 +251,11 @@ def check_victim(victim: ModuleVictim, x: Tensor | None = None) -> None:
         raise ContractError(
             f"{where}: two calls on the same input (and the same noise) differ. It keeps state "
             "between calls or draws unseeded noise; reset in forward(), draw from self.noise."
+        )
+    if spec.stochastic and torch.equal(first, _other_draw(victim, x, streams)):
+        raise ContractError(
+            f"{where}: declares itself stochastic, but two independent noise streams give the same answer. "
+            "Its noise is frozen: draw from self.noise on every call."
         )
     if len(x) > 1:
         alone = torch.cat([answer(x[i : i + 1], everyone[i : i + 1]) for i in range(len(x))])

@@ -176,6 +176,8 @@ def accuracy_row(records: Sequence[CellRecord], labels: Sequence[str]) -> dict[s
 
 def _flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
     raised = {flag for record in records for flag in record.flags}
+    if any(record.environment.get("attack_from") == "file" for record in records):
+        raised.add("unpublished")
     white = [r for r in records if r.threat.access is Access.WHITE]
     black = [r for r in records if r.threat.access is not Access.WHITE]
     if not white:

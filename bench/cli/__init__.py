@@ -18,6 +18,10 @@ VERBS = {
     "list": "List what is registered.",
     "show": "Describe one component: what it is, its source, parameters and cost.",
     "train": "Train a victim, plain or hardened by a defense.",
+    "new": "Write a small, working, installable plugin package.",
+    "validate": "Run the contract checks on a component or a plugin file.",
+    "verify": "Check records: answer the stored adversarial inputs afresh.",
+    "submit": "Pack records into one bundle that anyone can verify.",
 }
 
 

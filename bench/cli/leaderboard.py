@@ -21,7 +21,7 @@ _SORT = ("worst_case", "clean", "asr", "propagations", "victim", "defense")
 
 
 @click.command("leaderboard")
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR|BUNDLE...")
 @click.option("--csv", type=click.Path(path_type=Path), help="Also write this CSV file.")
 @click.option("--md", type=click.Path(path_type=Path), help="Also write this Markdown file.")
 @click.option("--html", type=click.Path(path_type=Path), help="Also write this page.")
@@ -29,27 +29,37 @@ _SORT = ("worst_case", "clean", "asr", "propagations", "victim", "defense")
 def command(
     folders: tuple[Path, ...], csv: Path | None, md: Path | None, html: Path | None, sort: str | None
 ) -> None:
-    """Build the tables of the records in DIR...; no model is run."""
+    """Build the tables of the records in folders and bundles; no model is run."""
     publish(read_folders(folders), csv=csv, md=md, html=html, sort=sort)
 
 
 def read_folders(folders: Sequence[Path]) -> list[CellRecord]:
-    """Read every record below the folders. Raises: ConfigError: none is there. ArtefactError: damaged."""
+    """Read every record of folders and bundles.
+
+    Raises: ConfigError: none is there. ArtefactError: one is damaged.
+    """
+    from robustspike.bench.bundle import unpacked
+
+    records: list[CellRecord] = []
+    for folder in folders:
+        if folder.is_file():
+            with unpacked(folder) as root:
+                records += _read(root, folder)
+        else:
+            records += _read(folder, folder)
+    return records
+
+
+def _read(root: Path, name: Path) -> list[CellRecord]:
     from robustspike.bench.records import read_record
 
-    records = []
-    for folder in folders:
-        places = sorted(p.parent for p in (folder / "records").glob("[!.]*/record.json"))
-        unfinished = [p for p in (folder / "records").glob("[!.]*") if not (p / "record.json").exists()]
-        if unfinished:
-            raise ConfigError(f"{unfinished[0]}: holds no record.json. Delete the folder and run again.")
-        if not places:
-            raise ConfigError(
-                f"{folder}: holds no records (expected {folder}/records/KEY/record.json). "
-                "Give a folder that robustspike run wrote with --out."
-            )
-        records += [read_record(place) for place in places]
-    return records
+    places = sorted((root / "records").glob("[!.]*"))
+    if not places:
+        raise ConfigError(
+            f"{name}: holds no records (expected {name}/records/KEY/record.json). Give a folder that "
+            "robustspike run wrote with --out, or a bundle of robustspike submit."
+        )
+    return [read_record(place) for place in places]
 
 
 def publish(

@@ -8,10 +8,25 @@ class TestMyAttack(AttackContract):
         return MyAttack()
 """
 
-from robustspike.bench.testing.contracts import AttackContract
-from robustspike.bench.testing.contracts import DefenseContract
-from robustspike.bench.testing.contracts import EstimatorContract
-from robustspike.bench.testing.contracts import GeometryContract
-from robustspike.bench.testing.contracts import VictimContract
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from typing import Any
+
+if TYPE_CHECKING:
+    from robustspike.bench.testing.contracts import AttackContract
+    from robustspike.bench.testing.contracts import DefenseContract
+    from robustspike.bench.testing.contracts import EstimatorContract
+    from robustspike.bench.testing.contracts import GeometryContract
+    from robustspike.bench.testing.contracts import VictimContract
 
 __all__ = ["AttackContract", "DefenseContract", "EstimatorContract", "GeometryContract", "VictimContract"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the pytest classes when one is asked for: `robustspike validate` works without pytest."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from robustspike.bench.testing import contracts
+
+    return getattr(contracts, name)

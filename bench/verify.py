@@ -1,0 +1,167 @@
+"""Checking records against the victims: what another person does before believing a table.
+
+The stored adversarial inputs are answered afresh by the victim; nothing that the attack reported is
+used. With `rerun`, the attack is run again too and every sample row must come out the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from robustspike.bench.contracts import Status
+from robustspike.bench.contracts import Task
+from robustspike.bench.errors import ArtefactError
+from robustspike.bench.errors import BenchError
+from robustspike.bench.evaluate import decide
+from robustspike.bench.files import sha256
+from robustspike.bench.plan import dataset_split
+from robustspike.bench.plan import identity
+from robustspike.bench.plan import loaded_victim
+from robustspike.bench.records import CellRecord
+from robustspike.bench.records import encode_samples
+from robustspike.bench.records import read_limited
+from robustspike.bench.records import read_record
+from robustspike.bench.registry import registry
+from robustspike.bench.rng import RowStreams
+from robustspike.bench.runner import Settings
+from robustspike.bench.runner import Unit
+from robustspike.bench.runner import cell_of
+from robustspike.bench.runner import compute
+from robustspike.bench.runner import sample_records
+from robustspike.bench.store import unpack_adversarials
+
+SCORE_TOLERANCE = 1e-4
+"""Largest change of a stored margin or score that rounding on another batch size explains."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What verification found for one record.
+
+    Args:
+        record: the record, or None where it could not be read.
+        where: its folder.
+        confirmed: broken samples whose stored input is legal and fools the victim afresh.
+        broken: broken samples that the record claims.
+        problems: what does not hold, a line each; empty for a confirmed record.
+    """
+
+    record: CellRecord | None
+    where: Path
+    confirmed: int
+    broken: int
+    problems: tuple[str, ...]
+
+
+def verify(folder: Path, settings: Settings, *, rerun: bool = False) -> Verdict:
+    """Verify one record folder; what is wrong becomes a problem line, never an exception."""
+    try:
+        record = read_record(folder)
+    except BenchError as error:
+        return Verdict(None, folder, 0, 0, (str(error),))
+    try:
+        confirmed, problems = _verify(record, folder, settings, rerun=rerun)
+    except BenchError as error:
+        confirmed, problems = 0, [str(error)]
+    return Verdict(record, folder, confirmed, record.counts["broken"], tuple(problems))
+
+
+def _verify(record: CellRecord, folder: Path, settings: Settings, *, rerun: bool) -> tuple[int, list[str]]:
+    problems = _digests(record, folder, settings)
+    cell = cell_of(record)
+    victim = loaded_victim(
+        cell.victim, cell.victim_params, cell.defense, cell.victim_seed, settings.weights, settings.device
+    )
+    data = dataset_split(cell.dataset, cell.split, settings.root)[: cell.samples]
+    if data.ids.tolist() != [row.row for row in record.rows]:
+        return 0, [*problems, "its samples are not those of the data set, in order"]
+    y = data.y.to(victim.device)
+    streams = RowStreams.derive(data.ids, record.seed, "verify", device=victim.device)
+    if victim.spec.task is Task.CLASSIFY:
+        clean = decide(victim, data.x.to(victim.device), y, streams.fork("clean")).label.tolist()
+        wrong = sum(now != row.clean for now, row in zip(clean, record.rows, strict=True))
+        if wrong:
+            problems.append(f"{wrong} clean predictions come out differently")
+    rows, x_adv = unpack_adversarials(read_limited(folder / "adversarials.safetensors"), folder)
+    claimed = [place for place, row in enumerate(record.rows) if row.status is Status.BROKEN]
+    if rows.tolist() != [record.rows[place].row for place in claimed]:
+        return 0, [*problems, "its adversarial inputs are not those of its broken samples"]
+    confirmed = 0
+    if claimed:
+        at = torch.tensor(claimed)
+        x0, x = data.x[at].to(victim.device), x_adv.to(victim.device, data.x.dtype)
+        eps = float("inf") if record.threat.eps is None else float(record.threat.eps)
+        geometry = registry("geometries").get(record.threat.geometry)
+        legal = geometry.legal(x0, x, eps=eps, bounds=record.threat.bounds)
+        distance = geometry.distance(x0, x)
+        stored = torch.tensor([record.rows[p].distance for p in claimed], dtype=torch.float64)
+        answer = decide(victim, x, y[at], streams.fork("returned", rows=at.to(victim.device)))
+        fooled = _fooled(
+            record, answer.label.cpu(), answer.score.cpu(), claimed, deterministic=not victim.spec.stochastic
+        )
+        confirmed = int((legal.cpu() & fooled).sum())
+        if not bool(legal.all()):
+            problems.append(f"{int((~legal).sum())} stored inputs leave the threat model")
+        if not bool(fooled.all()):
+            problems.append(f"{int((~fooled).sum())} stored inputs do not fool the victim as recorded")
+        if not torch.allclose(distance.cpu(), stored, atol=1e-6):
+            problems.append("recorded distances differ from those of the stored inputs")
+    if rerun:
+        problems += _rerun(record, settings)
+    return confirmed, problems
+
+
+def _fooled(
+    record: CellRecord, label: torch.Tensor, score: torch.Tensor, claimed: list[int], *, deterministic: bool
+) -> torch.Tensor:
+    """Say for every claimed sample whether the fresh answer is the recorded success."""
+    rows = [record.rows[place] for place in claimed]
+    if record.task is Task.QUALITY:
+        recorded = torch.tensor([row.adv_score for row in rows], dtype=torch.float64)
+        return (score - recorded).abs() <= SCORE_TOLERANCE * recorded.abs().clamp(min=1.0)
+    if deterministic:
+        return label == torch.tensor([row.adv for row in rows])
+    return label != torch.tensor([int(row.label) for row in rows])
+
+
+def _digests(record: CellRecord, folder: Path, settings: Settings) -> list[str]:
+    problems = []
+    data = read_limited(folder / "adversarials.safetensors")
+    if sha256(data) != record.digests.get("adversarials"):
+        problems.append("adversarials.safetensors changed after it was written")
+    key, digests, _ = identity(
+        cell_of(record), weights=settings.weights, root=settings.root, device=settings.device
+    )
+    for name in ("weights", "data", "code"):
+        if digests[name] != record.digests.get(name):
+            problems.append(f"its {name} digest is not that of the {name} here")
+    if not problems and key != record.key:
+        problems.append("its key is not the digest of its parameters")
+    return problems
+
+
+def _rerun(record: CellRecord, settings: Settings) -> list[str]:
+    cell = cell_of(record)
+    rows = tuple(
+        row
+        for index in range(cell.shards)
+        for row in sample_records(compute(Unit(cell, record.key, index), settings))
+    )
+    if encode_samples(rows) == encode_samples(record.rows):
+        return []
+    differ = sum(a != b for a, b in zip(rows, record.rows, strict=True))
+    return [f"running the attack again changes {differ} of {len(rows)} samples"]
+
+
+def require_folder(folder: Path) -> list[Path]:
+    """List the record folders below a results folder. Raises: ArtefactError: there is none."""
+    places = sorted(p for p in (folder / "records").glob("[!.]*") if p.is_dir())
+    if not places:
+        raise ArtefactError(
+            f"{folder}: holds no records (expected {folder}/records/KEY/record.json). Give a folder that "
+            "robustspike run wrote with --out, or a bundle of robustspike submit."
+        )
+    return places
