@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -75,7 +76,7 @@ class Sda:
     def __post_init__(self) -> None:
         if min(self.k_init, self.iterations) < 1 or self.keep < 0 or not self.tol >= 0:
             raise ConfigError(
-                "sda.l0: k_init and iterations must be at least 1, keep and tol 0 or more, got "
+                f"{self.spec.name}: k_init and iterations must be at least 1, keep and tol 0 or more, got "
                 f"{self.k_init}, {self.iterations}, {self.keep} and {self.tol}."
             )
 
@@ -153,6 +154,20 @@ class Sda:
             again.zero_()
             again[rows] = True
             again = _shrink(search, search.effect, again)
+
+
+@dataclass(frozen=True)
+class SdaGreedy(Sda):
+    """SDA that keeps one flip an iteration and repeats the reduction: fewer flips, more queries."""
+
+    keep: int = 1
+    second_reduction_pass: bool = True
+    spec: ClassVar[AttackSpec] = replace(
+        Sda.spec,
+        name="sda_greedy.l0",
+        source=Sda.spec.source + " One flip an iteration and repeated reduction are ours.",
+        cost="5 n^2 forwards + n backwards for n flips",
+    )
 
 
 class _Search:

@@ -15,6 +15,7 @@ from robustspike.bench.contracts import Task
 from robustspike.bench.contracts import Victim
 from robustspike.bench.contracts import VictimSpec
 from robustspike.bench.errors import ContractError
+from robustspike.bench.flips import FlipEngine
 from robustspike.bench.gradients import GradientEstimator
 from robustspike.bench.gradients import LossGrad
 from robustspike.bench.gradients import Memory
@@ -24,8 +25,8 @@ from robustspike.bench.neurons import find_neurons
 from robustspike.bench.neurons import reset
 from robustspike.bench.rng import RowStreams
 
-FLIP_CHUNK = 256
-"""Inputs per forward when single flips are answered: large enough for full batches on small nets."""
+FLIP_CHUNK = 64
+"""Inputs per forward when single flips are answered; measured on small nets on a CPU (64 beats 256)."""
 
 
 def digest_tensors(named: Iterator[tuple[str, Tensor]]) -> str:
@@ -117,8 +118,13 @@ class ModuleVictim:
     ) -> Tensor:
         """Answer single flips of a batch: the logits of `flipped(x, owner, index)`, [q, classes].
 
-        The flips are answered in chunks of fixed size; noise has one stream per flip.
+        Where the module declares a body that patches can pass (see `FlipEngine`), only what a flip
+        changes is computed. Otherwise every flip is a forward pass, in chunks of fixed size; noise has
+        one stream per flip.
         """
+        engine = None if self.spec.stochastic else FlipEngine.of(self.module, self.spec.shape)
+        if engine is not None and len(owner) >= 2 * len(x):
+            return engine.answer(x, owner, index, sum(self.spec.bounds))
         parts = [x.new_empty(0, self.spec.classes)]
         for start in range(0, len(owner), FLIP_CHUNK):
             part = slice(start, start + FLIP_CHUNK)

@@ -27,6 +27,11 @@ class EventFrames(nn.Module):
         super().__init__()
         self.body = body
 
+    @property
+    def time_mean_body(self) -> nn.Module | None:
+        """The layers whose mean answer over time this is, so that single flips are answered fast."""
+        return self.body
+
     def sequence(self, x: Tensor) -> Tensor:
         """Return the logits of every time step: [T, N, K]."""
         out: Tensor = self.body(x.transpose(0, 1))
@@ -42,6 +47,10 @@ class RateOnly(EventFrames):
     On binary frames the sum over time is a whole number and therefore exact in any order: frames that
     differ only by when spikes happen give the same logits bit for bit.
     """
+
+    @property
+    def time_mean_body(self) -> nn.Module | None:
+        return None
 
     def sequence(self, x: Tensor) -> Tensor:
         rate = x.sum(dim=1) / x.shape[1]

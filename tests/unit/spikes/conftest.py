@@ -78,6 +78,10 @@ class Spiking(nn.Module):
             for p in self.parameters():
                 p.copy_((torch.randn(p.shape, generator=rng) * 0.5 * 64).round() / 64)
 
+    @property
+    def time_mean_body(self) -> nn.Module:
+        return self.body
+
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x.transpose(0, 1)).mean(dim=0)
 
