@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch import nn
 
+from robustspike.bench.api import Schedule
 from robustspike.victims.converted.base import ConvertedRecipe
 from robustspike.victims.converted.nodes import ConvertedNet
 from robustspike.victims.converted.nodes import SpikingActivation
@@ -53,4 +54,10 @@ class QcfsCnn(ConvertedRecipe):
 QCFS_CNN_DIGITS = QcfsCnn(name="qcfs_cnn.digits")
 QCFS_CNN_T8_DIGITS = dataclasses.replace(
     QCFS_CNN_DIGITS, name="qcfs_cnn_t8.digits", steps=8, shares="qcfs_cnn.digits"
+)
+QCFS_CNN_MNIST = QcfsCnn(
+    name="qcfs_cnn.mnist", dataset="mnist", widths=(8, 16), schedule=Schedule(epochs=3, batch=128)
+)
+QCFS_CNN_CIFAR10 = QcfsCnn(
+    name="qcfs_cnn.cifar10", dataset="cifar10", widths=(32, 64), schedule=Schedule(epochs=40, batch=128)
 )

@@ -188,3 +188,9 @@ LIF_CNN_ATTACHED_DIGITS = dataclasses.replace(
 )
 PLIF_CNN_DIGITS = dataclasses.replace(LIF_CNN_DIGITS, name="plif_cnn.digits", neuron="plif")
 IF_CNN_DIGITS = dataclasses.replace(LIF_CNN_DIGITS, name="if_cnn.digits", neuron="if")
+LIF_CNN_MNIST = LifCnn(
+    name="lif_cnn.mnist", dataset="mnist", widths=(8, 16), schedule=Schedule(epochs=2, batch=128)
+)
+LIF_CNN_CIFAR10 = LifCnn(
+    name="lif_cnn.cifar10", dataset="cifar10", widths=(32, 64), schedule=Schedule(epochs=40, batch=128)
+)

@@ -85,7 +85,7 @@ class TandemLayer(nn.Module):
         activation = pre.relu()
         with torch.no_grad():
             out = self.spikes(s)
-        return out, activation + (out.sum(dim=0) - activation).detach()
+        return out, (activation - activation.detach()) + out.sum(dim=0)
 
 
 class TandemNet(nn.Module):

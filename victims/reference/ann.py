@@ -54,3 +54,9 @@ class AnnCnn(VictimRecipe):
 
 
 ANN_CNN_DIGITS = AnnCnn(name="ann_cnn.digits")
+ANN_CNN_MNIST = AnnCnn(
+    name="ann_cnn.mnist", dataset="mnist", widths=(8, 16), schedule=Schedule(epochs=3, batch=128)
+)
+ANN_CNN_CIFAR10 = AnnCnn(
+    name="ann_cnn.cifar10", dataset="cifar10", widths=(32, 64), schedule=Schedule(epochs=40, batch=128)
+)

@@ -241,3 +241,12 @@ class MappedB1Cnn(B1Cnn):
 
 TTFS_B1_DIGITS = B1Cnn(name="ttfs_b1.digits")
 TTFS_B1_MAPPED_DIGITS = MappedB1Cnn(name="ttfs_b1_mapped.digits")
+TTFS_B1_MNIST = B1Cnn(
+    name="ttfs_b1.mnist", dataset="mnist", widths=(8, 16), schedule=Schedule(epochs=3, batch=128, lr=1e-2)
+)
+TTFS_B1_CIFAR10 = B1Cnn(
+    name="ttfs_b1.cifar10",
+    dataset="cifar10",
+    widths=(32, 64),
+    schedule=Schedule(epochs=40, batch=128, lr=5e-3),
+)

@@ -61,7 +61,7 @@ class Encoder(nn.Module):
         if not (torch.is_grad_enabled() and x.requires_grad):
             return hard
         soft = hard * x if self.backward == "masked" else self._soft(x)
-        return soft + (hard - soft).detach()
+        return (soft - soft.detach()) + hard  # in this order the value is exactly the code
 
     def _time(self, x: Tensor) -> Tensor:
         return torch.arange(self.steps, dtype=x.dtype, device=x.device).view(-1, *[1] * x.dim())

@@ -1,0 +1,234 @@
+"""Readers of published image files: idx (MNIST), and CIFAR-10's binary and pickled batches.
+
+A damaged or hostile file gives one `ArtefactError`; nothing in a file is ever executed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import pickletools
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from robustspike.bench.errors import ArtefactError
+
+Bytes = npt.NDArray[np.uint8]
+
+_IDX_LARGEST = 1 << 30
+"""Bytes that an idx file may unpack to: a small file that claims more is a bomb, not a data set."""
+
+_CIFAR_RECORD = 1 + 3 * 32 * 32
+
+
+def read_idx(path: Path) -> Bytes:
+    """Read an idx file of unsigned bytes, gzip-compressed or not.
+
+    Raises: ArtefactError: unreadable, of another type, shorter or longer than its header says.
+    """
+    try:
+        with path.open("rb") as plain:
+            packed = plain.read(2) == b"\x1f\x8b"
+            plain.seek(0)
+            stream: Any = gzip.GzipFile(fileobj=plain) if packed else plain
+            magic = stream.read(4)
+            if len(magic) < 4 or magic[:3] != b"\x00\x00\x08" or not 1 <= magic[3] <= 4:
+                raise ArtefactError(
+                    f"{path}: not an idx file of bytes (it starts with {magic!r}). Fetch it again."
+                )
+            sizes = stream.read(4 * magic[3])
+            shape = tuple(np.frombuffer(sizes, dtype=">u4").tolist()) if len(sizes) == 4 * magic[3] else ()
+            count = math.prod(shape) if shape else -1
+            if not 0 < count <= _IDX_LARGEST:
+                raise ArtefactError(f"{path}: its header gives the impossible size {shape}. Fetch it again.")
+            content = stream.read(count + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, ArtefactError):
+            raise
+        raise ArtefactError(f"{path}: cannot be read ({error}). Fetch it again.") from error
+    if len(content) != count:
+        found = "more" if len(content) > count else str(len(content))
+        raise ArtefactError(f"{path}: {count} bytes expected by its header, {found} found. Fetch it again.")
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+
+
+def read_cifar_binary(path: Path) -> tuple[Bytes, Bytes]:
+    """Read a binary CIFAR-10 batch: images [N, 3, 32, 32] and labels [N].
+
+    Raises: ArtefactError: unreadable, cut short, or with labels above 9.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtefactError(f"{path}: cannot be read ({error}).") from error
+    if not content or len(content) % _CIFAR_RECORD:
+        raise ArtefactError(
+            f"{path}: {len(content)} bytes are no whole number of {_CIFAR_RECORD}-byte records. "
+            "Fetch it again."
+        )
+    records = np.frombuffer(content, dtype=np.uint8).reshape(-1, _CIFAR_RECORD)
+    return _checked(path, records[:, 1:], records[:, 0])
+
+
+def read_cifar_pickle(path: Path) -> tuple[Bytes, Bytes]:
+    """Read a pickled ("python version") CIFAR-10 batch without unpickling it.
+
+    The opcodes are interpreted here: containers, numbers and strings become themselves; a call becomes
+    a note of what would have been called, and only numpy's array of bytes is understood.
+
+    Raises: ArtefactError: unreadable, or anything but a dictionary with such an array and labels.
+    """
+    try:
+        content = path.read_bytes()
+        found = _interpret(content)
+    except (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise ArtefactError(
+            f"{path}: not a CIFAR-10 batch ({type(error).__name__}: {error}). Fetch it again, or use the "
+            "binary version (cifar-10-batches-bin)."
+        ) from error
+    if not isinstance(found, dict):
+        raise ArtefactError(f"{path}: a pickled {type(found).__name__}, not a CIFAR-10 batch.")
+    named = {k.decode("latin-1") if isinstance(k, bytes) else k: v for k, v in found.items()}
+    labels = named.get("labels")
+    if not isinstance(labels, list) or not all(isinstance(v, int) and 0 <= v <= 255 for v in labels):
+        raise ArtefactError(f"{path}: no list of labels in it. Use the binary version of CIFAR-10.")
+    return _checked(path, _array(path, named.get("data")), np.array(labels, dtype=np.uint8))
+
+
+def _checked(path: Path, pixels: Bytes, labels: Bytes) -> tuple[Bytes, Bytes]:
+    if pixels.shape != (len(labels), _CIFAR_RECORD - 1) or not len(labels):
+        raise ArtefactError(f"{path}: images {pixels.shape} do not go with {len(labels)} labels.")
+    if labels.max() > 9:
+        raise ArtefactError(f"{path}: a label is {labels.max()}, but CIFAR-10 has classes 0 to 9.")
+    return pixels.reshape(-1, 3, 32, 32), labels
+
+
+@dataclass
+class _Call:
+    """What a pickle would have called: its dotted name, the arguments, and the state set afterwards."""
+
+    name: str
+    arguments: Any
+    state: Any = None
+
+
+def _array(path: Path, call: Any) -> Bytes:
+    """Return the array of bytes that a noted call of numpy's reconstruction stands for."""
+    match call:
+        case _Call(name=str(name), state=(int(), (int(rows), int(columns)), _Call() as kind, fortran, raw)):
+            content = raw.encode("latin-1") if isinstance(raw, str) else raw
+            known = name.endswith(".multiarray._reconstruct") and kind.name == "numpy.dtype"
+            of_bytes = isinstance(kind.arguments, tuple) and kind.arguments[:1] in (("u1",), (b"u1",))
+            if known and of_bytes and isinstance(content, bytes) and len(content) == rows * columns > 0:
+                flat = np.frombuffer(content, dtype=np.uint8)
+                return flat.reshape((rows, columns), order="F" if fortran else "C")
+    raise ArtefactError(f"{path}: its 'data' is not an array of bytes. Use the binary version of CIFAR-10.")
+
+
+_VALUES = frozenset(
+    [
+        "INT",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "LONG",
+        "LONG1",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+        "STRING",
+        "BINBYTES",
+        "SHORT_BINBYTES",
+        "BINUNICODE",
+        "SHORT_BINUNICODE",
+        "UNICODE",
+        "BINFLOAT",
+    ]
+)
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_MARK = object()
+
+
+def _called(function: Any, arguments: Any) -> Any:
+    """Return what a call stands for: bytes, which Python 3 writes as encoded text, or a note of it."""
+    name = function.name if isinstance(function, _Call) else ""
+    match name, arguments:
+        case "_codecs.encode", (str(text), "latin1"):
+            return text.encode("latin-1")
+    return _Call(name, arguments)
+
+
+def _interpret(content: bytes) -> Any:
+    """Build the value that a pickle describes, with calls as `_Call`s. Raises: ValueError and kin."""
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+
+    def since_mark() -> list[Any]:
+        at = max(i for i, value in enumerate(stack) if value is _MARK)
+        taken = stack[at + 1 :]
+        del stack[at:]
+        return taken
+
+    def set_items(pairs: list[Any]) -> None:
+        stack[-1].update(zip(pairs[::2], pairs[1::2], strict=True))
+
+    for opcode, argument, _ in pickletools.genops(content):
+        name = opcode.name
+        if name in _VALUES:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in ("PROTO", "FRAME"):
+            continue
+        elif name == "MARK":
+            stack.append(_MARK)
+        elif name in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE"):
+            stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[name]())
+        elif name in ("DICT", "LIST", "TUPLE"):
+            items = since_mark()
+            stack.append(
+                {"LIST": list, "TUPLE": tuple}[name](items)
+                if name != "DICT"
+                else dict(zip(items[::2], items[1::2], strict=True))
+            )
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            size = int(name[-1])
+            stack[-size:] = [tuple(stack[-size:])]
+        elif name == "APPEND":
+            value = stack.pop()
+            stack[-1].append(value)
+        elif name == "APPENDS":
+            values = since_mark()
+            stack[-1].extend(values)
+        elif name == "SETITEM":
+            pair = [stack.pop(-2), stack.pop()]
+            set_items(pair)
+        elif name == "SETITEMS":
+            set_items(since_mark())
+        elif name == "GLOBAL":
+            stack.append(_Call(str(argument).replace(" ", "."), None))
+        elif name == "STACK_GLOBAL":
+            attribute, module = stack.pop(), stack.pop()
+            stack.append(_Call(f"{module}.{attribute}", None))
+        elif name == "REDUCE":
+            arguments = stack.pop()
+            stack[-1] = _called(stack[-1], arguments)
+        elif name == "BUILD":
+            state = stack.pop()
+            if isinstance(stack[-1], _Call):
+                stack[-1].state = state
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            memo[int(argument or 0)] = stack[-1]
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[int(argument or 0)])
+        elif name == "STOP":
+            return stack.pop()
+        else:
+            raise ValueError(f"the pickle opcode {name} has no place in a batch of images")
+    raise ValueError("the pickle has no end")
