@@ -36,6 +36,11 @@ from robustspike.bench.data.spike_camera import read_spike_npz
 from robustspike.bench.data.spike_camera import spike_frames
 from robustspike.bench.defense import Combined
 from robustspike.bench.defense import DefenseBase
+from robustspike.bench.energy import EnergyCost
+from robustspike.bench.energy import SynapticCounts
+from robustspike.bench.energy import TrainingOperations
+from robustspike.bench.energy import count_synops
+from robustspike.bench.energy import training_operations
 from robustspike.bench.errors import AccessDenied
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import BenchError
@@ -124,6 +129,7 @@ __all__ = [
     "DeferredRule",
     "DiscreteGeometry",
     "Domain",
+    "EnergyCost",
     "Evaluation",
     "FunctionRule",
     "Geometry",
@@ -150,10 +156,12 @@ __all__ = [
     "Status",
     "Step",
     "SurrogateEstimator",
+    "SynapticCounts",
     "Task",
     "Terms",
     "ThreatModel",
     "ThreatViolation",
+    "TrainingOperations",
     "Victim",
     "VictimRecipe",
     "VictimSpec",
@@ -162,6 +170,7 @@ __all__ = [
     "bin_events",
     "certify",
     "check_victim",
+    "count_synops",
     "cross_entropy",
     "dlr",
     "evaluate",
@@ -193,5 +202,6 @@ __all__ = [
     "strongest_other",
     "supplied_with",
     "to_lines",
+    "training_operations",
     "wrap",
 ]

@@ -31,9 +31,11 @@ from robustspike.bench.contracts import params_of
 from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
 from robustspike.bench.defense import DefenseBase
+from robustspike.bench.energy import count_synops
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.registry import registry
+from robustspike.bench.rng import RowStreams
 from robustspike.bench.rng import generator
 from robustspike.bench.training import Progress
 from robustspike.bench.training import Report
@@ -226,12 +228,21 @@ def save(
             "backwards": report.backwards,
             "last_terms": report.history[-1] if report.history else {},
         },
+        "energy": _energy(victim, test),
         "measured": recipe.measure(victim.module, data, root=root),
         "made_with": {"torch": torch.__version__, "platform": platform.machine()},
     }
     text = json.dumps(certificate, indent=2, sort_keys=True) + "\n"
     (out / f"{name}.json").write_text(text, encoding="utf-8")
     return certificate
+
+
+def _energy(victim: ModuleVictim, test: Split, n: int = 200) -> dict[str, float]:
+    """Return the mean operations and energy of the first n test samples; each first layer per step."""
+    part = test[:n]
+    noise = RowStreams.derive(part.ids, "energy") if victim.spec.stochastic else None
+    summary = count_synops(victim, part.x, noise=noise).summary()
+    return {"n": len(part), **{key: round(value, 4) for key, value in summary.items()}}
 
 
 def plain(component: Any) -> dict[str, Any]:
@@ -254,8 +265,6 @@ def _fingerprint(victim: ModuleVictim) -> list[list[float]]:
     noise = None
     x = fingerprint_inputs(victim.spec).to(victim.device)
     if victim.spec.stochastic:
-        from robustspike.bench.rng import RowStreams
-
         noise = RowStreams.derive(range(len(x)), "fingerprint noise", device=x.device)
     with torch.no_grad():
         rows: list[list[float]] = victim.logits(x, noise=noise).double().cpu().tolist()

@@ -120,7 +120,7 @@ class AdmmCnn(LifCnn):
 
     keep: float = 0.25
     bits: int = 0
-    activity: float = 1.0
+    activity: float = 0.3
     rounds: int = 24
     retrain: int = 8
 
@@ -194,7 +194,7 @@ class AdmmCnn(LifCnn):
             module,
             training,
             validation,
-            schedule=Schedule(epochs=self.retrain, lr=1e-3),
+            schedule=Schedule(epochs=self.retrain),
             terms=terms,
             after_step=restore,
             **common,

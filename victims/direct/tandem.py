@@ -49,9 +49,7 @@ class TandemLayer(nn.Module):
         """Return the spike train of the layer: s [T, N, ...] spikes or currents -> [T, N, ...]."""
         bias = self.convolution.bias
         assert bias is not None
-        current = nn.functional.conv2d(
-            s.flatten(0, 1), self.convolution.weight, None, self.convolution.stride, self.convolution.padding
-        )
+        current = self.convolution(s.flatten(0, 1)) - bias[:, None, None]
         if self.norm is not None:
             assert self.norm.running_var is not None and self.norm.running_mean is not None
             gain = self.norm.weight / (self.norm.running_var + self.norm.eps).sqrt()
@@ -75,13 +73,7 @@ class TandemLayer(nn.Module):
         else:
             bias = self.convolution.bias
             assert bias is not None
-            pre = nn.functional.conv2d(
-                counts,
-                self.convolution.weight,
-                bias * len(s),
-                self.convolution.stride,
-                self.convolution.padding,
-            )
+            pre = self.convolution(counts) + (len(s) - 1) * bias[:, None, None]
         activation = pre.relu()
         with torch.no_grad():
             out = self.spikes(s)

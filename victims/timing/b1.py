@@ -50,6 +50,7 @@ class B1Layer(nn.Module):
     def __init__(self, linear: nn.Conv2d | nn.Linear, *, window: float, grid: int = 0) -> None:
         super().__init__()
         self.linear = linear
+        linear.input_kind = "times"  # type: ignore[assignment]
         self.grid = grid
         self.register_buffer("window", torch.tensor(window))
 
@@ -62,6 +63,11 @@ class B1Layer(nn.Module):
             early = steps * self.window / self.grid
         end = start + self.window
         return end - early, end
+
+    def spikes_of(self, out: tuple[Tensor, Tensor]) -> Tensor:
+        """Return which neurons fired, given what `forward` returned."""
+        times, end = out
+        return times.detach() < end
 
 
 class B1Net(nn.Module):
@@ -80,6 +86,7 @@ class B1Net(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.out = out
+        out.input_kind = "times"  # type: ignore[assignment]
         self.input_grid = input_grid
 
     def times(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:

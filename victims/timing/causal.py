@@ -125,6 +125,18 @@ class CausalLayer(nn.Module):
         rank = order.argsort(dim=1)
         return (rank[..., None] <= last[:, None]) & fires[:, None], fires
 
+    def synaptic_operations(self, times: Tensor) -> Tensor:
+        """Return the inputs that arrived before the output spike, or at all, per sample: [N]."""
+        t = torch.cat([torch.zeros_like(times[:, :1]), times], dim=1)
+        with torch.no_grad():
+            mask, fires = self._causal_set(t)
+            arrived = torch.where(fires[:, None], mask, torch.ones_like(mask)) & (self.weight != 0)
+        return arrived.flatten(1).sum(dim=1, dtype=torch.float64)
+
+    def spikes_of(self, out: Tensor) -> Tensor:
+        """Return which neurons fired, given their times."""
+        return out.detach() < self.silent
+
     def forward(self, times: Tensor) -> Tensor:
         t = torch.cat([torch.zeros_like(times[:, :1]), times], dim=1)
         with torch.no_grad():

@@ -51,6 +51,7 @@ class Encoder(nn.Module):
         self.steps = steps
         self.backward = backward
         self.draws_noise = code == "poisson"
+        self.emits_spikes = code != "direct"
         self.noise: RowStreams | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,6 +112,7 @@ class FusedEncoder(nn.Module):
     def __init__(self, encoders: list[Encoder]) -> None:
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
+        self.emits_spikes = all(encoder.emits_spikes for encoder in encoders)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([encoder(x) for encoder in self.encoders], dim=2)
