@@ -80,7 +80,7 @@ FULL = (
 
 QUICK = (
     *(_gradient("pgd.linf", e, steps=10) for e in _FIRST),
-    *(_gradient("pgd.linf", e, steps=10) for e in ("pdsg", "bptr", HART_SWEEP[0], "twin")),
+    *(_gradient("pgd.linf", e, steps=10) for e in ("pdsg", "bptr", "hart(gamma=0.25)", "twin")),
     _gradient("sapgd.linf", _SHARP, steps=50),
     _gradient("apgd.ce", _SHARP, steps=50),
     _black("transfer.linf"),

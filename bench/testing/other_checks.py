@@ -93,10 +93,14 @@ def estimator_declares_itself(estimator: Any) -> None:
 
 
 def estimator_keeps_the_forward(estimator: Any) -> None:
-    recipe = registry("victims").get("lif_cnn.digits")
-    victim = ModuleVictim(recipe.build(generator("contract")), recipe.spec())
-    if estimator.name == "twin":
-        raise CheckSkipped("needs a victim with a twin")
+    for name in ("lif_cnn.digits", "qcfs_cnn.digits"):
+        recipe = registry("victims").get(name)
+        victim = ModuleVictim(recipe.build(generator("contract")), recipe.spec())
+        reason = estimator.fits(victim.module, victim.neurons)
+        if reason is None:
+            break
+    else:
+        raise CheckSkipped(f"applies to no embedded spiking victim: {reason}")
     split = recipe.data().load("test")[:4]
     before = {id(n.module): n.module.surrogate_function for n in victim.neurons}
     with torch.no_grad():

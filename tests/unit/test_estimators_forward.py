@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustspike.bench.api import LOSSES
 from robustspike.bench.api import BpttEstimator
 from robustspike.bench.api import ConfigError
 from robustspike.bench.api import ContractError
@@ -16,8 +17,12 @@ from robustspike.bench.api import GradientEstimator
 from robustspike.bench.api import LossGrad
 from robustspike.bench.api import Memory
 from robustspike.bench.api import ModuleVictim
+from robustspike.bench.api import RowStreams
+from robustspike.bench.api import Task
 from robustspike.bench.api import cross_entropy
+from robustspike.bench.api import generator
 from robustspike.bench.api import registry
+from robustspike.bench.victim import fingerprint_inputs
 
 STEPWISE = (
     "native",
@@ -246,3 +251,25 @@ def test_a_written_call_sets_parameters() -> None:
     made = registry("estimators").get("atan(alpha=5, detach_reset=true)")
     assert made == registry("estimators").get("atan", alpha=5, detach_reset=True)
     assert isinstance(made, BpttEstimator) and made.detach_reset is True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim_name", registry("victims").names())
+def test_forward_is_bit_identical_on_every_registered_victim(victim_name: str) -> None:
+    recipe = registry("victims").get(victim_name)
+    victim = ModuleVictim(recipe.build(generator("estimators")), recipe.spec())
+    x = fingerprint_inputs(victim.spec, 3)
+    loss = LOSSES["score"] if victim.spec.task is Task.QUALITY else cross_entropy
+
+    def noise() -> RowStreams | None:
+        return RowStreams.derive(range(3), "noise") if victim.spec.stochastic else None
+
+    with torch.no_grad():
+        logits = victim.logits(x, noise=noise())
+    for name in STEPWISE + SEQUENTIAL:
+        estimator = registry("estimators").get(name)
+        if estimator.fits(victim.module, victim.neurons) is not None:
+            continue
+        out = victim.loss_and_grad(x, logits.argmax(dim=1), loss, estimator, noise=noise())
+        assert torch.equal(out.logits, logits), name
+        assert torch.isfinite(out.grad).all(), name
