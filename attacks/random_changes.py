@@ -95,11 +95,11 @@ class RandomFlips:
         order = rng.uniform((active.shape[1],), rows=rows, dtype=torch.float64)
         size = int(min(eps, active.shape[1]))
         if self.mode == "any":
-            return _smallest(order, torch.ones_like(active), torch.full_like(rows, size))
+            return smallest(order, torch.ones_like(active), torch.full_like(rows, size))
         delete = {"delete": size, "insert": 0, "matched": size // 2}[self.mode]
         removed = torch.minimum(active.sum(dim=1), torch.full_like(rows, delete))
         added = torch.zeros_like(removed) if self.mode == "delete" else size - removed
-        return _smallest(order, active, removed) | _smallest(order, ~active, added)
+        return smallest(order, active, removed) | smallest(order, ~active, added)
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
         low, high = oracle.threat.bounds
@@ -111,10 +111,16 @@ class RandomFlips:
         return draw_until_fooled(oracle, x0, y, draw, restarts=self.restarts)
 
 
-def _smallest(order: Tensor, eligible: Tensor, count: Tensor) -> Tensor:
-    """Mark the `count` eligible cells with the smallest numbers of every row."""
-    rank = order.masked_fill(~eligible, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
-    return eligible & (rank < count[:, None])
+def smallest(order: Tensor, eligible: Tensor, count: Tensor) -> Tensor:
+    """Mark the `count` eligible cells with the smallest numbers (below 2) of every row.
+
+    Shape: order and eligible [n, cells], count [n] -> [n, cells] bool.
+    """
+    width = min(int(count.max()) if len(count) else 0, order.shape[1])
+    best = order.masked_fill(~eligible, 2.0).topk(width, dim=1, largest=False, sorted=True).indices
+    chosen = torch.zeros_like(eligible)
+    chosen.scatter_(1, best, torch.arange(width, device=order.device) < count[:, None])
+    return chosen & eligible
 
 
 @dataclass(frozen=True)

@@ -58,19 +58,32 @@ def fooled(oracle: Oracle, x: Tensor, rows: Tensor, y: Tensor) -> Tensor:
     return meets_goal(oracle, torch.cat(hits), rows, y)
 
 
-def goal_margin(oracle: Oracle, x: Tensor, rows: Tensor, y: Tensor) -> Tensor:
-    """Return how far inputs are past the decision boundary (negative: not there) [n].
+def past_boundary(oracle: Oracle, logits: Tensor, rows: Tensor, y: Tensor) -> Tensor:
+    """Return how far logits [n, K] are past the decision boundary (negative: not there) [n].
 
     Untargeted: strongest wrong logit minus the true one; targeted: target minus strongest other.
-    Cost: 1 forward each; needs SCORE access.
     """
-    parts = []
     targets = oracle.targets
-    for i in range(0, len(rows), CHUNK):
-        at = rows[i : i + CHUNK]
-        logits = oracle.logits(x[i : i + CHUNK], at)
-        parts.append(margin(logits, y[at]) if targets is None else -margin(logits, targets[at]))
+    return margin(logits, y[rows]) if targets is None else -margin(logits, targets[rows])
+
+
+def goal_margin(oracle: Oracle, x: Tensor, rows: Tensor, y: Tensor) -> Tensor:
+    """Ask how far inputs are past the boundary [n]. Cost: 1 forward each; needs SCORE access."""
+    parts = [
+        past_boundary(oracle, oracle.logits(x[i : i + CHUNK], at), at, y)
+        for i in range(0, len(rows), CHUNK)
+        for at in [rows[i : i + CHUNK]]
+    ]
     return torch.cat(parts) if parts else x.new_zeros(0)
+
+
+def affordable(oracle: Oracle, rows: Tensor, forwards: Tensor, *, with_hits: bool = False) -> Tensor:
+    """Say which rows can pay for that many forwards each. Shape: [n], [n] -> [n] bool."""
+    can = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    for count in forwards.unique().tolist():
+        here = forwards == count
+        can[here] = torch.isin(rows[here], oracle.active(forwards=count, with_hits=with_hits))
+    return can
 
 
 def discrete(oracle: Oracle, where: str) -> DiscreteGeometry:
@@ -101,16 +114,14 @@ class _Changes:
         made = (units >= 0) & keep.gather(1, units.clamp(min=0))
         return torch.where(made.view_as(self.x[at]), self.x[at], self.x0[at])
 
-    def affordable(self, at: Tensor, forwards: int = 1) -> Tensor:
-        """Drop the rows that cannot pay; they are never asked again, and so not proved minimal."""
-        can = torch.isin(self.rows[at], self.oracle.active(forwards=forwards, with_hits=True))
-        return at[can]
-
     def attempt(self, keep: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Try smaller sets; keep those that still fool. Returns the rows tried and whether they did."""
-        paid = self.affordable(at)
-        self.open[at[~torch.isin(at, paid)]] = False
-        keep = keep[torch.isin(at, paid)]
+        """Try smaller sets; keep those that still fool. Returns the rows tried and whether they did.
+
+        A row that cannot pay is never asked again, and so not proved minimal.
+        """
+        can = torch.isin(self.rows[at], self.oracle.active(forwards=1, with_hits=True))
+        self.open[at[~can]] = False
+        paid, keep = at[can], keep[can]
         good = fooled(self.oracle, self.compose(keep, paid), self.rows[paid], self.y)
         self.keep[paid[good]] = keep[good]
         return paid, good
@@ -122,10 +133,7 @@ class _Changes:
         """
         n, width = self.keep.shape
         scores = -torch.arange(width, device=self.x.device, dtype=torch.float64).repeat(n, 1)
-        everyone = torch.arange(n, device=self.x.device)
-        able = torch.zeros_like(self.open)
-        for count in self.count.unique().tolist():
-            able[self.affordable(everyone[self.count == count], forwards=count)] = True
+        able = affordable(self.oracle, self.rows, self.count, with_hits=True)
         row, unit = (self.keep & able[:, None]).nonzero().unbind(dim=1)
         for i in range(0, len(row), CHUNK):
             r, u = row[i : i + CHUNK], unit[i : i + CHUNK]

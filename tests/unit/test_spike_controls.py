@@ -18,11 +18,19 @@ from tiny_spike_victims import threat
 from tiny_spike_victims import victim
 from torch import Tensor
 
+from robustspike.attacks.flip_greedy import GreedyFlips
 from robustspike.attacks.pointwise import Pointwise
 from robustspike.attacks.random_changes import RandomFlips
 from robustspike.attacks.random_changes import RandomRetiming
+from robustspike.attacks.random_changes import smallest
 from robustspike.attacks.reduction import Reduced
 from robustspike.attacks.reduction import reduce_changes
+from robustspike.attacks.scar import Scar
+from robustspike.attacks.scar import _Search as _ScarSearch
+from robustspike.attacks.scar import boundary
+from robustspike.attacks.scar import neighbours
+from robustspike.attacks.sparse_rs import SparseRs
+from robustspike.attacks.sparse_rs import _Sets
 from robustspike.bench.api import Access
 from robustspike.bench.api import Attack
 from robustspike.bench.api import Budget
@@ -236,12 +244,136 @@ def test_pointwise_respects_a_bound() -> None:
     assert (result.distance <= 2).all()
 
 
+# --- score-based search ------------------------------------------------------------------------
+
+
+def test_sparse_rs_keeps_the_size_of_its_sets_and_swaps_as_many_as_asked() -> None:
+    x = frames(50)
+    target = victim(Bent(1), classes=3)
+    y = target.logits(x).argmax(dim=1)
+    attack = SparseRs()
+    oracle, _ = oracle_for(target, x, y, threat(attack, "l0", 5))
+    sets = _Sets(oracle, x, y)
+    rng = RowStreams.derive(range(50), "sets")
+    size = torch.full((50,), 5)
+    sets.members = smallest(sets.draw(rng, None), torch.ones_like(sets.members), size)
+    swap = torch.arange(50) % 6
+    after = sets.swapped(torch.arange(50), swap, rng)
+    assert (after.sum(dim=1) == 5).all()
+    assert torch.equal((after & ~sets.members).sum(dim=1), swap)
+    sets.resize(torch.arange(50), torch.arange(50) % 17, rng)
+    assert torch.equal(sets.members.sum(dim=1), torch.arange(50) % 17)
+
+
+def test_sparse_rs_swaps_fewer_and_fewer_and_at_least_one() -> None:
+    size = torch.tensor([1, 10, 100])
+    counts = torch.stack([SparseRs(queries=100).swaps(size, turn) for turn in range(100)])
+    assert counts[0].tolist() == [1, 3, 30]
+    assert counts[-1].tolist() == [1, 1, 1]
+    assert (counts[1:] <= counts[:-1]).all()
+
+
+def test_sparse_rs_queries_and_bounded_distances_are_exact() -> None:
+    x = frames(20, seed=2)
+    still = judge(victim(Constant()), SparseRs(queries=37), x, eps=3)
+    assert (still.forwards == 38).all()
+    found = judge(victim(Bent(3), classes=3), SparseRs(queries=200), x, eps=3)
+    assert (found.status == 1).any()
+    assert (found.distance[found.status == 1] == 3).all()
+
+
+@pytest.mark.parametrize("attack", [GreedyFlips(pool=0), Scar(pool=0, gain=1e-9)], ids=["greedy", "scar"])
+def test_greedy_searches_find_the_minimum_of_a_linear_victim(attack: Attack) -> None:
+    weight = (RowStreams.derive([11], "w").permutation(CELLS)[0] + 1).double().view(SHAPE) / 8
+    target = victim(Linear(weight, bias=-4.0))
+    x = frames(30, seed=6)
+    y = torch.ones(30, dtype=torch.int64)
+    result = judge(target, attack, x, y)
+    attacked = (result.status < 2).nonzero().squeeze(1)
+    assert len(attacked) >= 10
+    for i in attacked:
+        # Only deleting spikes helps; the largest weights first.
+        slack = (x[i] * weight).sum() - 4.0
+        drops = weight[x[i] == 1].sort(descending=True).values.cumsum(dim=0)
+        need = int((drops < slack).sum()) + 1  # a draw of the logits is lost: argmax takes class 0
+        if attack.spec.name == "flip.greedy":
+            assert result.distance[i] == need
+        else:
+            assert result.status[i] == 1 and result.distance[i] >= need
+
+
+def test_greedy_flips_spend_one_forward_per_cell_tried() -> None:
+    x = frames(3)
+    result = judge(victim(Constant()), GreedyFlips(pool=5), x, eps=4)
+    assert (result.forwards == 20).all()
+    everything = judge(victim(Constant()), GreedyFlips(pool=0), x)
+    assert (everything.forwards == CELLS * (CELLS + 1) // 2).all()
+
+
+def test_scar_never_flips_a_cell_twice_and_counts_its_queries() -> None:
+    x = frames(20, seed=3)
+    target = victim(Bent(5), classes=3)
+    y = target.logits(x).argmax(dim=1)
+    attack = Scar()
+    oracle, meter = oracle_for(target, x, y, threat(attack))
+    search = _ScarSearch(oracle, x, y, attack)
+    search.begin()
+    asked = torch.ones(20, dtype=torch.int64)
+    for turn in range(1, 6):
+        rows = search.standing()
+        tried = ~search.flipped[rows] & (frames(20, seed=50 + turn)[rows].flatten(1) > 0)
+        asked[rows] += tried.sum(dim=1)
+        search.flip(rows, search.ask(rows, tried))
+    assert torch.equal(meter.forwards, asked)
+    assert torch.equal(search.flipped.sum(dim=1).double(), (search.x != x).flatten(1).sum(dim=1).double())
+    kept = (~search.over).nonzero().squeeze(1)
+    now = search.confidence(target.logits(search.x), torch.arange(20))
+    assert torch.allclose(now[kept], search.score[kept])  # gains add up: they are never stale
+
+
+def test_scar_pools_are_what_they_say() -> None:
+    x = torch.zeros(1, 2, 1, 4, 5)
+    x[0, 1, 0, 1, 2] = 1
+    marked = boundary(x)[0]
+    assert not marked[0].any()
+    expected = torch.zeros(4, 5, dtype=torch.bool)
+    expected[0:3, 1:4] = True
+    assert torch.equal(marked[1, 0], expected)
+    shape = (3, 2, 2, 4)
+    for flat in range(48):
+        place = torch.tensor([flat // 16, flat // 8 % 2, flat // 4 % 2, flat % 4])
+        near = neighbours(torch.tensor([flat]), shape)[0].view(shape)
+        grid = torch.stack(torch.meshgrid(*map(torch.arange, shape), indexing="ij"), dim=-1)
+        assert torch.equal(near, (grid - place).abs().sum(dim=-1) == 1)
+    assert not neighbours(torch.tensor([-1]), shape).any()
+
+
+@pytest.mark.parametrize(
+    "attack", [SparseRs(queries=400, start=4), GreedyFlips(pool=0), Scar(pool=0), RandomFlips()], ids=str
+)
+def test_no_control_reports_less_than_the_true_minimum(attack: Attack) -> None:
+    target = victim(Bent(5), classes=3)
+    x = frames(25, seed=4)
+    y = target.logits(x).argmax(dim=1)
+    result = judge(target, attack, x)
+    minima = torch.tensor([smallest_flips(target, x[i], y[i], 3) for i in range(25)])
+    assert (result.status == 1).double().mean() > 0.9
+    assert (result.distance[result.status == 1] >= minima[result.status == 1]).all()
+    known = minima <= 3
+    share = (result.distance[known] == minima[known]).double().mean()
+    if attack.spec.name in ("sparse_rs", "flip.greedy"):
+        assert share >= 0.7
+
+
 # --- what every control must hold ----------------------------------------------------------------
 
 CONTROLS: list[tuple[Attack, str]] = [
     (RandomFlips(restarts=3), "l0"),
     (Reduced(attack=RandomFlips(restarts=3)), "l0"),
     (Pointwise(restarts=1), "l0"),
+    (SparseRs(queries=40, start=4), "l0"),
+    (GreedyFlips(pool=5), "l0"),
+    (Scar(pool=4), "l0"),
     (RandomRetiming(restarts=3), "retime_l0"),
     (RandomRetiming(restarts=3), "retime_linf"),
     (Reduced(attack=RandomRetiming(restarts=3), order="random"), "retime_l1"),
