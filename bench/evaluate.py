@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustspike.bench.contracts import Access
 from robustspike.bench.contracts import Attack
 from robustspike.bench.contracts import Goal
 from robustspike.bench.contracts import Status
@@ -211,6 +212,8 @@ def evaluate_shard(
         "unconfirmed": 0,
         "silent": 0,
     }
+    if threat.access is Access.WHITE and victim.spec.task is Task.CLASSIFY and returned is not None:
+        result.counts |= probe_gradient(victim, meter.x0, meter.y, verify.fork("probe", rows=rows))
     for name, cost in meter.stages.items():
         for what in ("forwards", "backwards", "hits"):
             result.counts[f"{what}:{name}"] = getattr(cost, what)
@@ -347,6 +350,32 @@ def quality_extras(
         for name, metric in (("ssim", ssim), ("psnr", psnr), ("haarpsi", haarpsi)):
             found[name] = metric(x.double(), x_adv.double())
     return found
+
+
+PROBED, PROBE_RADIUS = 16, 1e-3
+"""Samples of a shard whose gradient is probed, and how far away (share of the domain)."""
+
+
+def probe_gradient(victim: ModuleVictim, x: Tensor, y: Tensor, streams: RowStreams) -> dict[str, int]:
+    """Measure whether the gradient still points the same way a thousandth of the domain away.
+
+    Cost: 2 forwards + 2 backwards on at most `PROBED` samples, not charged to the attack.
+    Returns: probed (samples whose two gradients are not zero), and cosine_milli, the sum of the cosines
+        between the two gradients in thousandths.
+    """
+    low, high = victim.spec.bounds
+    x, y = x[:PROBED], y[:PROBED]
+    rows = torch.arange(len(x), device=x.device)
+    step = (streams.uniform(x.shape[1:], rows=rows, dtype=x.dtype) * 2 - 1) * PROBE_RADIUS * (high - low)
+    gradients = [
+        victim.loss_and_grad(
+            point, y, LOSSES["margin"], GradientEstimator(), noise=streams.fork("noise", rows=rows)
+        ).grad.flatten(1)
+        for point in (x, (x + step).clamp(low, high))
+    ]
+    alive = (gradients[0] != 0).any(dim=1) & (gradients[1] != 0).any(dim=1)
+    agreement = torch.nn.functional.cosine_similarity(*gradients, dim=1)
+    return {"probed": int(alive.sum()), "cosine_milli": int((agreement[alive] * 1000).round().sum())}
 
 
 def _run(attack: Attack, meter: Meter, rng: RowStreams, result: ShardResult) -> Tensor | None:

@@ -130,7 +130,7 @@ class _Shattered(nn.Module):
 def test_shattered_gradients_are_flagged(data: Split) -> None:
     victim = load_victim("ann_cnn.digits")
     flags, _ = measured(ModuleVictim(_Shattered(victim.module), victim.spec), data)
-    assert flags & {"unbounded_attack_fails", "black_box_beats_white_box"}
+    assert "shattered_gradient" in flags
 
 
 class _Unseeded(nn.Module):

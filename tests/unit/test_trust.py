@@ -275,7 +275,8 @@ def test_templates_install_and_pass_their_own_tests(tmp_path: Path, kind: str) -
         [sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", venv], check=True
     )
     here = next(venv.glob("lib/python*/site-packages"))
-    (here / "parent.pth").write_text("\n".join(p for p in sys.path if "site-packages" in p))
+    lines = [f"import site; site.addsitedir({p!r})" for p in sys.path if "site-packages" in p]
+    (here / "parent.pth").write_text("\n".join(lines))
     for path, text in package(kind, f"my_{kind}").items():
         target = tmp_path / "plugin" / path
         target.parent.mkdir(parents=True, exist_ok=True)
