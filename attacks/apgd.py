@@ -190,7 +190,8 @@ def targeted_dlr(target: Tensor) -> Loss:
     """
 
     def loss(logits: Tensor, y: Tensor) -> Tensor:
-        gain = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+        wanted = target.repeat_interleave(len(y) // max(len(target), 1))  # members of a joint victim in turn
+        gain = (logits.gather(1, wanted[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
         if logits.shape[1] < 4:
             return gain
         high = logits.topk(4, dim=1).values
@@ -234,7 +235,8 @@ class ApgdTargeted:
         if not len(rows):
             return best
         order = torch.zeros(len(x0), oracle.spec.classes, dtype=torch.int64, device=x0.device)
-        _, logits = oracle.loss(x0[rows], rows, draws=draws)
+        _, answers = oracle.loss(x0[rows], rows, draws=draws)
+        logits = answers.unflatten(1, (-1, oracle.spec.classes)).mean(dim=1)  # of a joint victim: the mean
         own = torch.nn.functional.one_hot(y[rows], logits.shape[1]).bool()
         wrong_first = logits.masked_fill(own, -torch.inf)
         order[rows] = wrong_first.argsort(dim=1, descending=True, stable=True)

@@ -66,6 +66,8 @@ from robustspike.bench.gradients import LossGrad
 from robustspike.bench.gradients import Memory
 from robustspike.bench.gradients import Native
 from robustspike.bench.gradients import SurrogateEstimator
+from robustspike.bench.joint import JointVictim
+from robustspike.bench.joint import joint
 from robustspike.bench.losses import LOSSES
 from robustspike.bench.losses import Loss
 from robustspike.bench.losses import cross_entropy
@@ -135,6 +137,7 @@ __all__ = [
     "Geometry",
     "Goal",
     "GradientEstimator",
+    "JointVictim",
     "Loss",
     "LossGrad",
     "Memory",
@@ -183,6 +186,7 @@ __all__ = [
     "gmsd",
     "haarpsi",
     "initialise",
+    "joint",
     "learned",
     "load_victim",
     "luma",

@@ -32,7 +32,10 @@ from robustspike.bench.fullref import ssim
 from robustspike.bench.geometry import Geometry
 from robustspike.bench.geometry import on_grid
 from robustspike.bench.gradients import GradientEstimator
+from robustspike.bench.joint import answered_class
+from robustspike.bench.joint import over_members
 from robustspike.bench.losses import LOSSES
+from robustspike.bench.losses import margin
 from robustspike.bench.oracle import Meter
 from robustspike.bench.oracle import Oracle
 from robustspike.bench.registry import registry
@@ -51,7 +54,11 @@ QUALITY_TOLERANCE = 0.1
 """A quality model is broken on a sample whose score moves by more than this share of its range."""
 
 VERIFICATION_DRAWS = 20
-"""Fresh noise draws whose logits are averaged to decide on a sample of a stochastic victim."""
+"""Fresh noise draws on which a sample of a stochastic victim is decided; no attack has seen them."""
+
+VERIFICATION_WRONG = 11
+"""A sample of a stochastic victim is wrong, clean or attacked, if this many of the draws are wrong (with a
+targeted goal, for the attacked input: answer the target)."""
 
 
 @dataclass
@@ -113,29 +120,51 @@ class ShardResult:
 
 @dataclass
 class Answer:
-    """The victim's decision on a batch: class (or 0), margin (or score), finiteness; logits."""
+    """The victim's decision on a batch.
+
+    Args:
+        label: the class decided on, or 0 for quality models.
+        score: mean margin strongest-other minus true, or the mean score of a quality model.
+        finite: whether every logit was finite.
+        logits: mean logits over the draws.
+        draws: the logits of every draw, [D, N, K]; D = 1 without noise.
+    """
 
     label: Tensor
     score: Tensor
     finite: Tensor
     logits: Tensor
+    draws: Tensor
+
+    @property
+    def needed(self) -> int:
+        """How many draws must agree on a failure."""
+        return VERIFICATION_WRONG if len(self.draws) > 1 else 1
 
 
 def decide(victim: ModuleVictim, x: Tensor, y: Tensor, streams: RowStreams) -> Answer:
-    """Let the victim decide on a batch, by one pass, or by the mean over fresh draws if stochastic."""
-    draws = VERIFICATION_DRAWS if victim.spec.stochastic else 1
+    """Let the victim decide on a batch, by one pass, or by votes of fresh draws if stochastic.
+
+    The class decided on is the true one unless at least `VERIFICATION_WRONG` draws are wrong, and then
+    the most frequent wrong one.
+    """
+    noisy, classes = victim.spec.stochastic, victim.spec.classes
+    answers = []
     with torch.no_grad():
-        total = torch.zeros(len(x), victim.spec.classes, dtype=torch.float64, device=x.device)
-        for draw in range(draws):
-            noise = streams.fork("draw", draw) if victim.spec.stochastic else None
-            total += victim.logits(x, noise=noise)
-    logits = total / draws
+        for draw in range(VERIFICATION_DRAWS if noisy else 1):
+            noise = streams.fork("draw", draw) if noisy else None
+            answers.append(victim.logits(x, noise=noise).double())
+    draws = torch.stack(answers)
+    logits = draws.mean(dim=0)
     finite = torch.isfinite(logits).all(dim=1)
-    if victim.spec.task is Task.QUALITY:
-        return Answer(torch.zeros_like(y, dtype=torch.int64), logits.squeeze(1), finite, logits)
-    own = logits.gather(1, y[:, None]).squeeze(1)
-    others = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
-    return Answer(logits.argmax(dim=1), others - own, finite, logits)
+    answer = Answer(torch.zeros_like(y, dtype=torch.int64), logits.squeeze(1), finite, logits, draws)
+    if victim.spec.task is Task.CLASSIFY:
+        answer.score = over_members(margin, logits, y, classes).amin(dim=1)
+        labels = torch.stack([answered_class(part, y, classes) for part in draws])
+        votes = torch.nn.functional.one_hot(labels, classes).sum(dim=0).scatter(1, y[:, None], -1)
+        wrong = (labels != y).sum(dim=0) >= answer.needed
+        answer.label = torch.where(wrong, votes.argmax(dim=1), y)
+    return answer
 
 
 def target_classes(y: Tensor, ids: Tensor, classes: int) -> Tensor:
@@ -249,7 +278,9 @@ def _verify(
     for name, candidate, usable in (("returned", returned, legal), ("best", meter.best, meter.hit)):
         safe = torch.where(_expand(usable, x0), candidate, x0)
         answer = decide(victim, safe, y, verify.fork(name, rows=rows))
-        reached, worth = meter.judge(answer.logits, torch.arange(len(rows), device=rows.device))
+        everyone = torch.arange(len(rows), device=rows.device)
+        votes = sum(meter.judge(part, everyone)[0].to(torch.int64) for part in answer.draws)
+        reached, worth = votes >= answer.needed, meter.judge(answer.logits, everyone)[1]
         reached &= usable & answer.finite
         finite &= answer.finite | ~usable
         if threat.is_minimum_norm:

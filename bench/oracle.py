@@ -27,6 +27,8 @@ from robustspike.bench.geometry import Geometry
 from robustspike.bench.gradients import GradientEstimator
 from robustspike.bench.gradients import LossGrad
 from robustspike.bench.gradients import Memory
+from robustspike.bench.joint import over_members
+from robustspike.bench.joint import split
 from robustspike.bench.losses import LOSSES
 from robustspike.bench.losses import Loss
 from robustspike.bench.losses import margin
@@ -77,6 +79,7 @@ class Meter:
         keeps_going: bool = False,
     ) -> None:
         n, device = len(x0), x0.device
+        self.width = max(1, len(victim.members))
         self.keeps_going = keeps_going
         self.victim, self.threat, self.geometry = victim, threat, geometry
         self.x0, self.y, self.targets, self.clean = x0, y, targets, clean
@@ -94,7 +97,7 @@ class Meter:
         self.queries = torch.zeros_like(self.forwards)
         self.stages: dict[str, StageCost] = {}
         self.stage: StageCost | None = None
-        self._memories: dict[GradientEstimator, list[dict[str, object]]] = {}
+        self._memories: dict[tuple[GradientEstimator, int | None], list[dict[str, object]]] = {}
         self._rows = torch.arange(n, device=device)
 
     @property
@@ -107,14 +110,17 @@ class Meter:
 
     def active(self, forwards: int, backwards: int, *, with_hits: bool = False) -> Tensor:
         budget = self.threat.budget
-        keep = (self.forwards + forwards <= budget.forwards) & (
-            self.backwards + backwards <= budget.backwards
+        keep = (self.forwards + self.width * forwards <= budget.forwards) & (
+            self.backwards + self.width * backwards <= budget.backwards
         )
         if self.stops_at_hit and not with_hits:
             keep &= ~self.hit
         return self._rows[keep]
 
-    def charge(self, rows: Tensor, forwards: int, backwards: int) -> None:
+    def charge(self, rows: Tensor, forwards: int, backwards: int, *, members: int = 0) -> None:
+        """Count passes through the victim: one for each member of a joint one, or for `members` of them."""
+        width = members or self.width
+        forwards, backwards = width * forwards, width * backwards
         n = len(self.forwards)
         times = torch.bincount(rows, minlength=n)
         after_f = self.forwards + times * forwards
@@ -139,8 +145,11 @@ class Meter:
             return None
         return self.noise.fork("query", draw, rows=rows, index=self.queries[rows])
 
-    def memories(self, estimator: GradientEstimator, rows: Tensor, *, frozen: bool) -> list[Memory]:
-        stores = self._memories.setdefault(estimator, [{} for _ in self.victim.neurons])
+    def memories(
+        self, estimator: GradientEstimator, rows: Tensor, *, frozen: bool, member: int | None = None
+    ) -> list[Memory]:
+        neurons = self.victim.neurons if member is None else self.victim.members[member].neurons
+        stores = self._memories.setdefault((estimator, member), [{} for _ in neurons])
         return [Memory(rows=rows, n=len(self.x0), frozen=frozen, store=store) for store in stores]
 
     def forget(self) -> None:
@@ -157,11 +166,15 @@ class Meter:
             elif goal is Goal.LOWER:
                 change = -change
             return torch.isfinite(change), change
+        classes = self.victim.spec.classes
+        labels = split(logits, classes).argmax(dim=2)
         if goal is Goal.TARGETED and self.targets is not None:
             target = self.targets[rows]
-            return logits.argmax(dim=1) == target, -margin(logits, target).double()
+            worth = -over_members(margin, logits, target, classes)
+            return (labels == target[:, None]).all(dim=1), worth.amin(dim=1).double()
         y = self.y[rows]
-        return logits.argmax(dim=1) != y, margin(logits, y).double()
+        worth = over_members(margin, logits, y, classes)
+        return (labels != y[:, None]).all(dim=1), worth.amin(dim=1).double()
 
     def note(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
         """Remember legal adversarial examples among the queried inputs."""
@@ -239,6 +252,11 @@ class Oracle:
             return 0.0
         whole = float(meter.geometry.distance(corner, torch.full_like(corner, high)))
         return min(meter.eps, whole)
+
+    @property
+    def members(self) -> int:
+        """The number of victims that one input must fool: 1, or those of a joint victim."""
+        return _METERS[self].width
 
     @property
     def geometry(self) -> Geometry:
@@ -338,8 +356,8 @@ class Oracle:
         if not len(rows):
             return budget
         return Budget(
-            forwards=budget.forwards - int(meter.forwards[rows].max()),
-            backwards=budget.backwards - int(meter.backwards[rows].max()),
+            forwards=(budget.forwards - int(meter.forwards[rows].max())) // meter.width,
+            backwards=(budget.backwards - int(meter.backwards[rows].max())) // meter.width,
         )
 
     def forwards_left(self, rows: Tensor) -> Tensor:
@@ -369,9 +387,19 @@ class Oracle:
         )
 
     def labels(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Return predicted classes [n]. Costs one forward per row; open to every access but TRANSFER."""
+        """Return predicted classes [n] (of a joint victim: the true one unless all members are wrong).
+
+        Costs one forward per row; open to every access but TRANSFER.
+        """
         self._allow(Access.WHITE, Access.SCORE, Access.LABEL)
-        return self._forward(x, rows).argmax(dim=1)
+        meter = _METERS[self]
+        labels = split(self._forward(x, rows), meter.victim.spec.classes).argmax(dim=2)
+        y = meter.y[rows]
+        return (
+            torch.where((labels != y[:, None]).all(dim=1), labels[:, 0], y)
+            if meter.width > 1
+            else labels[:, 0]
+        )
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """Return logits [n, K] (or scores [n, 1]). Costs one forward per row; SCORE or WHITE."""
@@ -404,19 +432,27 @@ class Oracle:
         return logits
 
     def loss(
-        self, x: Tensor, rows: Tensor, loss: Loss | str = "ce", *, draws: int = 1
+        self,
+        x: Tensor,
+        rows: Tensor,
+        loss: Loss | str = "ce",
+        *,
+        draws: int = 1,
+        member: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss to be increased [n] (see `loss_and_grad`) and the logits, without a gradient.
+        """Return the loss to be increased [n] and the logits, without a gradient.
 
+        Args: as `loss_and_grad`.
         Cost: `draws` forwards per row. SCORE or WHITE.
         """
         self._allow(Access.WHITE, Access.SCORE)
         meter = _METERS[self]
         y, sign, function = self._aim(rows, loss)
-        answers = [self._pass(x, rows, draw) for draw in range(draws)]
+        answers = [self._pass(x, rows, draw, member) for draw in range(draws)]
         values = torch.stack([sign * function(logits, y) for logits in answers]).mean(dim=0)
         logits = torch.stack(answers).mean(dim=0)
-        meter.note(x, logits, rows)
+        if member is None:
+            meter.note(x, logits, rows)
         return values, logits
 
     def loss_and_grad(
@@ -427,6 +463,7 @@ class Oracle:
         *,
         estimator: GradientEstimator | str = "native",
         draws: int = 1,
+        member: int | None = None,
     ) -> LossGrad:
         """Return the loss to be increased [n], its input gradient, and the logits. WHITE only.
 
@@ -437,6 +474,8 @@ class Oracle:
                 given the target class and negated, so that increasing it is always progress.
             estimator: a gradient estimator or its registry name.
             draws: number of noise draws that are averaged (EOT) for a stochastic victim.
+            member: ask this member of a joint victim alone, at the cost of one network. Its answers are
+                no verdict, so nothing is remembered.
 
         Cost: draws * (estimator.forwards + estimator.backwards) per row.
         Raises: BudgetExceeded, AccessDenied; ContractError where the victim has no gradient.
@@ -444,15 +483,16 @@ class Oracle:
         self._allow(Access.WHITE)
         meter = _METERS[self]
         rule = meter.estimators(estimator) if isinstance(estimator, str) else estimator
-        meter.charge(rows, draws * rule.forwards, draws * rule.backwards)
+        victim = meter.victim if member is None else meter.victim.members[member]
+        meter.charge(rows, draws * rule.forwards, draws * rule.backwards, members=0 if member is None else 1)
         y, sign, function = self._aim(rows, loss)
         answers = [
-            meter.victim.loss_and_grad(
+            victim.loss_and_grad(
                 x.detach(),
                 y,
                 lambda logits, labels: sign * function(logits, labels),
                 rule,
-                memories=meter.memories(rule, rows, frozen=draw > 0),
+                memories=meter.memories(rule, rows, frozen=draw > 0, member=member),
                 noise=meter.fresh_noise(rows, draw),
             )
             for draw in range(draws)
@@ -460,6 +500,8 @@ class Oracle:
         out = answers[0]
         if draws > 1:
             out = LossGrad(*(torch.stack(parts).mean(dim=0) for parts in zip(*answers, strict=True)))
+        if member is not None:
+            return out
         zero = (out.grad.flatten(1) == 0).all(dim=1)
         meter.gradients.index_add_(0, rows, torch.ones_like(rows))
         meter.zero_gradients.index_add_(0, rows, zero.to(torch.int64))
@@ -469,7 +511,13 @@ class Oracle:
     def _aim(self, rows: Tensor, loss: Loss | str) -> tuple[Tensor, float, Loss]:
         """Return the classes that the loss is given, its sign, and the loss as a function."""
         meter = _METERS[self]
-        function = LOSSES[loss] if isinstance(loss, str) else loss
+        of_one = LOSSES[loss] if isinstance(loss, str) else loss
+
+        def function(logits: Tensor, y: Tensor) -> Tensor:
+            if logits.shape[1] == meter.victim.spec.classes:
+                return of_one(logits, y)
+            return over_members(of_one, logits, y, meter.victim.spec.classes).mean(dim=1)
+
         if meter.threat.goal is Goal.TARGETED and meter.targets is not None:
             return meter.targets[rows], -1.0, function
         return meter.y[rows], 1.0, function
@@ -479,15 +527,16 @@ class Oracle:
         _METERS[self].note(x, logits, rows)
         return logits
 
-    def _pass(self, x: Tensor, rows: Tensor, draw: int = 0) -> Tensor:
+    def _pass(self, x: Tensor, rows: Tensor, draw: int = 0, member: int | None = None) -> Tensor:
         meter = _METERS[self]
+        victim = meter.victim if member is None else meter.victim.members[member]
         if len(x) != len(rows):
             raise ContractError(
                 f"oracle: got {len(x)} inputs for {len(rows)} rows. Give one row position per input."
             )
-        meter.charge(rows, 1, 0)
+        meter.charge(rows, 1, 0, members=0 if member is None else 1)
         with torch.no_grad():
-            return meter.victim.logits(x.detach(), noise=meter.fresh_noise(rows, draw))
+            return victim.logits(x.detach(), noise=meter.fresh_noise(rows, draw))
 
     def _allow(self, *levels: Access) -> None:
         access = _METERS[self].threat.access

@@ -51,6 +51,9 @@ class ModuleVictim:
         spec: what it is; `weights` is filled in.
     """
 
+    members: tuple[ModuleVictim, ...] = ()
+    """The victims that a joint victim is made of (`bench.joint`); empty for a single one."""
+
     def __init__(self, module: nn.Module, spec: VictimSpec) -> None:
         self.module = module.eval()
         weights = digest_tensors(iter(sorted(module.state_dict().items())))
