@@ -78,6 +78,19 @@ FLAGS: dict[str, Flag] = {
         "publish it as a package so that others can install what was run",
         blocks=False,
     ),
+    "constant_score": Flag(
+        "a quality model gives every clean image the same score: there is nothing to attack",
+        "fix the victim",
+    ),
+    "noise_sensitive": Flag(
+        "random signs move the score at least half as far as the attacks: it follows noise",
+        "train with noise; read the numbers as sensitivity, not as an attack",
+    ),
+    "no_noise_control": Flag(
+        "the random-sign control was not run",
+        "add quality.random_sign to the suite",
+        blocks=False,
+    ),
     "no_gradient_attack": Flag(
         "no gradient attack was run: the number is an upper bound from black-box attacks alone",
         "run the full suite",

@@ -219,9 +219,9 @@ def _finish(
         shards.append(shard)
     rows = tuple(row for shard in shards for row in sample_records(shard))
     samples = encode_samples(rows)
-    task = loaded_victim(
+    spec = loaded_victim(
         cell.victim, cell.victim_params, cell.defense, cell.victim_seed, settings.weights, settings.device
-    ).spec.task
+    ).spec
     ids = torch.cat([s.ids for s in shards])
     broken = torch.cat([s.status for s in shards]) == STATUS.index(Status.BROKEN)
     x_adv = torch.cat([s.x_adv for s in shards])
@@ -231,11 +231,13 @@ def _finish(
     for shard in shards:
         for name, value in shard.counts.items():
             measures[name] = measures.get(name, 0) + value
+    if spec.score_range is not None:
+        measures["score_range"] = list(spec.score_range)
     attacked = measures.get("attacked", 0)
     record = CellRecord(
         key=key,
         suite=plan.suite.name,
-        task=Task(task),
+        task=Task(spec.task),
         victim=cell.victim_label,
         defense=cell.defense,
         attack=cell.attack,

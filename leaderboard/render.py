@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from robustspike.bench.flags import FLAGS
 from robustspike.leaderboard import distances
+from robustspike.leaderboard import quality_table
 from robustspike.leaderboard.table import COLUMNS
 from robustspike.leaderboard.table import Section
 
@@ -24,6 +25,13 @@ INTRODUCTION = (
     "sign test cannot separate them (p < 0.05); flagged rows have none."
 )
 
+QUALITY_INTRODUCTION = (
+    "Quality models: SROCC is the rank correlation with (pseudo-)MOS, MAE the mean change of the score under "
+    "each image's worst attack, hidden MAE that of attacks nobody sees (SSIM >= 0.99 and PSNR >= 40 dB), "
+    "random MAE that of noise of the same size, R the mean log10 of the largest possible change over the "
+    "change (larger is more robust)."
+)
+
 Table = tuple[list[str], list[list[str]]]
 
 
@@ -34,7 +42,12 @@ def sort_sections(sections: Sequence[Section], key: str) -> list[Section]:
         Section(
             s.title,
             s.kind,
-            s.frame.sort_values(_column(s, key), ascending=ascending, kind="stable", ignore_index=True),
+            s.frame.sort_values(
+                _column(s, key),
+                ascending=ascending or (s.kind == "quality" and key == "worst_case"),
+                kind="stable",
+                ignore_index=True,
+            ),
         )
         for s in sections
     ]
@@ -44,6 +57,8 @@ def _column(section: Section, key: str) -> str:
     """Return the column of a section that means the same as a column of accuracy tables."""
     if section.kind == "distance":
         return {"worst_case": "median_all", "asr": "success"}.get(key, key)
+    if section.kind == "quality":
+        return {"worst_case": "mae", "clean": "srocc_clean", "asr": "moved"}.get(key, key)
     return key
 
 
@@ -58,7 +73,11 @@ def to_csv(sections: Sequence[Section]) -> str:
         return ""
     whole = pd.concat(frames, ignore_index=True)
     whole["rank"] = whole["rank"].astype("Int64")
-    known = [c for c in dict.fromkeys(["section", *COLUMNS, *distances.COLUMNS]) if c in whole.columns]
+    known = [
+        c
+        for c in dict.fromkeys(["section", *COLUMNS, *distances.COLUMNS, *quality_table.COLUMNS])
+        if c in whole.columns
+    ]
     attacks = sorted(c for c in whole.columns if c not in known)
     ordered = [c for c in known if c != "flags"] + attacks + ["flags"]
     text: str = whole[ordered].to_csv(index=False, float_format="%.6f", lineterminator="\n")
@@ -145,19 +164,27 @@ def by_budget(section: Section) -> Table | None:
 
 def tables(section: Section) -> list[Table]:
     """Return all tables of a section, the main one first."""
+    if section.kind == "quality":
+        return quality_table.tables(section)
     found = [display(section), by_attack(section)]
     budgets = by_budget(section)
     return [*found, budgets] if budgets else found
 
 
+def introduction(sections: Sequence[Section]) -> str:
+    """Return what a reader must know about the columns."""
+    more = [QUALITY_INTRODUCTION] if any(s.kind == "quality" for s in sections) else []
+    return " ".join([INTRODUCTION, *more])
+
+
 def to_markdown(sections: Sequence[Section]) -> str:
     """Return the leaderboard as Markdown: tables a section, then the meaning of flags."""
-    parts = ["# Leaderboard", "", INTRODUCTION, ""]
+    parts = ["# Leaderboard", "", introduction(sections), ""]
     for section in sections:
         parts += [f"## {section.title}", ""]
         for position, (headers, rows) in enumerate(tables(section)):
             if not position:
-                best = 5 if section.kind == "distance" else 4
+                best = 4 if section.kind == "accuracy" else 5
                 rows = [[*row[:best], f"**{row[best]}**", *row[best + 1 :]] for row in rows]
             parts += [tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True), ""]
     parts += ["## Flags in these tables", "", *(f"- {line}" for line in legend(sections)), ""]
@@ -193,7 +220,7 @@ code { background: #eef1f6; padding: 0 0.25rem; }
 
 def to_html(sections: Sequence[Section]) -> str:
     """Return the leaderboard as one self-contained page; intervals are drawn as bars."""
-    intro = html.escape(INTRODUCTION).replace("*Worst case*", "<em>Worst case</em>")
+    intro = html.escape(introduction(sections)).replace("*Worst case*", "<em>Worst case</em>")
     intro = intro.replace("*Median distance*", "<em>Median distance</em>")
     parts = [
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>RobustSpike leaderboard</title>',

@@ -73,13 +73,14 @@ def publish(
 ) -> None:
     """Print the tables and write the files asked for."""
     from robustspike.bench.files import write_atomic
+    from robustspike.leaderboard.quality_table import sections as quality_sections
     from robustspike.leaderboard.render import sort_sections
     from robustspike.leaderboard.render import to_csv
     from robustspike.leaderboard.render import to_html
     from robustspike.leaderboard.render import to_markdown
     from robustspike.leaderboard.table import sections
 
-    built = sections(records)
+    built = sections(records) + quality_sections(records)
     if sort:
         built = sort_sections(built, sort)
     for path, render in ((csv, to_csv), (md, to_markdown), (html, to_html)):
@@ -116,4 +117,4 @@ def _print(built: Sequence[Section], title: str) -> None:
             console.print(table)
             console.print()
     if title:
-        click.echo(f"suite {title}; accuracy in percent; worst case over all attacks of a table.", err=True)
+        click.echo(f"suite {title}; worst case over all attacks of a table.", err=True)
