@@ -4,6 +4,7 @@ The contracts (what to write), the mechanisms (what to call), and the two calls 
 Python: `load_victim` and `evaluate`.
 """
 
+from robustspike.bench.adapters import adapt
 from robustspike.bench.certify import Certified
 from robustspike.bench.certify import certify
 from robustspike.bench.contracts import API_VERSION
@@ -169,6 +170,7 @@ __all__ = [
     "VictimRecipe",
     "VictimSpec",
     "accuracy",
+    "adapt",
     "as_split",
     "bin_events",
     "certify",
