@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from robustspike.bench.api import RowStreams
+from robustspike.bench.api import accuracy
 from robustspike.bench.api import check_victim
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
@@ -74,6 +75,18 @@ def test_shipped_victim_keeps_the_contract_and_its_accuracy(name: str) -> None:
     percent, deviation = EXPECTED[name]
     binomial = math.sqrt(2 * percent * (100 - percent) / n)  # both numbers come from 500 test samples
     assert 100 * right / n >= percent - 2 * math.hypot(deviation, binomial)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "percent"),
+    [("ann_cnn.mnist", 98.5), ("lif_cnn.mnist", 97.5), ("qcfs_cnn.mnist", 98.0), ("ttfs_b1.mnist", 98.0)],
+)
+def test_mnist_victims_answer_the_real_test_set(name: str, percent: float, shared_data: Path) -> None:
+    victim = load_victim(name)
+    test = registry("datasets").get("mnist").load("test", root=shared_data)
+    assert len(test) == 10_000
+    assert 100 * accuracy(victim.module, test)[0] >= percent
 
 
 def test_all_shipped_weights_stay_small() -> None:
