@@ -25,6 +25,7 @@ from robustspike.attacks.random_changes import RandomRetiming
 from robustspike.attacks.random_changes import smallest
 from robustspike.attacks.reduction import Reduced
 from robustspike.attacks.reduction import reduce_changes
+from robustspike.attacks.refine import Refined
 from robustspike.attacks.scar import Scar
 from robustspike.attacks.scar import _Search as _ScarSearch
 from robustspike.attacks.scar import boundary
@@ -365,6 +366,28 @@ def test_no_control_reports_less_than_the_true_minimum(attack: Attack) -> None:
         assert share >= 0.7
 
 
+# --- refinement --------------------------------------------------------------------------------
+
+
+def test_refinement_shrinks_one_minimal_sets_towards_the_true_minimum() -> None:
+    target = victim(Bent(5), classes=3)
+    x = frames(40, seed=4)
+    y = target.logits(x).argmax(dim=1)
+    inner = RandomFlips(restarts=3)
+    reduced = judge(target, Reduced(attack=inner), x)
+    refined = judge(target, Refined(attack=inner, pool=8, estimator="native"), x)
+    assert (refined.status[reduced.status == 1] == 1).all()
+    both = reduced.status == 1
+    assert (refined.distance[both] < reduced.distance[both]).any()
+    assert refined.distance[both].mean() < reduced.distance[both].mean()
+    minima = torch.tensor([smallest_flips(target, x[i], y[i], 3) for i in range(40)])
+    assert (refined.distance[both] >= minima[both]).all()
+    known = (minima <= 3) & both
+    assert (refined.distance[known] == minima[known]).double().mean() >= 0.9
+    for i in both.nonzero().squeeze(1):
+        assert is_one_minimal(target, x[i], refined.x_adv[i], y[i], "l0")
+
+
 # --- what every control must hold ----------------------------------------------------------------
 
 CONTROLS: list[tuple[Attack, str]] = [
@@ -373,6 +396,7 @@ CONTROLS: list[tuple[Attack, str]] = [
     (Pointwise(restarts=1), "l0"),
     (SparseRs(queries=40, start=4), "l0"),
     (GreedyFlips(pool=5), "l0"),
+    (Refined(attack=RandomFlips(restarts=3), turns=4, pool=4, estimator="native"), "l0"),
     (Scar(pool=4), "l0"),
     (RandomRetiming(restarts=3), "retime_l0"),
     (RandomRetiming(restarts=3), "retime_linf"),
