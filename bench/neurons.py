@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -167,7 +168,7 @@ class Neuron:
     @property
     def threshold(self) -> float:
         """Firing threshold in units of the membrane potential."""
-        threshold = self.module.v_threshold
+        threshold: Any = self.module.v_threshold
         if isinstance(threshold, Tensor) and threshold.numel() != 1:
             raise ContractError(
                 f"neuron '{self.name}': expected one threshold for the layer, got {threshold.numel()}. "
@@ -232,7 +233,7 @@ class Neuron:
                 f"neuron '{self.name}': has no attribute `detach_reset`, so the gradient through its reset "
                 "cannot be switched. Leave the estimator's detach_reset unset."
             )
-        self.module.detach_reset = detach
+        self.module.detach_reset = detach  # type: ignore[assignment]
         try:
             yield
         finally:
@@ -251,7 +252,7 @@ class Neuron:
 
 def find_neurons(module: nn.Module) -> tuple[Neuron, ...]:
     """List the spiking neurons of a module, each once, in the order of registration."""
-    found = []
+    found: list[Neuron] = []
     for name, child in module.named_modules():
         if hasattr(child, "surrogate_function") and hasattr(child, "v_threshold"):
             found.append(Neuron(name=name, index=len(found), module=child))

@@ -65,20 +65,20 @@ def reach(form: Form, bound: float) -> float:
 class _AssgRule(DeferredRule):
     """Sharpness alpha = omega / (M + relax D), one for every sample, step and neuron."""
 
-    def __init__(self, parameters: Assg, memory: Memory) -> None:
+    def __init__(self, settings: Assg, memory: Memory) -> None:
         super().__init__()
-        self.parameters = parameters
+        self.settings = settings
         self.memory = memory
 
     def slopes(self, u: Tensor) -> Tensor:
         alpha = self.sharpness(u.abs())
-        return alpha * density(self.parameters.form, alpha * u)
+        return alpha * density(self.settings.form, alpha * u)
 
     def sharpness(self, size: Tensor) -> Tensor:
         """Take |u| [T, N, ...] into the statistics, unless frozen; return alpha, of the same shape."""
-        own, rows = self.parameters, self.memory.rows
+        own, rows = self.settings, self.memory.rows
         level, spread = self._state(size)
-        unique, inverse, counts = rows.unique(return_inverse=True, return_counts=True)
+        unique, inverse, counts = torch.unique(rows, return_inverse=True, return_counts=True)
         repeated = len(unique) < len(rows)
         at = unique if repeated else rows
         mean, deviation = level.index_select(1, at), spread.index_select(1, at)
@@ -94,7 +94,7 @@ class _AssgRule(DeferredRule):
             deviation.lerp_((size - mean).abs_(), 1 - own.beta_spread)
             level.index_copy_(1, at, mean)
             spread.index_copy_(1, at, deviation)
-        alpha = own.scale / deviation.mul_(own.relax).add_(mean).add_(own.floor)
+        alpha: Tensor = own.scale / deviation.mul_(own.relax).add_(mean).add_(own.floor)
         return alpha.index_select(1, inverse) if repeated else alpha
 
     def _state(self, size: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +103,7 @@ class _AssgRule(DeferredRule):
         shape = (len(size), self.memory.n, *size.shape[2:])
         if key not in self.memory.store:
             self.memory.store[key] = (
-                size.new_full(shape, math.nan if self.parameters.start is None else self.parameters.start),
+                size.new_full(shape, math.nan if self.settings.start is None else self.settings.start),
                 size.new_zeros(shape),
             )
         state: tuple[Tensor, Tensor] = self.memory.store[key]
