@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 from typing import Literal
@@ -47,6 +48,10 @@ class NormRegularization(DefenseBase):
             probability among all classes, or against the strongest wrong one; "margin": true minus
             strongest wrong logit; "loss": the cross-entropy. The strongest wrong class is that of x.
         share: part of every (shuffled) batch on which the penalty is taken; less is cheaper and noisier.
+        statistics: which ones batch normalisation uses in the penalty: "running" (batch statistics would
+            hide the shift and make the penalty depend on batch mates), "batch" (as in the task loss), or
+            "auto": running for a quality model, batch for a classifier, where running statistics, which
+            lag behind the weights early in training, cost clean and robust accuracy.
 
     Cost: per step 1 + 2 share forwards and as many backwards.
     """
@@ -56,6 +61,7 @@ class NormRegularization(DefenseBase):
     h: float | None = None
     target: Target = "auto"
     share: float = 1.0
+    statistics: Literal["auto", "running", "batch"] = "auto"
     spec: ClassVar[DefenseSpec] = DefenseSpec(
         name="nt",
         trains=True,
@@ -63,8 +69,8 @@ class NormRegularization(DefenseBase):
         source=(
             "Liu et al., CVPR 2024, arXiv:2403.11397. Differs: p = 1 instead of the released p = 2; h and "
             "weight in pixel units and for scores in [0, 1]; batch normalisation uses its running "
-            "statistics in the penalty (batch statistics would hide the shift and pollute them); on a "
-            "classifier the score is the margin (the paper has regressors only)."
+            "statistics in the penalty of a quality model; on a classifier the score is the margin (the "
+            "paper has regressors only)."
         ),
     )
 
@@ -77,6 +83,10 @@ class NormRegularization(DefenseBase):
             raise ConfigError(f"nt: share must be above 0 and at most 1, got {self.share}.")
         if self.target not in TARGETS:
             raise ConfigError(f"nt: target must be one of {', '.join(TARGETS)}, got '{self.target}'.")
+        if self.statistics not in ("auto", "running", "batch"):
+            raise ConfigError(
+                f"nt: statistics must be 'auto', 'running' or 'batch', got '{self.statistics}'."
+            )
 
     def transform(self, module: nn.Module, spec: VictimSpec) -> nn.Module:
         if spec.task is Task.QUALITY:
@@ -92,9 +102,10 @@ class NormRegularization(DefenseBase):
     def penalty(self, step: Step) -> Tensor:
         """Return weight mean |D|^p / p over the batch of a training step."""
         x = step.x[: math.ceil(self.share * len(step.x))].detach().clone().requires_grad_(True)
-        with running_statistics(step.module):
+        scores = hasattr(step.module, "score_range")
+        running = scores if self.statistics == "auto" else self.statistics == "running"
+        with running_statistics(step.module) if running else nullcontext():
             logits = step.logits(x)
-            scores = logits.shape[1] == 1
             h = self.h or (1e-3 if scores else 0.01)
             slopes = slope(step, x, logits, self.score(step, logits), h=h)
         weight = (2e-4 if scores else 0.02) if self.weight is None else self.weight
@@ -102,6 +113,7 @@ class NormRegularization(DefenseBase):
 
     def score(self, step: Step, logits: Tensor) -> Score:
         """Return f as a function of answers, given those at the clean point."""
+        y = step.y[: len(logits)]
         if logits.shape[1] == 1:
             low, high = step.module.score_range  # type: ignore[misc]
             return lambda z: z.squeeze(1) / (high - low)

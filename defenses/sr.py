@@ -41,7 +41,7 @@ class SparseGradient(DefenseBase):
     Cost: per step 2 forwards, 1 input-gradient backward, 1 backward through both; about 2.5 times plain.
     """
 
-    weight: float = 0.05
+    weight: float = 0.2
     h: float = 0.01
     form: Form = "l1"
     target: Target = "softmax_prob"
