@@ -29,7 +29,7 @@ class GradientPenalty(DefenseBase):
     Cost: as SR.
     """
 
-    weight: float = 0.1
+    weight: float = 0.3
     h: float = 0.1
     spec: ClassVar[DefenseSpec] = DefenseSpec(
         name="gradient_penalty",

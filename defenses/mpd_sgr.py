@@ -47,7 +47,7 @@ class PotentialSpread(Adversarial):
 
     eps: float = 0.0
     steps: int = 2
-    weight: float = 0.5
+    weight: float = 2.0
     window: float = 1.0
     spec: ClassVar[DefenseSpec] = DefenseSpec(
         name="mpd_sgr",

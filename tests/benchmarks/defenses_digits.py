@@ -27,6 +27,7 @@ from robustspike.bench.api import registry
 from robustspike.bench.recipes import find_weights
 from robustspike.bench.recipes import read_certificate
 from robustspike.bench.recipes import train
+from robustspike.bench.recipes import variant
 from robustspike.defenses.mppd import Mppd
 from robustspike.defenses.mppd import last_current
 
@@ -43,7 +44,7 @@ ATTACKS = {
 def ready(recipe: VictimRecipe, defense: str, seed: int, out: Path) -> tuple[ModuleVictim, dict, float]:
     """Return the hardened victim, its certificate and the seconds that training took (0 if found)."""
     began = time.perf_counter()
-    if find_weights(recipe, defense, seed, out) is None:
+    if not (out / f"{variant(recipe.name, defense, seed)}.safetensors").is_file():
         train(recipe, registry("defenses").get(defense), out=out, seed=seed)
     took = time.perf_counter() - began
     path = find_weights(recipe, defense, seed, out)
@@ -108,9 +109,8 @@ def main(out: Path, victim: str, only: str, seeds: tuple[int, ...]) -> None:
     path = out / f"{victim}.csv"
     done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["defense", "seed"])
     known = set(zip(done["defense"], done["seed"], strict=True))
-    names = [
-        n for part in only.split(",") for n in registry("defenses").names() if fnmatch.fnmatchcase(n, part)
-    ]
+    every = registry("defenses").names()
+    names = [name for part in only.split(",") for name in fnmatch.filter(every, part)]
     for seed in seeds:
         for name in names:
             if (name, seed) in known or registry("defenses").get(name).fits(recipe) is not None:
