@@ -24,9 +24,9 @@ class DefenseBase:
     """A training rule, a change of the network, or both. Subclasses are frozen dataclasses.
 
     The harness calls `fits` when it plans; `describe` and `transform` on a freshly built network (before
-    training, and before weights are loaded); `schedule` once, `terms` and `after_step` once per training
-    step, `eligible` once per epoch. A rule that only adds terms overrides `penalties`, one that only
-    chooses other training points overrides `points`; `Combined` puts several together.
+    training, and before weights are loaded); `schedule` once; `terms`, `before_step` and `after_step` once
+    per training step; `eligible` once per epoch. A rule that only adds terms overrides `penalties`, one
+    that only chooses other training points overrides `points`; `Combined` puts several together.
     """
 
     spec: ClassVar[DefenseSpec]
@@ -74,6 +74,9 @@ class DefenseBase:
         x = self.points(step).detach().clone().requires_grad_(True)
         loss, logits = step.loss(x, step.y)
         return {"loss": loss, **self.penalties(step, x, logits)}
+
+    def before_step(self, step: Step) -> None:
+        """Change the parameters' gradients after the backward pass, before the optimiser uses them."""
 
     def after_step(self, step: Step) -> None:
         """Change the network after a step of the optimiser, e.g. project its weights."""
@@ -145,6 +148,10 @@ class Combined(DefenseBase):
             for name, value in part.penalties(step, x, logits).items():
                 found[name] = found[name] + value if name in found else value
         return found
+
+    def before_step(self, step: Step) -> None:
+        for part in self.parts:
+            part.before_step(step)
 
     def after_step(self, step: Step) -> None:
         for part in self.parts:

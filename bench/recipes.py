@@ -174,6 +174,7 @@ def train(
         terms=defense.terms,
         loss_of=recipe.loss,
         after_epoch=recipe.after_epoch,
+        before_step=defense.before_step,
         after_step=defense.after_step,
         eligible=defense.eligible,
         identity=(plain(recipe), plain(defense)),

@@ -182,6 +182,7 @@ def fit(
     seed: int,
     checkpoint: Path | None = None,
     after_epoch: Callable[[nn.Module, int, Split], None] | None = None,
+    before_step: Callable[[Step], None] | None = None,
     after_step: Callable[[Step], None] | None = None,
     eligible: Callable[[int, int], bool] | None = None,
     identity: object = "",
@@ -201,6 +202,7 @@ def fit(
         checkpoint: file that keeps the state after every epoch; a run that finds it goes on there,
             and removes it at the end. None: not resumable.
         after_epoch: hook (module, epoch from 0, validation split), e.g. to update statistics.
+        before_step: hook (step) between the backward pass and the optimiser, e.g. to change gradients.
         after_step: hook (step) after every step of the optimiser, e.g. to project weights.
         eligible: whether the checkpoint after (epoch from 0, of epochs) may be chosen; by default all.
         identity: what else, beside data, schedule and seed, makes this run different from another one
@@ -244,6 +246,8 @@ def fit(
             named = terms(step)
             optimiser.zero_grad()
             functools.reduce(operator.add, named.values()).backward()
+            if before_step is not None:
+                before_step(step)
             optimiser.step()
             if after_step is not None:
                 after_step(step)

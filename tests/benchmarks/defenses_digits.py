@@ -32,7 +32,7 @@ from robustspike.defenses.mppd import Mppd
 from robustspike.defenses.mppd import last_current
 
 EPS = Fraction(1, 10)
-SAMPLES, NOISY_ENSEMBLE_SAMPLES = 250, 50
+SAMPLES = 250
 ATTACKS = {
     "noise": "noise",
     "fgsm": "fgsm.linf",
@@ -81,7 +81,8 @@ def lowered(victim: ModuleVictim, recipe: VictimRecipe, split: Split) -> dict[st
     return found
 
 
-def measure(recipe: VictimRecipe, defense: str, seed: int, out: Path) -> dict[str, object]:
+def measure(recipe: VictimRecipe, defense: str, seed: int, out: Path, few: int) -> dict[str, object]:
+    """Return the row of one defense and seed; the ensemble sees the first `few` samples."""
     victim, certificate, took = ready(recipe, defense, seed, out)
     split = recipe.data().load("test")[:SAMPLES]
     row: dict[str, object] = {"defense": defense, "seed": seed, "n": len(split)}
@@ -100,8 +101,9 @@ def measure(recipe: VictimRecipe, defense: str, seed: int, out: Path) -> dict[st
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for weights and CSV.")
 @click.option("--victim", default="lif_cnn.digits", show_default=True)
 @click.option("--only", default="*", help="Shell-style pattern of defense names.")
+@click.option("--ensemble", type=int, default=SAMPLES, help="Samples that the ensemble sees.")
 @click.option("--seeds", type=int, multiple=True, default=(0,))
-def main(out: Path, victim: str, only: str, seeds: tuple[int, ...]) -> None:
+def main(out: Path, victim: str, only: str, ensemble: int, seeds: tuple[int, ...]) -> None:
     """Train where needed, attack, and append one row per defense and seed to OUT/VICTIM.csv."""
     torch.set_num_threads(1)
     recipe: VictimRecipe = registry("victims").get(victim)
@@ -115,7 +117,7 @@ def main(out: Path, victim: str, only: str, seeds: tuple[int, ...]) -> None:
         for name in names:
             if (name, seed) in known or registry("defenses").get(name).fits(recipe) is not None:
                 continue
-            row = measure(recipe, name, seed, out)
+            row = measure(recipe, name, seed, out, ensemble)
             done = pd.concat([done, pd.DataFrame([row])], ignore_index=True)
             done.to_csv(path, index=False)
             click.echo(" ".join(f"{key}={value}" for key, value in row.items()))

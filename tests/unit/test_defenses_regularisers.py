@@ -32,6 +32,7 @@ TRAIN: Split = RECIPE.data().load("train")[:48]
 QUICK = Schedule(epochs=2, batch=24, lr=4e-3)
 
 OFF: dict[str, dict[str, object]] = {
+    "dsd": {"eps": 0.0, "removes": False},
     "feel": {"encoding": False, "leak": False},
     "fgsm_at": {"eps": 0.0},
     "gaussian": {"sigma": 0.0},
@@ -74,6 +75,7 @@ def trained(rule: DefenseBase, *, split: Split = TRAIN, schedule: Schedule = QUI
         terms=rule.terms,
         loss_of=RECIPE.loss,
         seed=0,
+        before_step=rule.before_step,
         after_step=rule.after_step,
         eligible=rule.eligible,
         **options,

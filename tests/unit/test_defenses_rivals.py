@@ -22,6 +22,7 @@ from robustspike.bench.api import find_neurons
 from robustspike.bench.api import generator
 from robustspike.bench.api import registry
 from robustspike.bench.api import supplied_with
+from robustspike.defenses.dsd import without_dominant_direction
 from robustspike.defenses.feel import FrequencyEncoding
 from robustspike.defenses.feel import LeakNeuron
 from robustspike.defenses.feel import half_widths
@@ -419,3 +420,13 @@ def test_bernoulli_coding_spikes_at_the_rate_of_the_pixel_and_passes_the_gradien
     assert spikes.detach().mean((0, 1)).tolist() == pytest.approx([0, 0.1, 0.5, 1.0], abs=0.015)
     (gradient,) = torch.autograd.grad(spikes.sum(), x)
     assert torch.equal(gradient, torch.ones_like(x))
+
+
+def test_gradient_without_its_dominant_direction_keeps_the_rest_and_still_descends() -> None:
+    g = torch.randn(6, 3, 2, 2, generator=generator("dsd"), dtype=torch.float64)
+    values = torch.linalg.svdvals(g.flatten(1))
+    left = without_dominant_direction(g)
+    assert torch.allclose(torch.linalg.svdvals(left.flatten(1))[:-1], values[1:], atol=1e-10)
+    assert float((left * g).sum()) >= 0
+    bias = torch.randn(4, generator=generator("bias"))
+    assert torch.equal(without_dominant_direction(bias), bias)
