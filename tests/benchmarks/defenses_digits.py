@@ -89,8 +89,13 @@ def measure(recipe: VictimRecipe, defense: str, seed: int, out: Path, few: int) 
     for name, attack in ATTACKS.items():
         found = evaluate(victim, registry("attacks").get(attack), split.x, split.y, eps=EPS)
         row["clean"], row[name] = found.clean, found.robust
-    few = split[:NOISY_ENSEMBLE_SAMPLES] if victim.spec.stochastic else split
-    found = evaluate(victim, registry("attacks").get("autoattack.snn(level='quick')"), few.x, few.y, eps=EPS)
+    found = evaluate(
+        victim,
+        registry("attacks").get("autoattack.snn(level='quick')"),
+        split.x[:few],
+        split.y[:few],
+        eps=EPS,
+    )
     row["ensemble"], row["ensemble_n"], row["errors"] = found.robust, found.n, found.errors
     row |= lowered(victim, recipe, split)
     row |= {f"train_{key}": certificate["training"][key] for key in ("forwards", "backwards")}
