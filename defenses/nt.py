@@ -113,7 +113,6 @@ class NormRegularization(DefenseBase):
 
     def score(self, step: Step, logits: Tensor) -> Score:
         """Return f as a function of answers, given those at the clean point."""
-        y = step.y[: len(logits)]
         if logits.shape[1] == 1:
             low, high = step.module.score_range  # type: ignore[misc]
             return lambda z: z.squeeze(1) / (high - low)

@@ -47,7 +47,7 @@ OFF: dict[str, dict[str, object]] = {
     "snn_rat": {"eps": 0.0, "beta": 0.0},
     "sr": {"weight": 0.0},
     "sr_star": {"eps": 0.0, "weight": 0.0},
-    "stog": {"eps": 0.0, "gamma": 0.0, "learning": 0.0},
+    "stog": {"eps": 0.0, "gamma": 0.0, "learning": 0.0, "initial": 1.0},
     "tgo": {"weight": 0.0, "sigma": 0.0},
     "trades": {"beta": 0.0},
     "tv_l1": {"chi": 1.0, "rho": 0.0, "dlif": False},
