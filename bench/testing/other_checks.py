@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from robustspike.bench.data.base import Split
 from robustspike.bench.gradients import GradientEstimator
 from robustspike.bench.losses import cross_entropy
+from robustspike.bench.neurons import reset
+from robustspike.bench.neurons import supplied_with
 from robustspike.bench.registry import registry
 from robustspike.bench.rng import RowStreams
 from robustspike.bench.rng import generator
@@ -47,7 +50,25 @@ def defense_builds_a_sound_victim(defense: Any) -> None:
     recipe = _recipe(defense)
     spec = defense.describe(recipe.spec())
     module = defense.transform(recipe.build(generator("contract")), spec)
-    check_victim(ModuleVictim(module, spec), recipe.data().load("test").x)
+    x = recipe.data().load("test").x
+    _liven(recipe.trainable(module), x[:64])
+    check_victim(ModuleVictim(module, spec), x)
+
+
+@torch.no_grad()
+def _liven(network: torch.nn.Module, x: Tensor) -> None:
+    """Fit the running statistics of an untrained network to data: without them it hardly spikes."""
+    layers = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    usual = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0
+    with supplied_with(network, RowStreams.derive(range(len(x)), "contract")):
+        reset(network)
+        network.train()(x)
+        reset(network)
+    network.eval()
+    for layer, momentum in zip(layers, usual, strict=True):
+        layer.momentum = momentum
 
 
 def defense_trains_deterministically(defense: Any) -> None:
