@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
 from robustspike.bench.data.base import Split
+from robustspike.bench.energy import count_synops
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.evaluate import STATUS
 from robustspike.bench.evaluate import ShardResult
@@ -44,8 +46,10 @@ from robustspike.bench.records import count
 from robustspike.bench.records import encode_samples
 from robustspike.bench.registry import load_file
 from robustspike.bench.registry import registry
+from robustspike.bench.rng import RowStreams
 from robustspike.bench.store import Store
 from robustspike.bench.store import pack_adversarials
+from robustspike.bench.victim import ModuleVictim
 from robustspike.bench.victim import check_victim
 
 
@@ -115,7 +119,29 @@ def compute(unit: Unit, settings: Settings) -> ShardResult:
     )
     attack = registry("attacks").get(cell.attack, **dict(cell.attack_params))
     data = _shard(cell, unit.index, settings)
-    return evaluate_shard(victim, attack, cell.threat, data.x, data.y, data.ids, seed=cell.seed)
+    result = evaluate_shard(victim, attack, cell.threat, data.x, data.y, data.ids, seed=cell.seed)
+    result.counts |= energy_counts(victim, data, result, seed=cell.seed)
+    return result
+
+
+def energy_counts(victim: ModuleVictim, data: Split, result: ShardResult, *, seed: int) -> dict[str, int]:
+    """Measure the energy of the clean answers, and of the broken samples before and after the attack.
+
+    Returns: whole picojoules summed over samples: energy_clean_pj (all n), energy_broken_pj (the broken
+        samples, clean) and energy_adv_pj (the same, attacked).
+    """
+    streams = RowStreams.derive(data.ids, seed, "energy", device=victim.device)
+
+    def picojoules(x: Tensor, rows: Tensor) -> Tensor:
+        noise = streams.fork("draw", rows=rows.to(victim.device)) if victim.spec.stochastic else None
+        return count_synops(victim, x.to(victim.device), noise=noise).energy_nj().cpu() * 1000
+
+    everyone = torch.arange(len(data))
+    broken = everyone[result.status == STATUS.index(Status.BROKEN)]
+    clean = picojoules(data.x, everyone)
+    attacked = picojoules(result.x_adv[broken], broken) if len(broken) else torch.zeros(0)
+    sums = {"clean": clean, "broken": clean[broken], "adv": attacked}
+    return {f"energy_{name}_pj": round(float(energy.sum())) for name, energy in sums.items()}
 
 
 def _shard(cell: Cell, index: int, settings: Settings) -> Split:

@@ -29,7 +29,8 @@ COLUMNS = {
     "median_high": "upper end of it",
     "median_success": "the same median over the broken samples alone",
     **{f"asr@{b}": f"share of attacked samples broken within distance {b}" for b in BUDGETS},
-    "energy": "synaptic energy on the adversarial inputs over that on the same clean inputs",
+    "energy_nj": "synaptic energy of a clean answer in nanojoules (4.6 pJ a MAC, 0.9 pJ an AC)",
+    "energy_ratio": "synaptic energy on the adversarial inputs over that on the same clean inputs",
     "propagations": "forward and backward passes per attacked sample, all attacks together",
     "flags": "signs that the evaluation is incomplete or misleading",
 }
@@ -67,7 +68,7 @@ def distance_row(records: Sequence[CellRecord], labels: Sequence[str]) -> dict[s
     }
     for budget in BUDGETS:
         row[f"asr@{budget}"] = float((values <= budget).mean()) if len(values) else float("nan")
-    row["energy"] = energy_ratio(records)
+    row |= energy(records)
     row["propagations"] = spent / attacked if attacked else 0.0
     for label in labels:
         own = nearest([record for record in records if record.label == label])
@@ -75,11 +76,17 @@ def distance_row(records: Sequence[CellRecord], labels: Sequence[str]) -> dict[s
     return row
 
 
-def energy_ratio(records: Sequence[CellRecord]) -> float:
-    """Return energy under attack over clean energy, both summed over the broken samples of all records."""
-    clean = sum(record.measures.get("energy_clean_nj", 0.0) for record in records)
-    attacked = sum(record.measures.get("energy_adv_nj", 0.0) for record in records)
-    return attacked / clean if clean else float("nan")
+def energy(records: Sequence[CellRecord]) -> dict[str, float]:
+    """Return the energy columns: per clean answer, and under attack over clean on the broken samples."""
+    total = {
+        name: sum(record.measures.get(f"energy_{name}_pj", 0) for record in records)
+        for name in ("clean", "broken", "adv")
+    }
+    answers = sum(record.counts["n"] for record in records if "energy_clean_pj" in record.measures)
+    return {
+        "energy_nj": total["clean"] / answers / 1000 if answers else float("nan"),
+        "energy_ratio": total["adv"] / total["broken"] if total["broken"] else float("nan"),
+    }
 
 
 def separated(farther: Mapping[int, float], nearer: Mapping[int, float], level: float) -> bool:

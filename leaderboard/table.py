@@ -35,7 +35,8 @@ COLUMNS = {
     "low": "lower end of the 95 % Wilson interval of worst_case",
     "high": "upper end of it",
     "asr": "attack success rate: broken samples over samples correct without attack",
-    "energy": "synaptic energy on the adversarial inputs over that on the same clean inputs",
+    "energy_nj": distances.COLUMNS["energy_nj"],
+    "energy_ratio": distances.COLUMNS["energy_ratio"],
     "propagations": "forward and backward passes per attacked sample, all attacks together",
     "flags": "signs that the evaluation is incomplete or misleading",
 }
@@ -164,7 +165,7 @@ def accuracy_row(records: Sequence[CellRecord], labels: Sequence[str]) -> dict[s
         "low": low,
         "high": high,
         "asr": (clean - robust) / clean if clean else float("nan"),
-        "energy": distances.energy_ratio(records),
+        **distances.energy(records),
         "propagations": spent / attacked if attacked else 0.0,
     }
     for label in labels:
