@@ -58,6 +58,13 @@ class Constant(nn.Module):
         return 0 * x.flatten(1)[:, :2] + torch.tensor([1.0, 0.0], dtype=x.dtype)
 
 
+class Faulty(Bent):
+    """Answers NaN wherever the first cell is set."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x[:, 0, 0, 0, :1] > 0, torch.nan, super().forward(x))
+
+
 class Rate(nn.Module):
     """Sees spike counts alone: no retiming can change its answer."""
 

@@ -8,6 +8,7 @@ from tiny_spike_victims import CELLS
 from tiny_spike_victims import SHAPE
 from tiny_spike_victims import Bent
 from tiny_spike_victims import Constant
+from tiny_spike_victims import Faulty
 from tiny_spike_victims import Linear
 from tiny_spike_victims import Rate
 from tiny_spike_victims import frames
@@ -37,11 +38,13 @@ from robustspike.bench.api import Attack
 from robustspike.bench.api import Budget
 from robustspike.bench.api import ConfigError
 from robustspike.bench.api import Domain
+from robustspike.bench.api import Goal
 from robustspike.bench.api import ModuleVictim
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import registry
+from robustspike.bench.evaluate import target_classes
 
 
 def is_one_minimal(target: ModuleVictim, x0: Tensor, x: Tensor, y: Tensor, geometry: str) -> bool:
@@ -444,3 +447,30 @@ def test_same_seed_same_bytes(attack: Attack, geometry: str) -> None:
     one, two, other = (judge(target, attack, x, geometry=geometry, seed=s).x_adv for s in (0, 0, 1))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("attack", "geometry"), CONTROLS, ids=IDS)
+def test_nan_answers_are_never_successes(attack: Attack, geometry: str) -> None:
+    target = victim(Faulty(6), classes=3)
+    x = frames(12, seed=12)
+    x[:, 0, 0, 0, 0] = 0
+    x[:, 1, 0, 0, 0] = 1
+    y = target.logits(x).argmax(dim=1)
+    found = evaluate_shard(target, attack, threat(attack, geometry, 4), x, y, torch.arange(12))
+    assert all("not finite" in message for message in found.errors), found.errors
+    broken = found.status == 1
+    answers = target.logits(found.x_adv[broken])
+    assert torch.isfinite(answers).all()
+    assert (answers.argmax(dim=1) != y[broken]).all()
+
+
+@pytest.mark.parametrize(("attack", "geometry"), CONTROLS, ids=IDS)
+def test_targeted_goals_reach_the_target_class(attack: Attack, geometry: str) -> None:
+    target = victim(Bent(4), classes=3)
+    x = frames(24, seed=9)
+    y = target.logits(x).argmax(dim=1)
+    result = judge(target, attack, x, geometry=geometry, goal=Goal.TARGETED)
+    broken = result.status == 1
+    assert broken.any()
+    wanted = target_classes(y, torch.arange(24), 3)
+    assert torch.equal(target.logits(result.x_adv[broken]).argmax(dim=1), wanted[broken])

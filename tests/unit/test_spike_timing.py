@@ -7,6 +7,7 @@ import torch
 from tiny_spike_victims import SHAPE
 from tiny_spike_victims import Bent
 from tiny_spike_victims import Constant
+from tiny_spike_victims import Faulty
 from tiny_spike_victims import Linear
 from tiny_spike_victims import Rate
 from tiny_spike_victims import frames
@@ -326,3 +327,18 @@ def test_targeted_goal(attack: Attack, geometry: str) -> None:
     assert broken.any()
     assert (target.logits(result.x_adv[broken]).argmax(dim=1) == result.adv[broken]).all()
     assert (result.adv[broken] != y[broken]).all()
+
+
+@pytest.mark.parametrize(("attack", "geometry"), ALL, ids=IDS)
+def test_nan_answers_are_never_successes(attack: Attack, geometry: str) -> None:
+    target = victim(Faulty(6), classes=3)
+    x = frames(12, seed=12)
+    x[:, 0, 0, 0, 0] = 0
+    x[:, 1, 0, 0, 0] = 1
+    y = target.logits(x).argmax(dim=1)
+    found = evaluate_shard(target, attack, threat(attack, geometry, 4), x, y, torch.arange(12))
+    assert all("not finite" in message for message in found.errors), found.errors
+    broken = found.status == 1
+    answers = target.logits(found.x_adv[broken])
+    assert torch.isfinite(answers).all()
+    assert (answers.argmax(dim=1) != y[broken]).all()
