@@ -120,3 +120,40 @@ def test_sew_block_joins_spikes_after_the_neuron(merge: Merge, most: float) -> N
     joined = {"add": a + s, "and": a * s, "iand": (1 - a) * s}[merge]
     assert torch.equal(out, joined)
     assert float(out.max()) == most and 0 < float(a.mean()) < 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ann_cnn.digits",
+        "hybrid_cnn.digits",
+        "int8_cnn.digits",
+        "integer_cnn.digits",
+        "lif_cnn.digits",
+        "nq_cnn.digits",
+        "percentile_cnn.digits",
+        "qcfs_cnn.digits",
+        "ratesyn_cnn.digits",
+        "ttfs_b1.digits",
+        "ttfs_b1_mapped.digits",
+        "two_phase_cnn.digits",
+    ],
+)
+def test_depth_follows_the_number_of_widths_up_to_what_the_input_allows(name: str) -> None:
+    for widths in ((4, 6, 8), (5, 7)):
+        recipe = registry("victims").get(name, widths=widths)
+        net = recipe.build(generator("depth")).eval()
+        with torch.no_grad():
+            assert net(torch.rand(2, 1, 8, 8, generator=generator("x"))).shape == (2, 10)
+        deep = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+        assert len(deep) % len(widths) == 0
+    for wrong in ((4, 4, 4, 4), ()):
+        with pytest.raises(ConfigError, match=name):
+            registry("victims").get(name, widths=wrong).build(generator("depth"))
+
+
+@pytest.mark.parametrize("name", ["lif_cnn.digits", "qcfs_cnn.digits", "ttfs_b1.digits", "causal_lin.digits"])
+def test_another_data_set_changes_the_input_and_nothing_else(name: str) -> None:
+    net = registry("victims").get(name, dataset="cifar10").build(generator("cifar")).eval()
+    with torch.no_grad():
+        assert net(torch.rand(2, 3, 32, 32, generator=generator("x"))).shape == (2, 10)

@@ -18,6 +18,7 @@ from robustspike.bench.api import VictimSpec
 from robustspike.bench.api import initialise
 from robustspike.victims.compressed.rounding import floor_through
 from robustspike.victims.compressed.rounding import round_through
+from robustspike.victims.layout import flat_features
 
 
 class _IntegerWeight:
@@ -104,7 +105,7 @@ class ShiftNorm(nn.Module):
 
 
 class IntegerNet(nn.Module):
-    """Two convolutions with max pooling and a linear layer on integers; pixels are rounded to levels."""
+    """Convolutions with max pooling and a linear layer on integers; pixels are rounded to levels."""
 
     def __init__(self, body: nn.Sequential, last: ShiftNorm, levels: int) -> None:
         super().__init__()
@@ -126,13 +127,13 @@ class IntegerCnn(VictimRecipe):
     """A convolutional network that needs integers only.
 
     Args:
-        widths: channels of the two convolutions.
+        widths: channels of the convolutions; their number is the depth.
         bits: width of weights and activations.
         levels: integer levels of the input; 16 is exact for digits, 255 for 8-bit images.
     """
 
     dataset: str = "digits"
-    widths: tuple[int, int] = (16, 32)
+    widths: tuple[int, ...] = (16, 32)
     bits: int = 4
     levels: int = 16
     schedule: Schedule = Schedule(epochs=25, lr=0.1)
@@ -156,18 +157,17 @@ class IntegerCnn(VictimRecipe):
 
     def build(self, rng: torch.Generator) -> nn.Module:
         data = self.data()
-        channels, height, width = data.shape
-        first, second = self.widths
-        body = nn.Sequential(
-            IntegerConv(channels, first, bits=self.bits),
-            ShiftNorm(first, bits=self.bits, signed=False),
-            nn.MaxPool2d(2),
-            IntegerConv(first, second, bits=self.bits),
-            ShiftNorm(second, bits=self.bits, signed=False),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            IntegerLinear(second * (height // 4) * (width // 4), data.classes, bits=self.bits),
-        )
+        layers: list[nn.Module] = []
+        channels = data.shape[0]
+        for width in self.widths:
+            layers += [
+                IntegerConv(channels, width, bits=self.bits),
+                ShiftNorm(width, bits=self.bits, signed=False),
+                nn.MaxPool2d(2),
+            ]
+            channels = width
+        features = flat_features(data.shape, self.widths, name=self.name)
+        body = nn.Sequential(*layers, nn.Flatten(), IntegerLinear(features, data.classes, bits=self.bits))
         net = IntegerNet(body, ShiftNorm(data.classes, bits=self.bits, signed=True), self.levels)
         initialise(net, rng)
         return net

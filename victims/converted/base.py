@@ -18,6 +18,7 @@ from robustspike.bench.api import VictimRecipe
 from robustspike.bench.api import VictimSpec
 from robustspike.bench.api import initialise
 from robustspike.victims.converted.nodes import latency_curve
+from robustspike.victims.layout import relu_network
 
 LARGEST_LOSS = 0.02
 """Accuracy that a conversion may lose before it is marked: below, its robustness means nothing."""
@@ -29,12 +30,12 @@ class ConvertedRecipe(VictimRecipe):
 
     Args:
         steps: time steps T of the spiking network.
-        widths: channels of the two convolutions.
+        widths: channels of the convolutions; their number is the depth.
     """
 
     dataset: str = "digits"
     steps: int = 4
-    widths: tuple[int, int] = (16, 32)
+    widths: tuple[int, ...] = (16, 32)
     schedule: Schedule = Schedule()
 
     family: ClassVar[str] = "converted"
@@ -46,20 +47,7 @@ class ConvertedRecipe(VictimRecipe):
     def source_network(self, activation: Callable[[], nn.Module], rng: torch.Generator) -> nn.Sequential:
         """Build the untrained ANN with the given activations and average pooling."""
         data = self.data()
-        channels, height, width = data.shape
-        first, second = self.widths
-        ann = nn.Sequential(
-            nn.Conv2d(channels, first, 3, padding=1, bias=False),
-            nn.BatchNorm2d(first),
-            activation(),
-            nn.AvgPool2d(2),
-            nn.Conv2d(first, second, 3, padding=1, bias=False),
-            nn.BatchNorm2d(second),
-            activation(),
-            nn.AvgPool2d(2),
-            nn.Flatten(),
-            nn.Linear(second * (height // 4) * (width // 4), data.classes),
-        )
+        ann = relu_network(data.shape, data.classes, self.widths, name=self.name, activation=activation)
         initialise(ann, rng)
         return ann
 

@@ -141,7 +141,7 @@ class TwoPhaseCnn(ConvertedRecipe):
 
     def build(self, rng: torch.Generator) -> nn.Module:
         _, height, width = self.data().shape
-        shapes = iter([(self.widths[0], height, width), (self.widths[1], height // 2, width // 2)])
+        shapes = iter([(c, height >> depth, width >> depth) for depth, c in enumerate(self.widths)])
         return ConvertedNet(
             self.source_network(
                 lambda: ClipActivation(self.scale, next(shapes), levels=self.steps, smooth=self.smooth), rng

@@ -16,6 +16,7 @@ from robustspike.bench.api import Schedule
 from robustspike.bench.api import VictimRecipe
 from robustspike.bench.api import VictimSpec
 from robustspike.bench.api import initialise
+from robustspike.victims.layout import flat_features
 
 NeuronKind = Literal["lif", "plif", "if"]
 Objective = Literal["mean_logits", "tet"]
@@ -84,11 +85,11 @@ def tet_loss(steps: Tensor, y: Tensor, *, weight: float, target: float = 1.0) ->
 
 @dataclass(frozen=True, kw_only=True)
 class LifCnn(VictimRecipe):
-    """conv-BN-neuron-pool, conv-BN-neuron-pool, linear; direct coding; mean-logit read-out.
+    """conv-BN-neuron-pool for each width, then linear; direct coding; mean-logit read-out.
 
     Args:
         steps: time steps T.
-        widths: channels of the two convolutions.
+        widths: channels of the convolutions; their number is the depth.
         neuron: "lif", "plif" or "if".
         tau: membrane time constant in steps (initial value for "plif").
         v_reset: potential after a hard reset; None for a soft reset.
@@ -100,7 +101,7 @@ class LifCnn(VictimRecipe):
 
     dataset: str = "digits"
     steps: int = 4
-    widths: tuple[int, int] = (16, 32)
+    widths: tuple[int, ...] = (16, 32)
     neuron: NeuronKind = "lif"
     tau: float = 2.0
     v_reset: float | None = 0.0
@@ -144,20 +145,21 @@ class LifCnn(VictimRecipe):
         from spikingjelly.activation_based import layer
 
         data = self.data()
-        _, height, width = data.shape
-        first, second = self.widths
-        return nn.Sequential(
-            layer.Conv2d(channels, first, 3, padding=1, bias=False, step_mode="m"),
-            layer.BatchNorm2d(first, step_mode="m"),
-            self.node(),
-            layer.AvgPool2d(2, step_mode="m"),
-            layer.Conv2d(first, second, 3, padding=1, bias=False, step_mode="m"),
-            layer.BatchNorm2d(second, step_mode="m"),
-            self.node(),
-            layer.AvgPool2d(2, step_mode="m"),
+        layers: list[nn.Module] = []
+        for width in self.widths:
+            layers += [
+                layer.Conv2d(channels, width, 3, padding=1, bias=False, step_mode="m"),
+                layer.BatchNorm2d(width, step_mode="m"),
+                self.node(),
+                layer.AvgPool2d(2, step_mode="m"),
+            ]
+            channels = width
+        features = flat_features(data.shape, self.widths, name=self.name)
+        layers += [
             layer.Flatten(step_mode="m"),
-            layer.Linear(second * (height // 4) * (width // 4), data.classes, step_mode="m"),
-        )
+            layer.Linear(features, data.classes, step_mode="m"),
+        ]
+        return nn.Sequential(*layers)
 
     def build(self, rng: torch.Generator) -> nn.Module:
         body = self.body(self.data().shape[0])

@@ -12,18 +12,19 @@ from robustspike.bench.api import Schedule
 from robustspike.bench.api import VictimRecipe
 from robustspike.bench.api import VictimSpec
 from robustspike.bench.api import initialise
+from robustspike.victims.layout import relu_network
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnnCnn(VictimRecipe):
-    """conv-BN-ReLU-pool, conv-BN-ReLU-pool, linear: the shape and training of `LifCnn` without time.
+    """conv-BN-ReLU-pool for each width, then linear: the shape and training of `LifCnn` without time.
 
     Args:
-        widths: channels of the two convolutions.
+        widths: channels of the convolutions; their number is the depth.
     """
 
     dataset: str = "digits"
-    widths: tuple[int, int] = (16, 32)
+    widths: tuple[int, ...] = (16, 32)
     schedule: Schedule = Schedule(epochs=25)
 
     family: ClassVar[str] = "reference"
@@ -35,20 +36,7 @@ class AnnCnn(VictimRecipe):
 
     def build(self, rng: torch.Generator) -> nn.Module:
         data = self.data()
-        channels, height, width = data.shape
-        first, second = self.widths
-        net = nn.Sequential(
-            nn.Conv2d(channels, first, 3, padding=1, bias=False),
-            nn.BatchNorm2d(first),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-            nn.Conv2d(first, second, 3, padding=1, bias=False),
-            nn.BatchNorm2d(second),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-            nn.Flatten(),
-            nn.Linear(second * (height // 4) * (width // 4), data.classes),
-        )
+        net = relu_network(data.shape, data.classes, self.widths, name=self.name)
         initialise(net, rng)
         return net
 

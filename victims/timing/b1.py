@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from robustspike.bench.api import Split
 from robustspike.bench.api import VictimRecipe
 from robustspike.bench.api import VictimSpec
 from robustspike.bench.api import initialise
+from robustspike.victims.layout import flat_features
+from robustspike.victims.layout import relu_network
 
 
 class _Round(torch.autograd.Function):
@@ -71,13 +73,13 @@ class B1Layer(nn.Module):
 
 
 class B1Net(nn.Module):
-    """conv, pool, conv, pool, linear on spike times; [N, C, H, W] -> [N, K].
+    """conv-pool for each layer, then linear, on spike times; [N, C, H, W] -> [N, K].
 
     A pixel x spikes at 1 - x. Average pooling acts on t_min - t, which is linear. The output layer does
     not spike: its potential at t_min is the logit.
 
     Args:
-        layers: the two spiking layers.
+        layers: the spiking layers.
         out: the read-out.
         input_grid: levels of the input times; 0 for continuous time.
     """
@@ -131,14 +133,14 @@ class B1Cnn(VictimRecipe):
     """The reference convolutional network on spike times, trained in time.
 
     Args:
-        widths: channels of the two convolutions.
+        widths: channels of the convolutions; their number is the depth.
         window: length of the firing phases in training, in units of the input phase.
         margin: after training a phase is this much longer than the largest training activation needs.
         grid: time steps of each firing phase; 0 for continuous time.
     """
 
     dataset: str = "digits"
-    widths: tuple[int, int] = (16, 32)
+    widths: tuple[int, ...] = (16, 32)
     window: float = 16.0
     margin: float = 1.1
     grid: int = 0
@@ -164,13 +166,11 @@ class B1Cnn(VictimRecipe):
     def network(self) -> B1Net:
         """Build the network without drawing its weights."""
         data = self.data()
-        channels, height, width = data.shape
-        first, second = self.widths
         layers = [
-            B1Layer(nn.Conv2d(channels, first, 3, padding=1), window=self.window, grid=self.grid),
-            B1Layer(nn.Conv2d(first, second, 3, padding=1), window=self.window, grid=self.grid),
+            B1Layer(nn.Conv2d(inputs, outputs, 3, padding=1), window=self.window, grid=self.grid)
+            for inputs, outputs in itertools.pairwise((data.shape[0], *self.widths))
         ]
-        return B1Net(layers, nn.Linear(second * (height // 4) * (width // 4), data.classes))
+        return B1Net(layers, nn.Linear(flat_features(data.shape, self.widths, name=self.name), data.classes))
 
     def build(self, rng: torch.Generator) -> nn.Module:
         net = self.network()
@@ -211,20 +211,8 @@ class MappedB1Cnn(B1Cnn):
 
     def build(self, rng: torch.Generator) -> nn.Module:
         data = self.data()
-        first, second = self.widths
         timed = self.network()
-        ann = nn.Sequential(
-            nn.Conv2d(data.shape[0], first, 3, padding=1, bias=False),
-            nn.BatchNorm2d(first),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-            nn.Conv2d(first, second, 3, padding=1, bias=False),
-            nn.BatchNorm2d(second),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-            nn.Flatten(),
-            copy.deepcopy(timed.out),
-        )
+        ann = relu_network(data.shape, data.classes, self.widths, name=self.name)
         net = MappedB1(ann, timed)
         initialise(net, rng)
         return net
@@ -238,11 +226,10 @@ class MappedB1Cnn(B1Cnn):
         """Fold BatchNorm into the convolutions and copy them into the timed network."""
         assert isinstance(module, MappedB1)
         ann = module.ann.eval()
-        parts = [ann[0], ann[4]]
-        for layer, convolution, norm in zip(module.timed.layers, parts, [ann[1], ann[5]], strict=True):
-            folded = nn.utils.fusion.fuse_conv_bn_eval(convolution, norm)
+        for index, layer in enumerate(module.timed.layers):
+            folded = nn.utils.fusion.fuse_conv_bn_eval(ann[4 * index], ann[4 * index + 1])
             layer.linear.load_state_dict(folded.state_dict())  # type: ignore[union-attr]
-        module.timed.out.load_state_dict(ann[9].state_dict())
+        module.timed.out.load_state_dict(ann[-1].state_dict())
         fit_windows(module.timed, data.load("train", root=root), margin=self.margin)
 
 
