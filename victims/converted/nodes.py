@@ -154,10 +154,11 @@ def latency_curve(
     Returns: T -> number correct, of len(split).
     """
     right = dict.fromkeys(steps, 0)
+    device = next(net.parameters()).device
     with torch.no_grad():
         for start in range(0, len(split), batch):
             part = split[start : start + batch]
-            sums = net.sequence(part.x, max(steps)).cumsum(dim=0)  # type: ignore[operator]
+            sums = net.sequence(part.x.to(device), max(steps)).cumsum(dim=0)  # type: ignore[operator]
             for t in steps:
-                right[t] += int((sums[t - 1].argmax(dim=1) == part.y).sum())
+                right[t] += int((sums[t - 1].argmax(dim=1).cpu() == part.y).sum())
     return right
