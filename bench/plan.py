@@ -343,6 +343,8 @@ def _misfit(
     rule: DefenseBase = registry("defenses").get(defense)
     if recipe.data().needs_root and root is None and not named:
         return f"data set '{recipe.dataset}' needs --data DIR"
+    if root is not None and not named and not recipe.data().present(root):
+        return f"data set '{recipe.dataset}' is not in {root}"
     reason = rule.fits(recipe)
     if reason:
         return reason

@@ -203,7 +203,27 @@ def _group_means(values: Tensor, groups: Tensor) -> object:
     return (total / torch.bincount(index)).numpy()
 
 
+def on_published_set(kind: Literal["cnn", "snn"], dataset: str) -> QualityRegressor:
+    """Return the network trained on photopatch_iqa, for judging images of a published set as it is.
+
+    The network is convolutional with a global mean, so it takes any size.
+    """
+    return QualityRegressor(
+        name=f"{kind}_iqa.{dataset}", kind=kind, dataset=dataset, shares=f"{kind}_iqa.photopatch"
+    )
+
+
 CNN_PHOTOPATCH = QualityRegressor(name="cnn_iqa.photopatch")
 SNN_PHOTOPATCH = QualityRegressor(name="snn_iqa.photopatch", kind="snn")
 CNN_PHOTOPATCH_2 = QualityRegressor(name="cnn_iqa.photopatch_2", dataset="photopatch_iqa_2")
 SNN_PHOTOPATCH_2 = QualityRegressor(name="snn_iqa.photopatch_2", kind="snn", dataset="photopatch_iqa_2")
+CNN_KADID10K = on_published_set("cnn", "kadid10k")
+CNN_KONIQ10K = on_published_set("cnn", "koniq10k")
+CNN_LIVE = on_published_set("cnn", "live")
+CNN_LIVE_CHALLENGE = on_published_set("cnn", "live_challenge")
+CNN_TID2013 = on_published_set("cnn", "tid2013")
+SNN_KADID10K = on_published_set("snn", "kadid10k")
+SNN_KONIQ10K = on_published_set("snn", "koniq10k")
+SNN_LIVE = on_published_set("snn", "live")
+SNN_LIVE_CHALLENGE = on_published_set("snn", "live_challenge")
+SNN_TID2013 = on_published_set("snn", "tid2013")
