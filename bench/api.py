@@ -88,6 +88,7 @@ from robustspike.bench.neurons import supplied_with
 from robustspike.bench.oracle import Oracle
 from robustspike.bench.recipes import VictimRecipe
 from robustspike.bench.recipes import load_victim
+from robustspike.bench.registry import parse_call
 from robustspike.bench.registry import registry
 from robustspike.bench.retiming import from_lines
 from robustspike.bench.retiming import to_lines
@@ -195,6 +196,7 @@ __all__ = [
     "load_victim",
     "luma",
     "margin",
+    "parse_call",
     "psnr",
     "read_spike_dat",
     "read_spike_npz",
