@@ -139,7 +139,8 @@ class _OwnSurrogate(nn.Module):
         self.function = function
 
     def forward(self, u: Tensor) -> Tensor:
-        return self.function(u).to(u.dtype)
+        spikes: Tensor = self.function(u).to(u.dtype)
+        return spikes
 
 
 def _adopt_snntorch(neuron: Any) -> None:
@@ -161,8 +162,8 @@ def _adopt_snntorch(neuron: Any) -> None:
         rule = neuron.surrogate_function
         if not isinstance(rule, _OwnSurrogate):
             u = (u - u.detach()) + torch.nextafter(u.detach(), torch.full_like(u, -math.inf))
-        spikes: Tensor = rule(u)
-        return spikes * neuron.graded_spikes_factor
+        spikes: Tensor = rule(u) * neuron.graded_spikes_factor
+        return spikes
 
     neuron.__dict__["fire"] = fire
 

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import nn
+from torch.nn.grad import conv2d_input
+from torch.nn.grad import conv2d_weight
 
 from robustspike.bench.contracts import Domain
 from robustspike.bench.errors import ConfigError
@@ -116,7 +118,7 @@ def count_synops(
     Cost: 1 forward per sample, and two more of each layer.
     """
     parts = []
-    for rows in torch.arange(len(x), device=x.device).split(batch):
+    for rows in torch.split(torch.arange(len(x), device=x.device), batch):
         streams = None if noise is None else noise.fork("energy", rows=rows)
         counter = _Counter(victim, len(rows))
         with counter.listening(), torch.no_grad():
@@ -373,12 +375,15 @@ def _error_operations(layer: nn.Module, x: Tensor, error: Tensor) -> float:
     weight = (layer.weight.detach() != 0).to(x.dtype)  # type: ignore[operator, union-attr]
     if isinstance(layer, nn.Conv2d):
         settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        return float(torch.nn.grad.conv2d_input(x.shape, weight, error, *settings).double().sum())
+        down: Tensor = conv2d_input(x.shape, weight, error, *settings)  # type: ignore[no-untyped-call]
+        return float(down.double().sum())
     return float((error @ weight).double().sum())
 
 
 def _weight_operations(layer: nn.Module, x: Tensor, error: Tensor) -> float:
     if isinstance(layer, nn.Conv2d):
         settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        return float(torch.nn.grad.conv2d_weight(x, layer.weight.shape, error, *settings).double().sum())
+        size = layer.weight.shape
+        pairs: Tensor = conv2d_weight(x, size, error, *settings)  # type: ignore[no-untyped-call]
+        return float(pairs.double().sum())
     return float((error.T @ x).double().sum())

@@ -18,7 +18,7 @@ def flat_features(shape: tuple[int, ...], widths: tuple[int, ...], *, name: str)
         name: the victim, for the message.
     Raises: ConfigError: no block, or so many that no pixel is left.
     """
-    shrink = 2 ** len(widths)
+    shrink = 1 << len(widths)
     left = (shape[-2] // shrink) * (shape[-1] // shrink)
     if not widths or min(widths) < 1 or not left:
         raise ConfigError(

@@ -100,7 +100,7 @@ class SpikeRates:
 def compressible(module: nn.Module) -> list[nn.Parameter]:
     """Return the weights of all convolutions and linear layers but the first, which stays dense."""
     layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    return [layer.weight for layer in layers[1:]]
+    return [layer.get_parameter("weight") for layer in layers[1:]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +181,8 @@ class AdmmCnn(LifCnn):
                 w.copy_(self.project(w))
         fixed = [w.detach().clone() for w in weights]
 
-        def restore(net: nn.Module) -> None:
-            del net
+        def restore(step: Step) -> None:
+            del step
             with torch.no_grad():
                 for w, kept in zip(weights, fixed, strict=True):
                     w.copy_(kept if self.bits else w * (kept != 0))
@@ -206,7 +206,7 @@ class AdmmCnn(LifCnn):
         weights = compressible(module)
         return {
             "nonzero": [round(float((w != 0).double().mean()), 4) for w in weights],
-            "levels": [int(w.unique().numel()) for w in weights],
+            "levels": [len(set(w.flatten().tolist())) for w in weights],
         }
 
 

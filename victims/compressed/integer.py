@@ -78,7 +78,8 @@ class ShiftNorm(nn.Module):
     def __init__(self, channels: int, *, bits: int, signed: bool, decay: float = 0.9) -> None:
         super().__init__()
         half = 2 ** (bits - 1) - 1
-        self.low, self.high = (-half, half) if signed else (0, 2**bits - 1)
+        self.low = -half if signed else 0
+        self.high = half if signed else 2**bits - 1
         self.offset = (3 if signed else 2) - bits
         self.decay = decay
         self.register_buffer("mean", torch.zeros(channels))

@@ -48,4 +48,5 @@ def quantise(w: Tensor, bits: int, *, iterations: int = 10) -> Tensor:
     for _ in range(iterations):
         q = (w / alpha.clamp(min=1e-12)).round().clamp(-top, top)
         alpha = (w * q).sum() / q.square().sum().clamp(min=1e-9)
-    return alpha * q
+    nearest: Tensor = alpha * q
+    return nearest

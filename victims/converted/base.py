@@ -61,10 +61,10 @@ class ConvertedRecipe(VictimRecipe):
         """Return the source ANN's correct answers and the converted network's after 1 to 32 steps."""
         test = data.load("test", root=root)
         with torch.no_grad():
-            right = sum(
-                int((module.twin(test.x[i : i + 250]).argmax(dim=1) == test.y[i : i + 250]).sum())  # type: ignore[operator]
-                for i in range(0, len(test), 250)
-            )
+            right = 0
+            for start in range(0, len(test), 250):
+                part = test[start : start + 250]
+                right += int((module.twin(part.x).argmax(dim=1) == part.y).sum())  # type: ignore[operator]
         curve = latency_curve(module, test)
         return {"n": len(test), "ann": right, "latency": {str(t): k for t, k in curve.items()}}
 

@@ -72,7 +72,7 @@ class SpikingActivation(nn.Module):
             out = self.activate(x, scale)
             self._keep(out)
             return out
-        sequence = (x / scale).unflatten(0, (self.steps, -1))
+        sequence = (x / scale).unflatten(0, (self.steps, -1))  # type: ignore[no-untyped-call]
         self.neuron.reset()
         self.neuron.v = self.potential(sequence[0])
         spikes: Tensor = self.neuron(sequence)
@@ -107,7 +107,8 @@ class ConvertedNet(nn.Module):
         finally:
             for node in self.nodes:
                 node.steps = 0
-        return out.unflatten(0, (steps, -1))
+        unfolded: Tensor = out.unflatten(0, (steps, -1))  # type: ignore[no-untyped-call]
+        return unfolded
 
     def forward(self, x: Tensor) -> Tensor:
         return self.sequence(x).mean(dim=0)

@@ -57,7 +57,7 @@ def convert(ann: nn.Module, x: Tensor, *, mode: str, channel_wise: bool, half_th
     functional.set_step_mode(net, "m")
     for found in find_neurons(net):
         found.module.surrogate_function = surrogate.ATan()  # its default is one object for all neurons
-        found.module.detach_reset = True
+        found.module.detach_reset = True  # type: ignore[assignment]
     return net.eval()
 
 

@@ -91,7 +91,7 @@ def calibrate_weights(net: ConvertedNet, x: Tensor, *, epochs: int, lr: float, b
         optimiser = torch.optim.Adam(tuned, lr=lr)  # type: ignore[arg-type]
         for epoch in range(epochs):
             order = torch.randperm(len(x), generator=generator("two-phase", index, epoch))
-            for picked in order.split(batch):
+            for picked in torch.split(order, batch):
                 for earlier in net.nodes[: index + 1]:
                     earlier.steps = net.steps
                 repeated = x[picked].unsqueeze(0).expand(net.steps, *x[picked].shape).flatten(0, 1)
@@ -100,7 +100,7 @@ def calibrate_weights(net: ConvertedNet, x: Tensor, *, epochs: int, lr: float, b
                 got = segment(spikes).unflatten(0, (net.steps, -1)).mean(dim=0)
                 loss = nn.functional.mse_loss(got, wanted[index][picked])
                 optimiser.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimiser.step()
                 for earlier in net.nodes:
                     earlier.steps = 0

@@ -194,7 +194,7 @@ def fit_windows(net: B1Net, split: Split, *, margin: float) -> None:
         layer.window.fill_(1e6)
         largest = 0.0
         with torch.no_grad():
-            for x in split.x.split(500):
+            for x in torch.split(split.x, 500):
                 potentials: list[Tensor] = []
                 handle = layer.linear.register_forward_hook(lambda m, i, out, to=potentials: to.append(out))
                 net(x.to(device))
@@ -227,7 +227,9 @@ class MappedB1Cnn(B1Cnn):
         assert isinstance(module, MappedB1)
         ann = module.ann.eval()
         for index, layer in enumerate(module.timed.layers):
-            folded = nn.utils.fusion.fuse_conv_bn_eval(ann[4 * index], ann[4 * index + 1])
+            convolution, norm = ann[4 * index], ann[4 * index + 1]
+            assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+            folded = nn.utils.fusion.fuse_conv_bn_eval(convolution, norm)
             layer.linear.load_state_dict(folded.state_dict())  # type: ignore[union-attr]
         module.timed.out.load_state_dict(ann[-1].state_dict())
         fit_windows(module.timed, data.load("train", root=root), margin=self.margin)

@@ -76,7 +76,8 @@ class Encoder(nn.Module):
             return (u < x).to(x.dtype)
         if self.code == "phase":
             level = (x * 2**steps).floor().clamp(0, 2**steps - 1)
-            return (level / 2 ** (steps - 1 - t)).floor() % 2
+            bits: Tensor = (level / 2 ** (steps - 1 - t)).floor() % 2
+            return bits
         last = ((steps - 1) * (1 - x)).round()
         spikes = {
             "ttfs": lambda: t == last,
