@@ -48,19 +48,29 @@ def strict_windows(pi: Tensor, origin: Tensor, allowed: Tensor) -> Tensor:
 
 
 def strict_budget(
-    pi: Tensor, origin: Tensor, allowed: Tensor, cost: Tensor, row: Tensor, budget: Tensor
+    pi: Tensor,
+    origin: Tensor,
+    allowed: Tensor,
+    cost: Tensor,
+    row: Tensor,
+    budget: Tensor,
+    *,
+    spend: bool = False,
 ) -> Tensor:
     """Carry out moves in the order of their probability while the budget of their row lasts.
 
     A move is skipped if its spike has moved, its target is occupied, or it costs more than is left.
-    Moves less likely than staying are not carried out.
+    Moves less likely than staying are not carried out, unless all of the budget is to be spent; moves
+    of probability 0 never are.
 
     Shape: pi, allowed [M, T, T]; origin [M, T]; cost [T, T]; row [M]; budget [N] -> [M, T] bool.
     Cost: as many steps as the longest list of candidate moves of a row, each over all rows.
     """
     hard, still = origin.clone(), origin.clone()
     stay = pi.diagonal(dim1=1, dim2=2)
-    moves = allowed & origin[:, :, None] & (cost > 0) & (pi > stay[:, :, None])
+    moves = allowed & origin[:, :, None] & (cost > 0) & (pi > 0)
+    if not spend:
+        moves &= pi > stay[:, :, None]
     line, source, target = moves.nonzero().unbind(dim=1)
     order = pi[line, source, target].sort(descending=True, stable=True).indices
     order = order[row[line[order]].sort(stable=True).indices]
@@ -98,6 +108,8 @@ class RetimePil:
         capacity: weight of the penalty on crowded cells.
         spending: weight of the penalty on expected moves beyond an L1 or L0 budget.
         head_start: initial logit of the offsets -1, 0, +1 under the L-inf budget.
+        spend: whether an L1 or L0 budget is always spent to the end, as in the released code; if not,
+            moves less likely than staying are not made, and small budgets often make none at all.
         estimator: registry name of the gradient estimator.
         loss: name of the loss that is increased.
 
@@ -109,6 +121,7 @@ class RetimePil:
     capacity: float = 20.0
     spending: float = 10.0
     head_start: float = 4.0
+    spend: bool = True
     estimator: str = "native"
     loss: str = "ce"
     spec: ClassVar[AttackSpec] = AttackSpec(
@@ -118,9 +131,8 @@ class RetimePil:
         goals=(Goal.UNTARGETED, Goal.TARGETED),
         source=(
             "Yu et al. 2026, arXiv:2602.03284. Differs: probabilities are normalised over feasible times; "
-            "moves less likely than staying are not made; an unaffordable move is skipped, it does not "
-            "end the schedule; the crowding penalty is averaged over spikes; stops at the first hit; "
-            "targeted runs pursue the target."
+            "an unaffordable move is skipped, it does not end the schedule; the crowding penalty is averaged "
+            "over spikes; stops at the first hit; targeted runs pursue the target."
         ),
         cost="41 forwards + 40 backwards",
     )
@@ -186,12 +198,20 @@ class _Problem:
         """Return the strict frames as occupied steps of all lines [M, T]; other lines stay."""
         hard, origin = self.lines.origin.clone(), self.lines.origin[at]
         steps = origin.shape[1]
-        ranked = pi + _TIE * (steps - 1 - self.lines.shift)
+        ranked = pi + _TIE * (steps - 1 - self.lines.shift) * (pi > 0)
         if self.windowed:
             hard[at] = strict_windows(ranked, origin, self.allowed[at])
         else:
             budget = torch.full_like(self.spikes, self.eps)
-            hard[at] = strict_budget(ranked, origin, self.allowed[at], self.cost, self.lines.row[at], budget)
+            hard[at] = strict_budget(
+                ranked,
+                origin,
+                self.allowed[at],
+                self.cost,
+                self.lines.row[at],
+                budget,
+                spend=self.attack.spend,
+            )
         return hard
 
     def slope(self, pi: Tensor, gradient: Tensor, at: Tensor) -> Tensor:

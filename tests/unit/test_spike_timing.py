@@ -91,7 +91,7 @@ def test_window_projection_equals_the_literal_rule(reach: int) -> None:
             assert torch.equal(found, origin)
 
 
-def literal_budget(pi: Tensor, origin: Tensor, cost: Tensor, budget: float) -> Tensor:
+def literal_budget(pi: Tensor, origin: Tensor, cost: Tensor, budget: float, spend: bool) -> Tensor:
     """All lines of one row [M, T, T], [M, T]: scan the moves in descending probability."""
     hard, moved = origin.clone(), torch.zeros_like(origin)
     lines, steps = origin.shape
@@ -100,7 +100,7 @@ def literal_budget(pi: Tensor, origin: Tensor, cost: Tensor, budget: float) -> T
         for m in range(lines)
         for s in range(steps)
         for t in range(steps)
-        if origin[m, s] and s != t and pi[m, s, t] > pi[m, s, s]
+        if origin[m, s] and s != t and pi[m, s, t] > (0 if spend else pi[m, s, s])
     )
     for _, m, s, t in moves:
         price = cost[s, t].item()
@@ -113,7 +113,8 @@ def literal_budget(pi: Tensor, origin: Tensor, cost: Tensor, budget: float) -> T
 
 @pytest.mark.parametrize("budget", [0, 1, 3, 7, 100])
 @pytest.mark.parametrize("unit", [True, False])
-def test_budget_projection_equals_the_literal_rule(budget: int, unit: bool) -> None:
+@pytest.mark.parametrize("spend", [True, False])
+def test_budget_projection_equals_the_literal_rule(budget: int, unit: bool, spend: bool) -> None:
     rows, lines, steps = 5, 4, 5
     pi, origin = random_lines(7, rows * lines, steps)
     shift = Lines(torch.ones(1, steps, 1)).shift
@@ -121,10 +122,10 @@ def test_budget_projection_equals_the_literal_rule(budget: int, unit: bool) -> N
     row = torch.arange(rows).repeat_interleave(lines)
     allowed = torch.ones_like(pi, dtype=torch.bool)
     budgets = torch.full((rows,), float(budget), dtype=torch.float64)
-    found = strict_budget(pi, origin, allowed, cost, row, budgets)
+    found = strict_budget(pi, origin, allowed, cost, row, budgets, spend=spend)
     for r in range(rows):
         mine = row == r
-        assert torch.equal(found[mine], literal_budget(pi[mine], origin[mine], cost, budget))
+        assert torch.equal(found[mine], literal_budget(pi[mine], origin[mine], cost, budget, spend))
 
 
 def test_certain_stayers_stay_and_full_lines_cannot_change() -> None:
@@ -134,7 +135,9 @@ def test_certain_stayers_stay_and_full_lines_cannot_change() -> None:
     shift = Lines(torch.ones(1, 5, 1)).shift
     row, budget = torch.zeros(20, dtype=torch.int64), torch.full((1,), 50.0, dtype=torch.float64)
     assert torch.equal(strict_windows(stay, origin, everywhere), origin)
-    assert torch.equal(strict_budget(stay, origin, everywhere, shift, row, budget), origin)
+    for spend in (True, False):
+        moved = strict_budget(stay, origin, everywhere, shift, row, budget, spend=spend)
+        assert torch.equal(moved, origin)
     pi, _ = random_lines(2, 20, 5)
     full = torch.ones_like(origin)
     pi = pi + 0.01
