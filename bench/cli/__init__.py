@@ -17,6 +17,7 @@ VERBS = {
     "leaderboard": "Build the tables of finished records; no model is run.",
     "list": "List what is registered.",
     "show": "Describe one component: what it is, its source, parameters and cost.",
+    "pictures": "Draw contact sheets of attacked images with their scores.",
     "train": "Train a victim, plain or hardened by a defense.",
     "new": "Write a small, working, installable plugin package.",
     "validate": "Run the contract checks on a component or a plugin file.",
