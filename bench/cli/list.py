@@ -88,7 +88,7 @@ def _victim(recipe: Any) -> dict[str, Any]:
 
     row = {"family": recipe.family, "data": recipe.dataset, "T": recipe.spec().steps or "-"}
     path = find_weights(recipe, "none", 0, None)
-    clean = "not shipped"
+    clean, energy = "not shipped", "-"
     if path is not None:
         try:
             certificate = read_certificate(path)
@@ -96,9 +96,10 @@ def _victim(recipe: Any) -> dict[str, Any]:
             certificate = {}
         if certificate.get("test") and not recipe.shares:
             clean = stated(certificate)
+            energy = f"{certificate['energy']['energy_nj']:.0f}" if "energy" in certificate else "-"
         elif recipe.shares:
             clean = f"weights of {recipe.shares}"
-    return {**row, "clean on test": clean}
+    return {**row, "clean on test": clean, "nJ": energy}
 
 
 def first_sentence(component: Any) -> str:

@@ -117,4 +117,18 @@ def _weights(recipe: Any) -> dict[str, Any]:
             f"clean {stated(certificate)}, "
             f"{certificate['bytes']} bytes, sha256 {certificate['sha256'][:12]}..."
         )
+        if "energy" in certificate:
+            energy = certificate["energy"]
+            shown[stem] += (
+                f"; {energy['energy_nj']:.1f} nJ an answer ({energy['ac']:.0f} AC at {energy['ac_pj']} pJ, "
+                f"{energy['mac']:.0f} MAC at {energy['mac_pj']} pJ, first layer at every step)"
+            )
+        measured = certificate.get("measured", {})
+        if "latency" in measured:
+            curve = sorted((int(t), k) for t, k in measured["latency"].items())
+            shown[stem] += f"; of {measured['n']} right: ANN {measured['ann']}, " + ", ".join(
+                f"T={t} {k}" for t, k in curve
+            )
+        for note in recipe.notes(certificate):
+            shown[stem] += f"; NOTE: {note}"
     return shown or {"none": f"train it: robustspike train {base}"}
