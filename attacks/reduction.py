@@ -80,7 +80,7 @@ def goal_margin(oracle: Oracle, x: Tensor, rows: Tensor, y: Tensor) -> Tensor:
 def affordable(oracle: Oracle, rows: Tensor, forwards: Tensor, *, with_hits: bool = False) -> Tensor:
     """Say which rows can pay for that many forwards each. Shape: [n], [n] -> [n] bool."""
     can = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-    for count in forwards.unique().tolist():
+    for count in sorted(set(forwards.tolist())):
         here = forwards == count
         can[here] = torch.isin(rows[here], oracle.active(forwards=count, with_hits=with_hits))
     return can
