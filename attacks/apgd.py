@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -182,6 +183,10 @@ class ApgdDlr(ApgdCe):
         return "dlr" if oracle.spec.classes > 2 else "margin"
 
 
+def _towards(classes: Tensor, rows: Tensor) -> Loss:
+    return targeted_dlr(classes[rows])
+
+
 def targeted_dlr(target: Tensor) -> Loss:
     """Return the targeted difference-of-logits ratio, to be increased, for one class per row.
 
@@ -246,7 +251,7 @@ class ApgdTargeted:
                 oracle,
                 surface(oracle, x0, rng=rng),
                 steps=self.steps,
-                loss_of=lambda rows, rank=rank: targeted_dlr(order[rows, rank]),
+                loss_of=functools.partial(_towards, order[:, rank]),
                 estimator=self.estimator,
                 draws=draws,
             )

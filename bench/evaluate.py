@@ -324,8 +324,8 @@ def _verify_quality(
     """
     x0, threat = meter.x0, meter.threat
     low, high = victim.spec.score_range or (0.0, 1.0)
-    limits = {"eps": meter.eps, "bounds": threat.bounds}
-    legal = meter.geometry.legal(x0, returned, **limits)
+    eps, bounds = meter.eps, threat.bounds
+    legal = meter.geometry.legal(x0, returned, eps=eps, bounds=bounds)
     if not bool(legal.all()):
         result.errors.append(_violation(meter, returned, legal, result.ids[rows]))
     settled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
@@ -335,7 +335,7 @@ def _verify_quality(
     for name, candidate, usable in (("returned", returned, legal), ("best", meter.best, meter.hit)):
         safe = torch.where(_expand(usable, x0), candidate, x0)
         if threat.levels:
-            safe = on_grid(meter.geometry, x0, safe, **limits, levels=threat.levels)
+            safe = on_grid(meter.geometry, x0, safe, eps=eps, bounds=bounds, levels=threat.levels)
         answer = decide(victim, safe, meter.y, verify.fork(name, rows=rows))
         finite &= answer.finite | ~usable
         worth = meter.judge(answer.logits, torch.arange(len(rows), device=rows.device))[1]
@@ -398,14 +398,14 @@ def probe_gradient(victim: ModuleVictim, x: Tensor, y: Tensor, streams: RowStrea
     x, y = x[:PROBED], y[:PROBED]
     rows = torch.arange(len(x), device=x.device)
     step = (streams.uniform(x.shape[1:], rows=rows, dtype=x.dtype) * 2 - 1) * PROBE_RADIUS * (high - low)
-    gradients = [
+    here, there = (
         victim.loss_and_grad(
             point, y, LOSSES["margin"], GradientEstimator(), noise=streams.fork("noise", rows=rows)
         ).grad.flatten(1)
         for point in (x, (x + step).clamp(low, high))
-    ]
-    alive = (gradients[0] != 0).any(dim=1) & (gradients[1] != 0).any(dim=1)
-    agreement = torch.nn.functional.cosine_similarity(*gradients, dim=1)
+    )
+    alive = (here != 0).any(dim=1) & (there != 0).any(dim=1)
+    agreement = torch.nn.functional.cosine_similarity(here, there, dim=1)
     return {"probed": int(alive.sum()), "cosine_milli": int((agreement[alive] * 1000).round().sum())}
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ class _Block:
 
     conv: nn.Conv2d
     norm: nn.BatchNorm2d | None
-    fire: nn.Module
+    fire: Any
     sides: tuple[int, ...]
 
 
@@ -99,10 +100,12 @@ class FlipEngine:
             return None
         if any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
             return None
-        layers, kinds = list(body), [_kind(layer) for layer in body]
+        layers: list[Any] = list(body)
+        kinds = [_kind(layer) for layer in layers]
         if kinds[-2:] != ["flatten", "linear"]:
             return None
-        blocks, at = [], 0
+        blocks: list[_Block] = []
+        at = 0
         while at < len(layers) - 2:
             norm = layers[at + 1] if kinds[at + 1] == "norm" else None
             fire = at + 1 + (norm is not None)

@@ -6,6 +6,7 @@ Pure, differentiable functions of two batches x, y [N, C, H, W] with values in [
 
 from __future__ import annotations
 
+from typing import Any
 from typing import Literal
 
 import torch
@@ -164,7 +165,7 @@ def learned(backend: Literal["lpips", "dists"], x: Tensor, y: Tensor) -> Tensor:
     Raises: ContractError: the package, torchvision or the weights are missing.
     """
     _same_shape(x, y)
-    module = _import_backend(backend)
+    module: Any = _import_backend(backend)
     try:
         if backend == "lpips":
             net = module.LPIPS(net="vgg", verbose=False).eval()

@@ -7,6 +7,7 @@ import difflib
 import fnmatch
 import importlib.resources
 import inspect
+import sys
 import tomllib
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -199,8 +200,12 @@ def _parse(value: Mapping[str, Any], where: str) -> Suite:
         seeds=tuple(seeds),
         split=split,
         digest=digest(_jsonable(value)),
-        **numbers,
-        **lists,
+        version=numbers["version"],
+        samples=numbers["samples"],
+        shard=numbers["shard"],
+        threats=lists["threats"],
+        victims=lists["victims"],
+        attacks=lists["attacks"],
     )
 
 
@@ -419,11 +424,11 @@ def _fits(attack: Attack, threat: ThreatModel, spec: VictimSpec) -> bool:
 
 
 @cache
-def _code_digest(kind: type) -> str:
-    """Return the digest of the source file of a component's class."""
+def _code_digest(module: str) -> str:
+    """Return the digest of the source file of a component's module."""
     try:
-        source = Path(inspect.getfile(kind)).read_bytes()
-    except (OSError, TypeError):
+        source = Path(inspect.getfile(sys.modules[module])).read_bytes()
+    except (KeyError, OSError, TypeError):
         return ""
     return digest(source.decode("utf-8", "replace"))
 
@@ -438,12 +443,12 @@ def identity(
     victim = loaded_victim(cell.victim, cell.victim_params, cell.defense, cell.victim_seed, weights, device)
     data = dataset_split(cell.dataset, cell.split, root)[: cell.samples]
     code = {
-        part: _code_digest(type(component))
+        part: _code_digest(type(component).__module__)
         for part, component in (("victim", recipe), ("defense", defense), ("attack", attack))
     }
     estimator = getattr(attack, "estimator", None)
     if isinstance(estimator, str):
-        code["estimator"] = _code_digest(type(registry("estimators").get(estimator)))
+        code["estimator"] = _code_digest(type(registry("estimators").get(estimator)).__module__)
     digests = {"weights": victim.spec.weights, "data": data.digest, "code": digest(code)}
     parameters = {"victim": plain(recipe), "defense": plain(defense), "attack": plain(attack)}
     key = digest(

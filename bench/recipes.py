@@ -249,7 +249,7 @@ def _energy(victim: ModuleVictim, test: Split, n: int = 200) -> dict[str, float]
 def plain(component: Any) -> dict[str, Any]:
     """Return a component's parameters as JSON values."""
     return {
-        key: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else _jsonable(value)
+        key: plain(value) if dataclasses.is_dataclass(value) else _jsonable(value)
         for key, value in params_of(component).items()
     }
 

@@ -203,7 +203,7 @@ def decode_samples(data: bytes, where: Path) -> tuple[SampleRecord, ...]:
     extras = lines[0][len(_COLUMNS) :]
     for number, line in enumerate(lines[1:], start=2):
         try:
-            values = {
+            values: dict[str, Any] = {
                 name: Status(cell) if name == "status" else kind(cell)
                 for (name, kind), cell in zip(_COLUMNS.items(), line[: len(_COLUMNS)], strict=True)
             }

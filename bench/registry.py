@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import difflib
 import fnmatch
+import functools
 import importlib.util
 import inspect
 import sys
@@ -242,7 +243,7 @@ def load_file(path: Path) -> list[Registered]:
             target=f"{path.resolve()}:{attribute}",
             distribution="file",
             version=path.name,
-            load=lambda value=value: value,
+            load=functools.partial(_given, value),
         )
         registry(kind).add(entry)
         found.append(entry)
@@ -252,6 +253,10 @@ def load_file(path: Path) -> list[Registered]:
             "and no victim (an instance of a class with `build` and `name`)."
         )
     return found
+
+
+def _given(value: Any) -> Any:
+    return value
 
 
 def _kind_of(value: Any, module: str) -> str | None:

@@ -255,8 +255,8 @@ def fit(
             reset(module)
             report.forwards += step.forwards
             report.backwards += step.backwards
-            for name, value in named.items():
-                sums[name] = sums.get(name, 0.0) + _finite(name, value, epoch, index)
+            for name, term in named.items():
+                sums[name] = sums.get(name, 0.0) + _finite(name, term, epoch, index)
         if after_epoch is not None:
             after_epoch(module, epoch, validation)
         value, loss = score(module, validation)
@@ -265,7 +265,7 @@ def fit(
         if may_keep and (better or schedule.keep == "last"):
             report.best_epoch, report.validation = epoch + 1, value
             best, best_loss = _snapshot(module), loss
-        means = {name: value / steps for name, value in sums.items()}
+        means = {name: total / steps for name, total in sums.items()}
         report.history.append({**means, "validation": value})
         if progress is not None:
             progress(Progress(epoch + 1, schedule.epochs, means, value))

@@ -20,11 +20,20 @@ from robustspike.bench.api import Step
 from robustspike.bench.api import Task
 from robustspike.bench.api import Terms
 from robustspike.bench.api import VictimSpec
+from robustspike.defenses import slopes
 from robustspike.defenses.slopes import Score
 from robustspike.defenses.slopes import score_of
 from robustspike.defenses.slopes import slope
 
 Target = Literal["auto", "score", "prob", "pair_prob", "margin", "loss"]
+_SLOPE_OF: dict[Target, slopes.Target] = {
+    "auto": "margin",
+    "score": "logit",
+    "prob": "softmax_prob",
+    "pair_prob": "pair_prob",
+    "margin": "margin",
+    "loss": "loss",
+}
 TARGETS: tuple[Target, ...] = ("auto", "score", "prob", "pair_prob", "margin", "loss")
 
 
@@ -107,9 +116,9 @@ class NormRegularization(DefenseBase):
         with running_statistics(step.module) if running else nullcontext():
             logits = step.logits(x)
             h = self.h or (1e-3 if scores else 0.01)
-            slopes = slope(step, x, logits, self.score(step, logits), h=h)
+            steep = slope(step, x, logits, self.score(step, logits), h=h)
         weight = (2e-4 if scores else 0.02) if self.weight is None else self.weight
-        return weight * (slopes.abs().mean() if self.p == 1 else slopes.square().mean() / 2)
+        return weight * (steep.abs().mean() if self.p == 1 else steep.square().mean() / 2)
 
     def score(self, step: Step, logits: Tensor) -> Score:
         """Return f as a function of answers, given those at the clean point."""
@@ -117,11 +126,7 @@ class NormRegularization(DefenseBase):
             low, high = step.module.score_range  # type: ignore[misc]
             return lambda z: z.squeeze(1) / (high - low)
         y = step.y[: len(logits)]
-        if self.target in ("auto", "margin"):
-            return score_of(logits, y, "margin")
-        if self.target == "score":
-            return score_of(logits, y, "logit")
-        return score_of(logits, y, "softmax_prob" if self.target == "prob" else self.target)
+        return score_of(logits, y, _SLOPE_OF[self.target])
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -173,7 +174,8 @@ def recorded_membranes(module: nn.Module) -> Iterator[list[list[Tensor]]]:
     records: list[list[Tensor]] = [[] for _ in neurons]
     with ExitStack() as stack:
         for neuron, steps in zip(neurons, records, strict=True):
-            stack.enter_context(neuron.spiking_by(_Recorder(neuron.module.surrogate_function, steps)))
+            own: Any = neuron.module.surrogate_function
+            stack.enter_context(neuron.spiking_by(_Recorder(own, steps)))
         yield records
 
 
@@ -186,10 +188,10 @@ class SteppedNeuron(nn.Module):
 
     def __init__(self, neuron: Neuron) -> None:
         super().__init__()
-        node = neuron.module
-        self.surrogate_function = node.surrogate_function
+        node: Any = neuron.module
+        self.surrogate_function: nn.Module = node.surrogate_function
         self.v_threshold = neuron.threshold
-        self.v_reset: float | None = node.v_reset  # type: ignore[assignment]
+        self.v_reset: float | None = node.v_reset
         self.detach_reset = bool(node.detach_reset)
         self.input_gain = neuron.gain
         self.step_mode = "m"
@@ -211,8 +213,8 @@ class SteppedNeuron(nn.Module):
             spike: Tensor = self.surrogate_function(self.distance(u, t))
             spikes.append(spike)
             gone = spike.detach() if self.detach_reset else spike
-            soft = self.v_reset is None
-            v = u - gone * self.v_threshold if soft else (1 - gone) * u + gone * self.v_reset
+            rest = self.v_reset
+            v = u - gone * self.v_threshold if rest is None else (1 - gone) * u + gone * rest
         return torch.stack(spikes)
 
 

@@ -66,8 +66,7 @@ def sections(records: Iterable[CellRecord]) -> list[Section]:
     """Build the tables of the quality records, one per data set, threat model and shard size."""
     unique = {record.key: record for record in records if record.task is Task.QUALITY}
     grouped: dict[tuple[str, ...], list[CellRecord]] = defaultdict(list)
-    for key in sorted(unique):
-        record = unique[key]
+    for record in (unique[name] for name in sorted(unique)):
         about = (record.dataset, record.split, record.digests["data"], record.threat.label)
         grouped[(*about, str(record.threat.levels), str(record.shard))].append(record)
 

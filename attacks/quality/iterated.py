@@ -198,9 +198,10 @@ class QualityTransfer:
             return x0.clone()
         aim = torch.ones(len(x0), dtype=x0.dtype, device=x0.device)
         aim[rows] = directions(oracle, oracle.logits(x0[rows], rows).squeeze(1))
-        local, x = oracle.local(own, rng=rng), x0.clone()
+        local, x = oracle.local(own, rows, rng=rng.fork("local", rows=rows)), x0.clone()
+        own_rows = torch.arange(len(rows), device=x0.device)
         for _ in range(self.steps):
-            gradient = local.loss_and_grad(x[rows], rows, "score").grad
+            gradient = local.loss_and_grad(x[rows], own_rows, "score").grad
             moved = (
                 x[rows]
                 + oracle.radius

@@ -76,8 +76,8 @@ def command(
     with progress(len(plan.cells)) as on_tick:
         workers = jobs or (1 if settings.device != "cpu" else os.cpu_count() or 1)
         records = run(plan, settings, jobs=workers, on_tick=on_tick)
-    files = {kind: out / f"leaderboard.{kind}" for kind in ("csv", "md", "html")}
-    publish(records, **files, title=plan.suite.name)
+    csv, md, html = (out / f"leaderboard.{kind}" for kind in ("csv", "md", "html"))
+    publish(records, csv=csv, md=md, html=html, title=plan.suite.name)
     for misfit in plan.not_applicable:
         click.echo(f"n/a: {misfit.victim} + {misfit.defense}: {misfit.reason}", err=True)
     failed = [record for record in records if record.errors]

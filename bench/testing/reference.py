@@ -62,6 +62,7 @@ def samples(domain: Domain, n: int = 12, *, dtype: torch.dtype = torch.float32) 
 
 def linear_minimum(victim: ModuleVictim, x: Tensor, y: Tensor) -> Tensor:
     """Return the smallest L-inf budget that can fool the linear victim, ignoring bounds: [N]."""
+    assert isinstance(victim.module, Linear)
     weight = victim.module.weight
     logits = victim.logits(x)
     best = torch.full((len(x),), torch.inf, dtype=x.dtype)
