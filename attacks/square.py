@@ -34,6 +34,7 @@ class Square:
     Args:
         queries: forwards per sample at most.
         share: share of the pixels that the first squares cover.
+        rescale: whether the schedule of sizes, published for 10 000 queries, is stretched to `queries`.
 
     Shape: static images [N, C, H, W].
     Cost: `queries` forwards, no gradient.
@@ -41,6 +42,7 @@ class Square:
 
     queries: int = 5000
     share: float = 0.8
+    rescale: bool = False
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="square.linf",
         geometries=("linf",),
@@ -48,10 +50,10 @@ class Square:
         goals=(Goal.UNTARGETED, Goal.TARGETED),
         stochastic=True,
         source=(
-            "Andriushchenko et al. 2020, arXiv:1912.00049, with AutoAttack's constants and its schedule of "
-            "patch sizes. Differs: each sample has squares and signs of its own, where AutoAttack draws "
-            "them once a batch; the last row and column can be chosen, which the code never does; the "
-            "margin is the loss of targeted runs as well."
+            "Andriushchenko et al. 2020, arXiv:1912.00049, with AutoAttack's constants (which do not "
+            "rescale the schedule). Differs: each sample has squares and signs of its own, where AutoAttack "
+            "draws them once a batch; squares reach the last row and column, where the code's never do (324 "
+            "instead of 371 of 500 digits withstand 1000 queries at eps 1/10 on ann_cnn.digits); the margin is the loss of targeted runs as well."
         ),
         cost="5000 forwards",
     )
@@ -80,7 +82,8 @@ class Square:
                 break
             x = best[rows]
             if query:
-                area = share(query, self.share) * height * width
+                area = share(query * 10_000 // self.queries if self.rescale else query, self.share)
+                area *= height * width
                 side = min(max(round(area**0.5), 1), height, width)
                 square = self._square(rows, side, (height, width), rng)
                 sign = rng.sign((channels, 1, 1), rows=rows, dtype=x0.dtype)

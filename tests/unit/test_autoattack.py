@@ -12,6 +12,7 @@ from robustspike.attacks.autoattack import QUICK
 from robustspike.attacks.autoattack import SMOOTH
 from robustspike.attacks.autoattack import AutoAttackSnn
 from robustspike.attacks.gradients.grids import SURROGATE_SWEEP
+from robustspike.attacks.sweep import iterations
 from robustspike.bench.api import BLACK_BOX_STAGE
 from robustspike.bench.api import Budget
 from robustspike.bench.api import ConfigError
@@ -120,3 +121,12 @@ def test_the_full_list_fits_into_the_default_budget() -> None:
         assert shard.counts[f"forwards:{BLACK_BOX_STAGE}square"] == 3 * 5000
         assert 9000 < int(shard.forwards.max()) <= 9600
         assert int(shard.backwards.max()) <= 4500
+
+
+def test_more_iterations_never_lose_a_sample_beyond_noise() -> None:
+    victim, (x, y) = load_victim("lif_cnn.digits"), digits(20)
+    found = iterations(victim, x, y, eps="1/10", steps=(2, 20))
+    assert list(found) == [2, 20]
+    assert found[20].robust < found[2].robust
+    with pytest.raises(ConfigError, match="no parameter 'steps'"):
+        iterations(victim, x, y, eps="1/10", attack="fgsm.linf")
