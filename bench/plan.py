@@ -250,6 +250,18 @@ def loaded_victim(
     return load_victim(name, defense=defense, seed=seed, weights=weights, device=device, **dict(params))
 
 
+def recipes_of(suite: Suite) -> list[VictimRecipe]:
+    """List the victims that a suite names or matches, one for each embedded data set they use."""
+    victims = registry("victims")
+    found: dict[str, VictimRecipe] = {}
+    for entry in suite.victims:
+        for name in _expand(victims, entry["name"]):
+            recipe: VictimRecipe = victims.get(name)
+            if not recipe.data().needs_root:
+                found.setdefault(recipe.dataset, recipe)
+    return list(found.values())
+
+
 def make_plan(
     suite: Suite,
     *,

@@ -52,6 +52,7 @@ def command(
     from robustspike.bench.cli.options import parse_only
     from robustspike.bench.plan import make_plan
     from robustspike.bench.plan import read_suite
+    from robustspike.bench.plan import recipes_of
     from robustspike.bench.registry import load_file
     from robustspike.bench.runner import Settings
     from robustspike.bench.runner import run
@@ -65,8 +66,12 @@ def command(
         device=choose_device(device),
         plugins=tuple(plugin),
     )
+    parsed = read_suite(suite)
+    for recipe in recipes_of(parsed):
+        with building(recipe.dataset) as on_build:
+            recipe.data().prepare(on_build)
     plan = make_plan(
-        read_suite(suite),
+        parsed,
         only=parse_only(only),
         samples=samples,
         seed=seed,
@@ -86,6 +91,22 @@ def command(
         click.echo(f"error in cell {where}: {record.errors[0]}", err=True)
     click.echo(f"{len(records)} cells in {out}; wrote leaderboard.csv, .md and .html there.", err=True)
     return 3 if failed else 0
+
+
+@contextlib.contextmanager
+def building(dataset: str) -> Iterator[Callable[[int, int], None]]:
+    """Say that a data set is being built, once; count on a terminal."""
+    started = False
+
+    def on_build(done: int, total: int) -> None:
+        nonlocal started
+        if sys.stderr.isatty():
+            click.echo(f"\rbuilding {dataset} (first use): {done}/{total}", err=True, nl=done == total)
+        elif not started:
+            click.echo(f"building {dataset} (first use)", err=True)
+        started = True
+
+    yield on_build
 
 
 @contextlib.contextmanager

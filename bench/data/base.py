@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -68,6 +69,10 @@ class Dataset:
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = ""
     needs_root: ClassVar[bool] = False
+
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Build what is built at first use, reporting (done, of all); nothing by default."""
+        del progress
 
     def present(self, root: Path) -> bool:
         """Say whether the folder given with `--data` holds this data set (checked where it can be)."""

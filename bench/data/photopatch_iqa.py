@@ -80,6 +80,9 @@ class PhotopatchIqa(Dataset):
         if self.fold not in range(len(FOLDS)):
             raise ConfigError(f"photopatch_iqa: fold must be 0 to {len(FOLDS) - 1}, got {self.fold}.")
 
+    def prepare(self, progress: BuildProgress | None = None) -> None:
+        prepare(progress)
+
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
         del root
         table = prepare()
