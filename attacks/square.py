@@ -52,8 +52,8 @@ class Square:
         source=(
             "Andriushchenko et al. 2020, arXiv:1912.00049, with AutoAttack's constants (which do not rescale "
             "the schedule). Differs: each sample has squares and signs of its own, where AutoAttack draws "
-            "them once a batch; squares reach the last row and column, where the code's never do (324 not "
-            "of 371 of 500 digits withstand 1000 queries at eps 1/10 on ann_cnn.digits); the margin is the "
+            "them once a batch; squares reach the last row and column, where the code's never do (324, not "
+            "371, of 500 digits withstand 1000 queries at eps 1/10 on ann_cnn.digits); the margin is the "
             "loss of targeted runs as well."
         ),
         cost="5000 forwards",
