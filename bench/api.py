@@ -41,7 +41,6 @@ from robustspike.bench.energy import EnergyCost
 from robustspike.bench.energy import SynapticCounts
 from robustspike.bench.energy import TrainingOperations
 from robustspike.bench.energy import count_synops
-from robustspike.bench.energy import energy_measures
 from robustspike.bench.energy import training_operations
 from robustspike.bench.errors import AccessDenied
 from robustspike.bench.errors import ArtefactError
@@ -180,7 +179,6 @@ __all__ = [
     "count_synops",
     "cross_entropy",
     "dlr",
-    "energy_measures",
     "evaluate",
     "evaluate_shard",
     "find_neurons",

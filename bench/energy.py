@@ -134,31 +134,6 @@ def count_synops(
     return SynapticCounts(**totals, neurons=sum(neurons.values()), steps=steps, rates=rates)
 
 
-def energy_measures(
-    victim: ModuleVictim,
-    clean: Tensor,
-    adversarial: Tensor,
-    *,
-    noise: RowStreams | None = None,
-    cost: EnergyCost | None = None,
-) -> dict[str, float]:
-    """Return the energy of the same samples clean and under attack, as a record holds it.
-
-    Args:
-        victim: the victim.
-        clean, adversarial: the same samples in the same order; usually those that were broken.
-        noise: streams for a stochastic victim; both are answered with the same noise.
-        cost: energy of one operation.
-    Returns: `energy_clean_nj` and `energy_adv_nj`, sums over the samples, to be added up over shards.
-    """
-    parts = {"energy_clean_nj": clean, "energy_adv_nj": adversarial}
-    if not len(clean):
-        return dict.fromkeys(parts, 0.0)
-    return {
-        name: float(count_synops(victim, x, noise=noise).energy_nj(cost).sum()) for name, x in parts.items()
-    }
-
-
 def layer_operations(layer: nn.Module, x: Tensor, *, dense: bool = False) -> Tensor:
     """Return, per leading index of x, the sum of x over every non-zero weight that it meets.
 

@@ -398,12 +398,15 @@ def probe_gradient(victim: ModuleVictim, x: Tensor, y: Tensor, streams: RowStrea
     x, y = x[:PROBED], y[:PROBED]
     rows = torch.arange(len(x), device=x.device)
     step = (streams.uniform(x.shape[1:], rows=rows, dtype=x.dtype) * 2 - 1) * PROBE_RADIUS * (high - low)
-    here, there = (
-        victim.loss_and_grad(
-            point, y, LOSSES["margin"], GradientEstimator(), noise=streams.fork("noise", rows=rows)
-        ).grad.flatten(1)
-        for point in (x, (x + step).clamp(low, high))
-    )
+    try:
+        here, there = (
+            victim.loss_and_grad(
+                point, y, LOSSES["margin"], GradientEstimator(), noise=streams.fork("noise", rows=rows)
+            ).grad.flatten(1)
+            for point in (x, (x + step).clamp(low, high))
+        )
+    except ContractError:
+        return {"probed": 0, "cosine_milli": 0}  # no gradient of its own; an estimator may still give one
     alive = (here != 0).any(dim=1) & (there != 0).any(dim=1)
     agreement = torch.nn.functional.cosine_similarity(here, there, dim=1)
     return {"probed": int(alive.sum()), "cosine_milli": int((agreement[alive] * 1000).round().sum())}

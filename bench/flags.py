@@ -73,6 +73,14 @@ FLAGS: dict[str, Flag] = {
         "an attack without gradients breaks samples that every gradient attack misses, beyond chance",
         "gradients are masked: add estimators, transfer attacks, more steps",
     ),
+    "missing_adaptive_attack": Flag(
+        "the defense names an adaptive attack that was not run against it",
+        "run autoattack.snn, or the attack that robustspike show DEFENSE names",
+    ),
+    "poor_conversion": Flag(
+        "the spiking network is more than 2 points less accurate than the ANN it was converted from",
+        "its robustness says little: use more time steps or another conversion",
+    ),
     "unpublished": Flag(
         "an attack of this row came from a single file, not from an installed package",
         "publish it as a package so that others can install what was run",

@@ -22,10 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from robustspike.bench.contracts import Status
-from robustspike.bench.contracts import Task
 from robustspike.bench.data.base import Split
 from robustspike.bench.energy import count_synops
 from robustspike.bench.errors import ArtefactError
@@ -120,28 +118,30 @@ def compute(unit: Unit, settings: Settings) -> ShardResult:
     attack = registry("attacks").get(cell.attack, **dict(cell.attack_params))
     data = _shard(cell, unit.index, settings)
     result = evaluate_shard(victim, attack, cell.threat, data.x, data.y, data.ids, seed=cell.seed)
-    result.counts |= energy_counts(victim, data, result, seed=cell.seed)
+    result.counts |= energy_of(victim, data, result, seed=cell.seed)
     return result
 
 
-def energy_counts(victim: ModuleVictim, data: Split, result: ShardResult, *, seed: int) -> dict[str, int]:
+def energy_of(victim: ModuleVictim, data: Split, result: ShardResult, *, seed: int) -> dict[str, int]:
     """Measure the energy of the clean answers, and of the broken samples before and after the attack.
 
     Returns: whole picojoules summed over samples: energy_clean_pj (all n), energy_broken_pj (the broken
         samples, clean) and energy_adv_pj (the same, attacked).
     """
-    streams = RowStreams.derive(data.ids, seed, "energy", device=victim.device)
-
-    def picojoules(x: Tensor, rows: Tensor) -> Tensor:
-        noise = streams.fork("draw", rows=rows.to(victim.device)) if victim.spec.stochastic else None
-        return count_synops(victim, x.to(victim.device), noise=noise).energy_nj().cpu() * 1000
-
     everyone = torch.arange(len(data))
     broken = everyone[result.status == STATUS.index(Status.BROKEN)]
-    clean = picojoules(data.x, everyone)
-    attacked = picojoules(result.x_adv[broken], broken) if len(broken) else torch.zeros(0)
-    sums = {"clean": clean, "broken": clean[broken], "adv": attacked}
-    return {f"energy_{name}_pj": round(float(energy.sum())) for name, energy in sums.items()}
+    parts = {
+        "clean": (data.x, everyone),
+        "broken": (data.x[broken], broken),
+        "adv": (result.x_adv[broken], broken),
+    }
+    streams = RowStreams.derive(data.ids, seed, "energy", device=victim.device)
+    found = {}
+    for name, (x, rows) in parts.items():
+        noise = streams.fork("draw", rows=rows.to(victim.device)) if victim.spec.stochastic else None
+        total = count_synops(victim, x.to(victim.device), noise=noise).energy_nj().sum() if len(x) else 0.0
+        found[f"energy_{name}_pj"] = round(float(total) * 1000)
+    return found
 
 
 def _shard(cell: Cell, index: int, settings: Settings) -> Split:
@@ -253,6 +253,10 @@ def _finish(
     x_adv = torch.cat([s.x_adv for s in shards])
     adversarials = pack_adversarials(ids[broken], x_adv[broken], binary=cell.threat.domain.value == "spikes")
     counts = count(rows)
+    declared = {
+        "adaptive": list(registry("defenses").get(cell.defense).spec.adaptive),
+        "notes": list(spec.notes),
+    }
     measures: dict[str, Any] = {}
     for shard in shards:
         for name, value in shard.counts.items():
@@ -266,12 +270,12 @@ def _finish(
     record = CellRecord(
         key=key,
         suite=plan.suite.name,
-        task=Task(spec.task),
+        task=spec.task,
         victim=cell.victim_label,
         defense=cell.defense,
         attack=cell.attack,
         label=cell.label,
-        parameters=json.loads(json.dumps(parameters | {"cell": cell_parameters(cell)})),
+        parameters=json.loads(json.dumps(parameters | {"cell": cell_parameters(cell), "declared": declared})),
         dataset=cell.dataset,
         split=cell.split,
         samples=cell.samples,

@@ -180,6 +180,7 @@ def _flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
     raised = {flag for record in records for flag in record.flags}
     if any(record.environment.get("attack_from") == "file" for record in records):
         raised.add("unpublished")
+    raised |= _declared(records)
     white = [r for r in records if r.threat.access is Access.WHITE]
     black = [r for r in records if r.threat.access is not Access.WHITE]
     if not white:
@@ -219,6 +220,19 @@ def _is_adaptive(records: Sequence[CellRecord]) -> bool:
         )
         for need in needs
     )
+
+
+def _declared(records: Sequence[CellRecord]) -> set[str]:
+    """Return the flags that follow from what victim and defense declare about themselves."""
+    declared = records[0].parameters.get("declared", {})
+    raised = {"poor_conversion" for note in declared.get("notes", ()) if note.startswith("conversion lost")}
+    white = [record for record in records if record.threat.access is Access.WHITE]
+    varied = [r for r in white if r.attack.startswith("autoattack.") or "estimator=" in r.label]
+    for need in declared.get("adaptive", ()):
+        run = {"eot": white, "straight_through": white, "wide_surrogate": varied}
+        if not run.get(need, [r for r in records if r.attack == need]):
+            raised.add("missing_adaptive_attack")
+    return raised
 
 
 def _black_beats_white(white: Sequence[CellRecord], black: Sequence[CellRecord]) -> bool:

@@ -78,6 +78,17 @@ def test_workers_and_restarts_do_not_change_a_byte(plan: Plan, tmp_path: Path) -
     assert contents(tmp_path / "three") == contents(tmp_path / "one")
 
 
+def test_a_record_holds_energy_and_what_was_declared(plan: Plan, tmp_path: Path) -> None:
+    for record in run(plan, Settings(out=tmp_path / "out")):
+        energy = {k: v for k, v in record.measures.items() if k.startswith("energy_")}
+        assert 100_000 < energy["energy_clean_pj"] / record.counts["n"] < 300_000  # 176 nJ on the test split
+        assert (
+            (energy["energy_broken_pj"] > 0) == (energy["energy_adv_pj"] > 0) == bool(record.counts["broken"])
+        )
+        assert record.parameters["declared"] == {"adaptive": [], "notes": []}
+        assert record.parameters["cell"]["victim"] == "lif_cnn.digits"
+
+
 def test_a_damaged_shard_is_run_again(plan: Plan, tmp_path: Path) -> None:
     class Stop(Exception):
         pass

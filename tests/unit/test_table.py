@@ -208,3 +208,26 @@ def test_the_page_escapes_names_and_marks_flagged_rows() -> None:
     assert "&lt;script&gt;" in page
     assert page.count('class="flagged"') == 1
     assert "http" not in page
+
+
+def declaring(adaptive: list[str], **changes: object) -> CellRecord:
+    record = make_record(**changes)  # type: ignore[arg-type]
+    return replace(record, parameters={"declared": {"adaptive": adaptive, "notes": []}})
+
+
+def test_a_missing_adaptive_attack_is_flagged() -> None:
+    def flags(*records: CellRecord) -> str:
+        return str(by_victim(sections(records)[0])["net"]["flags"])
+
+    alone = declaring(["wide_surrogate"])
+    assert "missing_adaptive_attack" in flags(alone)
+    assert "missing_adaptive_attack" not in flags(alone, declaring([], attack="autoattack.snn"))
+    assert "missing_adaptive_attack" in flags(declaring(["square.linf"]))
+    named = declaring(["square.linf"]), declaring([], attack="square.linf", access=Access.SCORE)
+    assert "missing_adaptive_attack" not in flags(*named)
+
+
+def test_a_poor_conversion_is_flagged() -> None:
+    declared = {"declared": {"adaptive": [], "notes": ["conversion lost 30 of 500 answers at T=2"]}}
+    record = replace(make_record(), parameters=declared)
+    assert "poor_conversion" in str(by_victim(sections([record])[0])["net"]["flags"])
