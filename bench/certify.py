@@ -223,7 +223,8 @@ def bounds_before_head(victim: ModuleVictim, x: Tensor, *, eps: float) -> tuple[
 
 def _layer_bounds(layer: nn.Module, given: Interval, neuron: Neuron | None, where: str) -> Interval:
     if neuron is not None:
-        if next(layer.children(), None) is not layer.surrogate_function or hasattr(layer, "w"):
+        # A parameter (PLIF's w) or another submodule (a defense's gate or scale) changes the neuron.
+        if [*layer.children()] != [layer.surrogate_function] or [*layer.parameters()]:
             raise ContractError(f"{where}: neuron '{neuron.name}' is not a plain LIF or IF node.")
         return _neuron_bounds(neuron, given)
     if isinstance(layer, nn.Conv2d):

@@ -126,5 +126,8 @@ def test_method_that_cannot_certify_a_victim_says_so() -> None:
         certify(load_victim("qcfs_cnn.digits"), DATA.x, DATA.y, method="intervals", radii=[0.01])
     with pytest.raises(ContractError, match="plain LIF"):
         certify(load_victim("plif_cnn.digits"), DATA.x, DATA.y, method="intervals", radii=[0.01])
+    with pytest.raises(ContractError, match="plain LIF"):  # its neurons have a scale of their own
+        hardened = load_victim("lif_cnn.digits", defense="mppd")
+        certify(hardened, DATA.x, DATA.y, method="intervals", radii=[0.01])
     with pytest.raises(ContractError, match="error must be"):
         certify(smoothed(), torch.rand(1, 2), torch.tensor([0]), method="smoothing", error=1.0)
