@@ -86,10 +86,6 @@ FLAGS: dict[str, Flag] = {
         "publish it as a package so that others can install what was run",
         blocks=False,
     ),
-    "not_adaptive": Flag(
-        "the adaptive attack that the defense asks for was not run: the evaluation is incomplete",
-        "robustspike show defense NAME says what it asks for; autoattack.snn covers wide surrogates and EOT",
-    ),
     "constant_score": Flag(
         "a quality model gives every clean image the same score: there is nothing to attack",
         "fix the victim",
@@ -108,28 +104,6 @@ FLAGS: dict[str, Flag] = {
         "run the full suite",
     ),
 }
-
-
-def meets(need: str, *, attack: str, parameters: Mapping[str, Any], white: bool) -> bool:
-    """Say whether one attack is the adaptive one that a defense asks for.
-
-    Args:
-        need: "eot": a white-box attack that averages gradients over draws (0 draws is the default of
-            several); "wide_surrogate": one with another estimator than the network's own, or the
-            ensemble; "straight_through": any gradient attack, as filters carry that gradient in their
-            forward pass; else the name of an attack.
-        attack, parameters: name and parameters of the attack that was run.
-        white: whether it had white-box access.
-    """
-    if need not in ("eot", "wide_surrogate", "straight_through"):
-        return attack == need
-    if not white or need == "straight_through":
-        return white
-    if attack.startswith("autoattack."):
-        return True
-    if need == "eot":
-        return parameters.get("draws") not in (None, 1)
-    return parameters.get("estimator", "native") != "native"
 
 
 def cell_flags(measures: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[str, ...]:

@@ -263,9 +263,6 @@ def _finish(
             measures[name] = measures.get(name, 0) + value
     if spec.score_range is not None:
         measures["score_range"] = list(spec.score_range)
-    adaptive = registry("defenses").get(cell.defense).spec.adaptive
-    if adaptive:
-        measures["adaptive"] = list(adaptive)
     attacked = measures.get("attacked", 0)
     record = CellRecord(
         key=key,

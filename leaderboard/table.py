@@ -17,7 +17,6 @@ from robustspike.bench.contracts import Access
 from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
 from robustspike.bench.flags import FLAGS
-from robustspike.bench.flags import meets
 from robustspike.bench.records import CellRecord
 from robustspike.bench.stats import sign_test
 from robustspike.bench.stats import wilson
@@ -187,8 +186,6 @@ def _flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
         raised.add("no_gradient_attack")
     elif black and _black_beats_white(white, black):
         raised.add("black_box_beats_white_box")
-    if not _is_adaptive(records):
-        raised.add("not_adaptive")
     if records[0].threat.geometry == "linf":
         unbounded = checks.get(_owner(records[0]), [])
         if not unbounded:
@@ -203,23 +200,6 @@ def _flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
         if sum(value == float("inf") for value in reached) > 0.01 * len(reached):
             raised.add("unbounded_attack_fails")
     return sorted(raised)
-
-
-def _is_adaptive(records: Sequence[CellRecord]) -> bool:
-    """Say whether every adaptive attack that the defense asks for is among the records."""
-    needs = {need for record in records for need in record.measures.get("adaptive", ())}
-    return all(
-        any(
-            meets(
-                need,
-                attack=record.attack,
-                parameters=record.parameters.get("attack", {}),
-                white=record.threat.access is Access.WHITE,
-            )
-            for record in records
-        )
-        for need in needs
-    )
 
 
 def _declared(records: Sequence[CellRecord]) -> set[str]:
