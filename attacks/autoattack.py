@@ -129,7 +129,7 @@ class AutoAttackSnn:
         only: shell-style pattern of member names, for ablations; a member's random numbers do not
             depend on which others run.
 
-    Cost: see the members; the full list spends at most 9600 forwards and 4500 backwards on a sample.
+    Cost: see the members; the full list spends at most 9700 forwards and 4600 backwards on a sample.
     """
 
     level: Level = "full"
@@ -143,7 +143,7 @@ class AutoAttackSnn:
             "& Legenstein 2024, arXiv:2311.09266, and ASSG with SA-PGD (arXiv:2512.22522). Differs: no FAB; "
             "PDSG, RGA, BPTR, HART, CBA, twin and transfer join the surrogates; samples leave when broken."
         ),
-        cost="up to 9600 forwards and 4500 backwards for a sample that stands",
+        cost="up to 9700 forwards and 4600 backwards for a sample that stands",
     )
 
     def __post_init__(self) -> None:
