@@ -27,7 +27,9 @@ from robustspike.bench.errors import ConfigError
 from robustspike.bench.recipes import VictimRecipe
 from robustspike.bench.recipes import find_weights
 from robustspike.bench.recipes import load_victim
+from robustspike.bench.recipes import missing_weights
 from robustspike.bench.recipes import plain
+from robustspike.bench.recipes import trained_with
 from robustspike.bench.records import PROTOCOL
 from robustspike.bench.records import decode_threat
 from robustspike.bench.records import digest
@@ -365,7 +367,9 @@ def _misfit(
     reason = rule.fits(recipe)
     if reason:
         return reason
-    if find_weights(recipe, defense, seed, weights) is None and not named:
+    if find_weights(recipe, defense, seed, weights) is None:
+        if named:
+            raise ConfigError(missing_weights(recipe, defense, seed))
         return "no trained weights: robustspike train"
     return None
 
@@ -437,12 +441,18 @@ def _fits(attack: Attack, threat: ThreatModel, spec: VictimSpec) -> bool:
 
 @cache
 def _code_digest(module: str) -> str:
-    """Return the digest of the source file of a component's module."""
-    try:
-        source = Path(inspect.getfile(sys.modules[module])).read_bytes()
-    except (KeyError, OSError, TypeError):
-        return ""
-    return digest(source.decode("utf-8", "replace"))
+    """Return the digest of a component's code.
+
+    For our own parts that is every file of the part (robustspike.attacks, ...), because an attack runs
+    others and shares loops with them; for a plugin it is the file that defines it.
+    """
+    file = Path(inspect.getfile(sys.modules[module]))
+    root, part, *_ = (*module.split("."), "")
+    files = [file]
+    if root == "robustspike":
+        base = next(folder for folder in file.parents if folder.name == part)
+        files = sorted(base.rglob("*.py"))
+    return digest([path.read_text(encoding="utf-8", errors="replace") for path in files])
 
 
 def identity(
@@ -450,7 +460,7 @@ def identity(
 ) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Return a cell's key, the digests that enter it, and the full parameters of its components."""
     recipe = registry("victims").get(cell.victim, **dict(cell.victim_params))
-    defense = registry("defenses").get(cell.defense)
+    defense = trained_with(recipe, cell.defense, cell.victim_seed, weights)
     attack = registry("attacks").get(cell.attack, **dict(cell.attack_params))
     victim = loaded_victim(cell.victim, cell.victim_params, cell.defense, cell.victim_seed, weights, device)
     data = dataset_split(cell.dataset, cell.split, root)[: cell.samples]
@@ -458,9 +468,6 @@ def identity(
         part: _code_digest(type(component).__module__)
         for part, component in (("victim", recipe), ("defense", defense), ("attack", attack))
     }
-    estimator = getattr(attack, "estimator", None)
-    if isinstance(estimator, str):
-        code["estimator"] = _code_digest(type(registry("estimators").get(estimator)).__module__)
     digests = {"weights": victim.spec.weights, "data": data.digest, "code": digest(code)}
     parameters = {"victim": plain(recipe), "defense": plain(defense), "attack": plain(attack)}
     key = digest(

@@ -340,12 +340,7 @@ def load_victim(
     recipe: VictimRecipe = registry("victims").get(name, **params)
     path = find_weights(recipe, defense, seed, weights)
     if path is None:
-        option = f" --defense {defense}" if defense != "none" else ""
-        raise ConfigError(
-            f"victim '{variant(name, defense, seed)}' has no weights. Train it first: "
-            f"robustspike train {recipe.shares or name}{option} --seed {seed} --out DIR, "
-            "then pass --weights DIR."
-        )
+        raise ConfigError(missing_weights(recipe, defense, seed))
     certificate = read_certificate(path)
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
@@ -371,6 +366,22 @@ def load_victim(
     if not rule.spec.trains:
         victim = ModuleVictim(rule.transform(module, spec), spec)
     return victim.to(device)
+
+
+def missing_weights(recipe: VictimRecipe, defense: str, seed: int) -> str:
+    """Say that a variant has no weights, and how to make them."""
+    option = f" --defense {defense}" if defense != "none" else ""
+    return (
+        f"victim '{variant(recipe.name, defense, seed)}' has no weights. Train it first: "
+        f"robustspike train {recipe.shares or recipe.name}{option} --seed {seed} --out DIR, "
+        "then pass --weights DIR."
+    )
+
+
+def trained_with(recipe: VictimRecipe, defense: str, seed: int, weights: Path | None) -> DefenseBase:
+    """Return a defense with the parameters that a variant's weights were trained with."""
+    path = find_weights(recipe, defense, seed, weights)
+    return _trained_with(defense, {} if path is None else read_certificate(path))
 
 
 def _trained_with(defense: str, certificate: dict[str, Any]) -> DefenseBase:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from robustspike.bench.records import CellRecord
     from robustspike.leaderboard.table import Section
 
-COLUMNS_THAT_FIT = 6
+COLUMNS_THAT_FIT = 7
 """Rows up to which the accuracy under each attack is printed in the terminal too."""
 
 _SORT = ("worst_case", "clean", "asr", "propagations", "victim", "defense")

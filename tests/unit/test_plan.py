@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from robustspike.bench.errors import ArtefactError
-from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.plan import Plan
 from robustspike.bench.plan import identity
@@ -103,9 +102,8 @@ def test_only_filters(tmp_path: Path) -> None:
 
 def test_missing_weights_say_how_to_train(tmp_path: Path) -> None:
     text = SMALL.replace('name = "lif_cnn.digits"', 'name = "lif_cnn.digits"\nseeds = [77]')
-    plan = plan_of(tmp_path, text)
-    with pytest.raises(BenchError, match="robustspike train lif_cnn"):
-        identity(plan.cells[0], weights=None, root=None, device="cpu")
+    with pytest.raises(ConfigError, match="robustspike train lif_cnn"):
+        plan_of(tmp_path, text)
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:
