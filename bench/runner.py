@@ -290,7 +290,7 @@ def _finish(
         errors=tuple(dict.fromkeys(message for shard in shards for message in shard.errors)),
         digests=digests | {"samples": sha256(samples), "adversarials": sha256(adversarials)},
         environment=environment(settings)
-        | {"distribution": registry("attacks").entry(cell.attack).distribution},
+        | {"attack_from": registry("attacks").entry(cell.attack).distribution},
         rows=rows,
     )
     store.write_record(record, samples, adversarials)

@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 
 from robustspike.bench.cli import main
+from robustspike.bench.cli.new import package
 from tests.support.records import make_record
 from tests.support.records import write
 
@@ -124,6 +125,22 @@ def test_a_failing_cell_is_reported_and_the_rest_finishes(tmp_path: Path) -> Non
     assert "error in cell" in done.stderr and "leaves the threat model" in done.stderr
     assert "noise" in done.stdout
     assert "errors" in done.stdout
+
+
+def test_an_attack_from_a_file_is_marked_and_must_be_enclosed(tmp_path: Path) -> None:
+    source = package("attack", "loose.attack")
+    (tmp_path / "loose_attack.py").write_text(source["loose_attack.py"])
+    (tmp_path / "suite.toml").write_text(source["suite.toml"])
+    args = ("run", "suite.toml", "--plugin", "loose_attack.py", "--samples", 8, "--jobs", 1, "--out", "out")
+    done = robustspike(*args, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "unpublished" in done.stdout
+    assert "must enclose it" in fails("submit", "out", cwd=tmp_path)
+    assert robustspike("submit", "out", "--plugin", "loose_attack.py", cwd=tmp_path).returncode == 0
+    checked = robustspike("verify", "out.zip", "--rerun", "--plugin", "loose_attack.py", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stdout
+    merged = robustspike("leaderboard", "out", "out.zip", cwd=tmp_path)
+    assert merged.stdout == robustspike("leaderboard", "out", cwd=tmp_path).stdout
 
 
 @pytest.mark.slow
