@@ -57,13 +57,15 @@ class _Patch:
         inside = ((r >= 0) & (r < height))[:, :, None] & ((c >= 0) & (c < width))[:, None, :]
         return replace(self, delta=self.delta * inside[None, :, :, :, None])
 
-    def cells(self, height: int, width: int, margin: int) -> Tensor:
-        """Return the position of every cell in the flattened maps of all owners, padded by a margin."""
+    def cells(self, height: int, width: int) -> Tensor:
+        """Return where every cell lies in the flattened maps of all owners: [q, h, w].
+
+        Cells outside of the map stand for their nearest ones inside; `clipped` clears what they hold.
+        """
         h, w = self.delta.shape[2:4]
-        r = (self.row[:, None] + torch.arange(margin, margin + h, device=self.row.device))[:, :, None]
-        c = (self.column[:, None] + torch.arange(margin, margin + w, device=self.row.device))[:, None, :]
-        wide = width + 2 * margin
-        return (self.owner[:, None, None] * (height + 2 * margin) + r) * wide + c
+        r = (self.row[:, None] + torch.arange(h, device=self.row.device)).clamp(0, height - 1)[:, :, None]
+        c = (self.column[:, None] + torch.arange(w, device=self.row.device)).clamp(0, width - 1)[:, None, :]
+        return (self.owner[:, None, None] * height + r) * width + c
 
 
 @dataclass(frozen=True)
@@ -146,23 +148,20 @@ class FlipEngine:
             height, width = base.sizes[number]
             patch = base.convolved(number, patch)
             patch = base.fired(number, patch).clipped(height, width)
+            moved = patch.delta.flatten(2).any(dim=2).any(dim=0)
+            if not bool(moved.all()):
+                patch = patch.keep(moved.nonzero().squeeze(1))
+            if not len(patch.ident):
+                return
             for side in block.sides:
                 height, width = height // side, width // side
                 patch = _pooled(patch, side).clipped(height, width)
-            if number < len(self.blocks) - 1:
-                moved = (patch.delta != 0).flatten(2).any(dim=2).any(dim=0)
-                if not bool(moved.all()):
-                    patch = patch.keep(moved.nonzero().squeeze(1))
-                if not len(patch.ident):
-                    return
         mean = patch.delta.sum(dim=0) / base.steps
-        margin = max(mean.shape[1:3])
-        tall, wide = height + 2 * margin, width + 2 * margin
         alone = replace(patch, owner=torch.arange(len(mean), device=mean.device))
-        full = mean.new_zeros(len(mean) * tall * wide, mean.shape[3])
-        full[alone.cells(height, width, margin).flatten()] = mean.reshape(-1, mean.shape[3])
+        full = mean.new_zeros(len(mean) * height * width, mean.shape[3])
+        # Clipped cells are zero: adding them to the cell that stands for them changes nothing.
+        full.index_add_(0, alone.cells(height, width).flatten(), mean.reshape(-1, mean.shape[3]))
         weight = self.linear.weight.view(self.linear.out_features, -1, height, width).permute(2, 3, 1, 0)
-        weight = functional.pad(weight, (0, 0, 0, 0, margin, margin, margin, margin))
         logits[patch.ident] += full.view(len(mean), -1) @ weight.reshape(-1, self.linear.out_features)
 
 
@@ -173,7 +172,6 @@ class _Base:
         self.blocks, self.steps = engine.blocks, x.shape[1]
         self.maps: list[tuple[Tensor, Tensor, Tensor]] = []
         self.sizes: list[tuple[int, int]] = []
-        self.padded: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self.matrices: dict[int, Tensor] = {}
         h = x.transpose(0, 1)
         for block in engine.blocks:
@@ -182,7 +180,7 @@ class _Base:
             with _recording(block.fire):
                 h = block.fire(h)
                 potential = block.fire.v_seq
-            self.maps.append((current, h, potential))
+            self.maps.append((_cells(current), _cells(h), _cells(potential)))
             self.sizes.append((h.shape[3], h.shape[4]))
             for side in block.sides:
                 h = functional.avg_pool2d(h.flatten(0, 1), side).unflatten(0, h.shape[:2])
@@ -202,21 +200,38 @@ class _Base:
 
     def fired(self, number: int, patch: _Patch) -> _Patch:
         """Turn changed currents into changed spikes, from the patch's first step on."""
-        h, w = patch.delta.shape[2:4]
-        margin = max(h, w)
-        if number not in self.padded:
-            self.padded[number] = tuple(_padded(maps, margin) for maps in self.maps[number])  # type: ignore[assignment]
-        current, spikes, potential = self.padded[number]
-        cells = patch.cells(*self.sizes[number], margin).flatten()
+        current, spikes, potential = self.maps[number]
+        cells = patch.cells(*self.sizes[number]).flatten()
         first, shape = self.steps - len(patch.delta), patch.delta.shape
         now = current[first:].index_select(1, cells).view(shape) + patch.delta
-        fire = self.blocks[number].fire
+        before = potential[first - 1].index_select(0, cells).view(shape[1:]) if first else None
+        delta = _spikes(self.blocks[number].fire, now, before)
+        return replace(patch, delta=delta.sub_(spikes[first:].index_select(1, cells).view(shape)))
+
+
+def _spikes(fire: Any, current: Tensor, before: Tensor | None) -> Tensor:
+    """Run neurons on currents [T, ...] from the potential before them; the node's own, or the same in place.
+
+    The plain leaky node is spelt out: its arithmetic in the same order, so the same bits, without a new
+    tensor for every operation. `current` is overwritten.
+    """
+    if type(fire).__name__ != "LIFNode" or fire.v_reset != 0.0:
         reset(fire)
-        if first:
-            fire.v = potential[first - 1].index_select(0, cells).view(shape[1:])  # type: ignore[assignment]
-        delta = fire(now).sub_(spikes[first:].index_select(1, cells).view(shape))
+        if before is not None:
+            fire.v = before
+        spikes: Tensor = fire(current)
         reset(fire)
-        return replace(patch, delta=delta)
+        return spikes
+    v = torch.zeros_like(current[0]) if before is None else before
+    for h in current:  # charged in place, then turned into spikes in place
+        if fire.decay_input:
+            h.sub_(v).div_(fire.tau).add_(v)
+        else:
+            h.add_(v.sub_(v / fire.tau))
+        fires = h - fire.v_threshold >= 0
+        torch.mul(h, ~fires, out=v)
+        h.copy_(fires)
+    return current
 
 
 @contextmanager
@@ -232,9 +247,9 @@ def _recording(fire: nn.Module) -> Iterator[None]:
         reset(fire)
 
 
-def _padded(maps: Tensor, margin: int) -> Tensor:
-    """Pad maps [T, m, C, H, W] on all sides; cells first, channels last: [T, m * H' * W', C]."""
-    return functional.pad(maps.permute(0, 1, 3, 4, 2), (0, 0, *[margin] * 4)).flatten(1, 3)
+def _cells(maps: Tensor) -> Tensor:
+    """Turn maps [T, m, C, H, W] into cells, channels last: [T, m * H * W, C]."""
+    return maps.permute(0, 1, 3, 4, 2).flatten(1, 3)
 
 
 def _kind(layer: nn.Module) -> str:

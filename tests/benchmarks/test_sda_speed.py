@@ -27,7 +27,7 @@ from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.flips import FlipEngine
 
-SAMPLES, CHUNK, K_INIT, TOL = 32, 64, 10, 1e-6
+SAMPLES, CHUNK, K_INIT, TOL = 250, 64, 10, 1e-6
 
 
 class Fire(torch.autograd.Function):
@@ -124,10 +124,12 @@ def plain(victim: ModuleVictim, x: Tensor, y: int, fill: RowStreams) -> tuple[Te
 
 
 class Returned(Sda):
-    """SDA that keeps what it returned, without the oracle's memory of closer hits."""
+    """SDA that keeps what it returned, without the oracle's memory of closer hits, and its time."""
 
     def run(self, oracle, x0, y, *, rng):
+        start = time.process_time()
         x = super().run(oracle, x0, y, rng=rng)
+        object.__setattr__(self, "seconds", time.process_time() - start)
         object.__setattr__(self, "kept", x)
         return x
 
@@ -148,24 +150,31 @@ def test_batched_sda_is_faster_than_the_published_loop(benchmark, monkeypatch, n
     evaluate_shard(victim, attack, threat, x[:2], y[:2], ids[:2])  # warm up
 
     # Processor time of this process: on a shared machine the wall clock measures the neighbours.
-    loop, slow = [], time.process_time()
+    # `ratio` compares the loop with the attack alone, since the loop verifies nothing afterwards;
+    # `ratio_verified` compares it with the whole evaluation: clean pass, verification, gradient probe.
+    loop, slow, wall = [], time.process_time(), time.perf_counter()
     for i in range(len(x)):
         fill = RowStreams.derive(ids[i : i + 1], 0, "attack", "sda.l0")
         loop.append(plain(victim, x[i : i + 1], int(y[i]), fill))
-    slow = time.process_time() - slow
-    times = []
+    slow, wall = time.process_time() - slow, time.perf_counter() - wall
+    times, alone, walls = [], [], []
     for _ in range(3):
-        start = time.process_time()
+        start, began = time.process_time(), time.perf_counter()
         result = evaluate_shard(victim, attack, threat, x, y, ids)
         times.append(time.process_time() - start)
+        walls.append(time.perf_counter() - began)
+        alone.append(attack.seconds)
     assert result.errors == []
     benchmark.pedantic(evaluate_shard, args=(victim, attack, threat, x, y, ids), rounds=2)
     flips = torch.stack([(a != b).sum() for (a, _), b in zip(loop, x, strict=True)])
     batched = (attack.kept != x).flatten(1).sum(dim=1)
     benchmark.extra_info.update(
-        ratio=slow / min(times),
+        ratio=slow / min(alone),
+        ratio_verified=slow / min(times),
+        wall_ratio_verified=wall / min(walls),
         loop_seconds=slow,
-        batched_seconds=min(times),
+        batched_seconds=min(alone),
+        verified_seconds=min(times),
         threads=torch.get_num_threads(),
         samples=len(x),
         loop_success=sum(ok for _, ok in loop),
@@ -176,4 +185,4 @@ def test_batched_sda_is_faster_than_the_published_loop(benchmark, monkeypatch, n
     )
     assert sum(ok for _, ok in loop) == int((result.status == 1).sum()) == len(x)
     assert int((flips - batched).abs().sum()) < 0.05 * int(flips.sum())
-    assert slow / min(times) > (4 if patches else 2)
+    assert slow / min(alone) > (7 if patches else 2)

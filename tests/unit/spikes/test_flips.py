@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from spikingjelly.activation_based import neuron
 from torch import Tensor
 from torch import nn
 
@@ -11,6 +12,7 @@ from robustspike.bench.api import ModuleVictim
 from robustspike.bench.api import generator
 from robustspike.bench.api import load_victim
 from robustspike.bench.flips import FlipEngine
+from robustspike.bench.flips import _spikes
 
 
 def some_flips(x: Tensor, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -87,3 +89,18 @@ def test_other_structures_are_left_to_whole_passes(toys) -> None:
 def test_a_victim_that_sees_rates_declares_no_body() -> None:
     victim = load_victim("rate_only.digits_events")
     assert FlipEngine.of(victim.module, victim.spec.shape) is None
+
+
+@pytest.mark.parametrize("decay_input", [True, False])
+@pytest.mark.parametrize("begun", [True, False])
+def test_leaky_nodes_run_in_place_give_the_bits_of_the_node(decay_input: bool, begun: bool) -> None:
+    rng = generator("in place", decay_input)
+    fire = neuron.LIFNode(tau=2.3, decay_input=decay_input, step_mode="m", v_threshold=0.7)
+    current = torch.randn(5, 4, 6, generator=rng) * 3
+    before = torch.randn(4, 6, generator=rng)
+    if begun:
+        fire.v = before.clone()
+    expected = fire(current)
+    fire.reset()
+    got = _spikes(fire, current.clone(), before.clone() if begun else None)
+    assert torch.equal(got, expected) and 0 < int(expected.sum()) < expected.numel()
