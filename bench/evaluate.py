@@ -34,6 +34,8 @@ from robustspike.bench.geometry import on_grid
 from robustspike.bench.gradients import GradientEstimator
 from robustspike.bench.joint import answered_class
 from robustspike.bench.joint import over_members
+from robustspike.bench.limits import TimedOut
+from robustspike.bench.limits import time_limit
 from robustspike.bench.losses import LOSSES
 from robustspike.bench.losses import margin
 from robustspike.bench.oracle import Meter
@@ -187,6 +189,7 @@ def evaluate_shard(
     ids: Tensor,
     *,
     seed: int = 0,
+    timeout: float | None = None,
 ) -> ShardResult:
     """Attack one batch and judge every sample.
 
@@ -196,6 +199,7 @@ def evaluate_shard(
         threat: the threat model; its access should be the least that the attack needs.
         x, y, ids: inputs [N, *shape], labels [N], global ids [N].
         seed: root seed; every sample's random numbers derive from (seed, attack, sample).
+        timeout: seconds that the attack may take on this batch; by default as many as it likes.
 
     Returns: verdicts; failures of the attack are ERROR rows with a message, never exceptions.
     """
@@ -229,7 +233,7 @@ def evaluate_shard(
         targets=target_classes(y[rows], ids[rows], victim.spec.classes) if targeted else None,
     )
     rng = RowStreams.derive(ids[rows], seed, "attack", attack.spec.name, device=device)
-    returned = _run(attack, meter, rng, result)
+    returned = _run(attack, meter, rng, result, timeout)
     result.forwards[rows], result.backwards[rows] = meter.forwards, meter.backwards
     result.first_hit[rows] = meter.first_hit
     result.counts = {
@@ -412,27 +416,37 @@ def probe_gradient(victim: ModuleVictim, x: Tensor, y: Tensor, streams: RowStrea
     return {"probed": int(alive.sum()), "cosine_milli": int((agreement[alive] * 1000).round().sum())}
 
 
-def _run(attack: Attack, meter: Meter, rng: RowStreams, result: ShardResult) -> Tensor | None:
-    """Run the attack and return what it returned if that is a tensor to judge at all."""
+def _run(
+    attack: Attack, meter: Meter, rng: RowStreams, result: ShardResult, timeout: float | None
+) -> Tensor | None:
+    """Run the attack and return what it returned if that is a tensor to judge at all.
+
+    An attack is foreign code: whatever it raises, SystemExit too, is its error; only Ctrl-C gets through.
+    """
     x0, y = meter.x0.clone(), meter.y.clone()
     state = _module_state(meter.victim)
     name = attack.spec.name
     try:
-        with _global_randomness_unused(name):
+        with _global_randomness_unused(name), time_limit(timeout):
             returned = attack.run(Oracle(meter), x0, y, rng=rng)
         if not torch.equal(x0, meter.x0) or not torch.equal(y, meter.y):
             raise ContractError(f"{name}: modified x0 or y in place. Work on a clone.")
         if _module_state(meter.victim) != state:
             raise ContractError(f"{name}: changed the victim's parameters, buffers or training mode.")
         return _checked(name, returned, meter.x0)
-    except (BenchError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        result.errors.append(_message(name, error))
-    except (AssertionError, AttributeError, NameError, OSError, MemoryError, StopIteration) as error:
+    except KeyboardInterrupt:
+        raise
+    except TimedOut:
+        result.errors.append(
+            f"{name}: stopped after {timeout:g} s on {len(x0)} samples. Give it more time (--timeout) or "
+            "less to do, remove the record, and run again."
+        )
+    except BaseException as error:  # noqa: BLE001  (see above)
         result.errors.append(_message(name, error))
     return None
 
 
-def _message(name: str, error: Exception) -> str:
+def _message(name: str, error: BaseException) -> str:
     text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
     return text if text.startswith(name) else f"{name}: {text}"
 
@@ -471,14 +485,21 @@ def _violation(meter: Meter, returned: Tensor, legal: Tensor, ids: Tensor) -> st
 def _global_randomness_unused(name: str) -> Iterator[None]:
     """Raise if the block moves a global random generator; put it back in any case."""
     before = (torch.get_rng_state(), np.random.get_state(), random.getstate())  # noqa: NPY002
-    yield
-    same_torch = torch.equal(torch.get_rng_state(), before[0])
-    now = np.random.get_state()  # noqa: NPY002
-    same_numpy = all(np.array_equal(a, b) for a, b in zip(now, before[1], strict=True))
-    if not (same_torch and same_numpy and random.getstate() == before[2]):
-        torch.set_rng_state(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
-        random.setstate(before[2])
+    moved = False
+    try:
+        yield
+    finally:
+        now = np.random.get_state()  # noqa: NPY002
+        moved = not (
+            torch.equal(torch.get_rng_state(), before[0])
+            and all(np.array_equal(a, b) for a, b in zip(now, before[1], strict=True))
+            and random.getstate() == before[2]
+        )
+        if moved:
+            torch.set_rng_state(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
+            random.setstate(before[2])
+    if moved:
         raise ContractError(f"{name}: drew from a global random generator. Draw from `rng` only.")
 
 

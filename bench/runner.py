@@ -8,30 +8,34 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import platform
 import sys
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures import as_completed
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from robustspike.bench.contracts import Attack
+from robustspike.bench.contracts import AttackSpec
 from robustspike.bench.contracts import Status
 from robustspike.bench.data.base import Split
 from robustspike.bench.energy import count_synops
 from robustspike.bench.errors import ArtefactError
+from robustspike.bench.errors import ContractError
 from robustspike.bench.evaluate import STATUS
 from robustspike.bench.evaluate import ShardResult
 from robustspike.bench.evaluate import evaluate_shard
 from robustspike.bench.files import sha256
 from robustspike.bench.flags import cell_flags
+from robustspike.bench.limits import in_processes
+from robustspike.bench.limits import watchdog
+from robustspike.bench.oracle import Oracle
 from robustspike.bench.plan import Cell
 from robustspike.bench.plan import Plan
 from robustspike.bench.plan import dataset_split
@@ -61,6 +65,7 @@ class Settings:
         device: where victims are put.
         plugins: single-file plugins to load.
         threads: torch threads of each process; part of the environment that a record names.
+        timeout: seconds that an attack may take on one shard; None for no limit.
     """
 
     out: Path
@@ -69,6 +74,7 @@ class Settings:
     device: str = "cpu"
     plugins: tuple[Path, ...] = ()
     threads: int = 1
+    timeout: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,27 @@ def work(unit: Unit, settings: Settings) -> Unit:
     return unit
 
 
-def compute(unit: Unit, settings: Settings) -> ShardResult:
-    """Compute one shard."""
+def work_guarded(unit: Unit, settings: Settings) -> Unit:
+    """Compute one shard in a worker, which ends itself if the shard hangs for good."""
+    with watchdog(None if settings.timeout is None else 2 * settings.timeout + 60):
+        return work(unit, settings)
+
+
+@dataclass(frozen=True)
+class Died:
+    """Stands in for an attack whose process died."""
+
+    spec: AttackSpec
+
+    def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
+        raise ContractError(
+            f"{self.spec.name}: its worker process died, twice, on one shard: it left (os._exit), crashed, "
+            "hung in compiled code, or was killed for its memory. Mend it, remove the record, and run again."
+        )
+
+
+def compute(unit: Unit, settings: Settings, *, died: bool = False) -> ShardResult:
+    """Compute one shard; one whose process died has errors for verdicts."""
     cell = unit.cell
     victim = loaded_victim(
         cell.victim,
@@ -115,9 +140,20 @@ def compute(unit: Unit, settings: Settings) -> ShardResult:
         settings.weights,
         settings.device,
     )
-    attack = registry("attacks").get(cell.attack, **dict(cell.attack_params))
+    attack: Attack = registry("attacks").get(cell.attack, **dict(cell.attack_params))
+    if died:
+        attack = Died(attack.spec)
     data = _shard(cell, unit.index, settings)
-    result = evaluate_shard(victim, attack, cell.threat, data.x, data.y, data.ids, seed=cell.seed)
+    result = evaluate_shard(
+        victim,
+        attack,
+        cell.threat,
+        data.x,
+        data.y,
+        data.ids,
+        seed=cell.seed,
+        timeout=settings.timeout,
+    )
     result.counts |= energy_of(victim, data, result, seed=cell.seed)
     return result
 
@@ -215,16 +251,10 @@ def _execute(units: Sequence[Unit], settings: Settings, jobs: int) -> Iterator[U
         for unit in units:
             yield work(unit, settings)
         return
-    context = multiprocessing.get_context("spawn")
-    workers = min(jobs, len(units))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=prepare, initargs=(settings,)) as pool:
-        futures = [pool.submit(work, unit, settings) for unit in units]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    for unit, survived in in_processes(units, work_guarded, settings, jobs=jobs, start=prepare):
+        if not survived:
+            Store(settings.out).write_shard(unit.key, unit.index, compute(unit, settings, died=True))
+        yield unit
 
 
 def _finish(

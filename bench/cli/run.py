@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of weights from robustspike train.")
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with a plugin.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=3600.0,
+    show_default=True,
+    help="Seconds an attack may take on one shard; 0 for no limit.",
+)
 def command(
     suite: str,
     out: Path,
@@ -40,6 +47,7 @@ def command(
     data: Path | None,
     weights: Path | None,
     plugin: tuple[Path, ...],
+    timeout: float,
 ) -> int:
     """Measure SUITE (a shipped suite or a .toml file) and print the leaderboard.
 
@@ -65,6 +73,7 @@ def command(
         root=existing_folder(data, "--data"),
         device=choose_device(device),
         plugins=tuple(plugin),
+        timeout=timeout or None,
     )
     parsed = read_suite(suite)
     for recipe in recipes_of(parsed):

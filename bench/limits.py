@@ -1,0 +1,113 @@
+"""Bounds on foreign code: time limits, and processes that may die without taking the run along."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED
+from concurrent.futures import Future
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from typing import TypeVar
+
+Task = TypeVar("Task")
+
+
+class TimedOut(BaseException):
+    """A block took longer than allowed; no Exception, so that an attack does not catch it by accident."""
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise TimedOut in the block once it has taken too long, and again every second if it goes on.
+
+    Works by SIGALRM, so only in a main thread (elsewhere there is no limit), and only between two Python
+    instructions: compiled code that never returns is left to `watchdog`.
+    """
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(_signum: int, _frame: object) -> None:
+        raise TimedOut
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+@contextmanager
+def watchdog(seconds: float | None) -> Iterator[None]:
+    """End this process if the block takes too long, even in compiled code that holds the interpreter."""
+    if seconds is None:
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def in_processes(
+    tasks: Sequence[Task],
+    call: Callable[..., object],
+    *arguments: Any,
+    jobs: int,
+    start: Callable[..., None],
+) -> Iterator[tuple[Task, bool]]:
+    """Call `call(task, *arguments)` for every task in worker processes, `start(*arguments)` once in each.
+
+    Where a worker dies, the tasks that were running are repeated, each alone in a process; the one whose
+    process dies again is the culprit.
+
+    Yields: tasks as they end, with whether their process survived.
+    Raises: whatever a call raises; what has not started is then dropped.
+    """
+    waiting, suspects = deque(tasks), deque[Task]()
+    while waiting or suspects:
+        alone = bool(suspects)
+        batch = deque([suspects.popleft()]) if alone else waiting
+        workers = 1 if alone else min(jobs, len(waiting))
+        lost: list[Task] = []
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=start, initargs=arguments) as pool:
+            running: dict[Future[object], Task] = {}
+            try:
+                while (batch and not lost) or running:
+                    while batch and not lost and len(running) < workers:
+                        task = batch.popleft()
+                        try:
+                            running[pool.submit(call, task, *arguments)] = task
+                        except BrokenProcessPool:
+                            lost.append(task)
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        task = running.pop(future)
+                        if isinstance(future.exception(), BrokenProcessPool):
+                            lost.append(task)
+                        else:
+                            future.result()
+                            yield task, True
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        if alone and lost:
+            yield lost[0], False
+        else:
+            suspects.extend(lost)

@@ -1,0 +1,215 @@
+"""Attacks that sleep, leave, hang or peek end as errors of their own cell, and the rest is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustspike.bench.api import Access
+from robustspike.bench.api import AttackSpec
+from robustspike.bench.api import Domain
+from robustspike.bench.api import Oracle
+from robustspike.bench.api import RowStreams
+from robustspike.bench.api import ThreatModel
+from robustspike.bench.api import evaluate_shard
+from robustspike.bench.evaluate import ShardResult
+from robustspike.bench.limits import TimedOut
+from robustspike.bench.limits import in_processes
+from robustspike.bench.limits import time_limit
+from robustspike.bench.records import read_record
+from robustspike.bench.testing.reference import reference
+from robustspike.bench.testing.reference import samples
+
+Move = Callable[[Oracle, Tensor], Tensor]
+
+
+class Scripted:
+    """An attack that does what the test says."""
+
+    def __init__(self, move: Move) -> None:
+        self.move = move
+        self.spec = AttackSpec(name="scripted", geometries=("linf", "l0"), source="test")
+
+    def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
+        return self.move(oracle, x0)
+
+
+def judge(move: Move, threat: ThreatModel | None = None, timeout: float | None = None) -> ShardResult:
+    threat = threat or ThreatModel(eps=Fraction(1, 4))
+    victim, x = reference(threat.domain), samples(threat.domain)
+    y = victim.logits(x).argmax(dim=1)
+    return evaluate_shard(victim, Scripted(move), threat, x, y, torch.arange(len(x)), timeout=timeout)
+
+
+def raises(error: BaseException) -> Move:
+    def move(oracle: Oracle, x0: Tensor) -> Tensor:
+        raise error
+
+    return move
+
+
+class Own(Exception):
+    """A class that the harness has never seen."""
+
+
+@pytest.mark.parametrize("value", [0.5, 1e-3, -1.0, 2.0])
+def test_frames_that_are_not_binary_are_errors(value: float) -> None:
+    def move(oracle: Oracle, x0: Tensor) -> Tensor:
+        x = x0.clone()
+        x.flatten(1)[:, 0] = value
+        return x
+
+    result = judge(move, ThreatModel(domain=Domain.SPIKES, geometry="l0", eps=Fraction(8)))
+    assert (result.status == 3).all()
+    assert "leaves the threat model" in result.errors[0]
+
+
+@pytest.mark.parametrize("error", [Own("x"), SystemExit(0), GeneratorExit(), BaseException("x"), EOFError()])
+def test_whatever_an_attack_raises_is_its_error(error: BaseException) -> None:
+    result = judge(raises(error))
+    assert (result.status == 3).all()
+    assert type(error).__name__ in result.errors[0]
+
+
+def test_ctrl_c_gets_through() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        judge(raises(KeyboardInterrupt()))
+
+
+def test_global_generators_are_put_back_after_an_error_too() -> None:
+    def move(oracle: Oracle, x0: Tensor) -> Tensor:
+        torch.rand(3)
+        raise Own
+
+    before = torch.get_rng_state()
+    judge(move)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("access", "peek"),
+    [
+        (Access.SCORE, lambda o, x: o.loss_and_grad(x, torch.arange(len(x)))),
+        (Access.LABEL, lambda o, x: o.logits(x, torch.arange(len(x)))),
+        (Access.LABEL, lambda o, x: o.victim),
+        (Access.WHITE, lambda o, x: o.y),
+        (Access.WHITE, lambda o, x: o.meter),
+    ],
+)
+def test_what_an_attack_may_not_see_is_an_error(access: Access, peek: Callable[..., object]) -> None:
+    def move(oracle: Oracle, x0: Tensor) -> Tensor:
+        peek(oracle, x0)
+        return x0
+
+    result = judge(move, ThreatModel(eps=Fraction(1, 4), access=access))
+    assert (result.status == 3).all()
+
+
+def test_an_untargeted_attack_finds_no_targets() -> None:
+    seen: list[Tensor | None] = []
+
+    def move(oracle: Oracle, x0: Tensor) -> Tensor:
+        seen.append(oracle.targets)
+        return x0
+
+    judge(move)
+    assert seen == [None]
+
+
+def _swallows(oracle: Oracle, x0: Tensor) -> Tensor:
+    for _ in range(2):
+        with contextlib.suppress(BaseException):
+            time.sleep(60)
+    return x0
+
+
+@pytest.mark.parametrize("move", [lambda o, x: time.sleep(60) or x, _swallows])
+def test_an_attack_that_sleeps_is_stopped(move: Move) -> None:
+    start = time.perf_counter()
+    result = judge(move, timeout=0.2)
+    assert time.perf_counter() - start < 5
+    if move is not _swallows:
+        assert (result.status == 3).all()
+        assert "stopped after 0.2 s" in result.errors[0]
+
+
+def test_a_limit_is_lifted_after_the_block() -> None:
+    with pytest.raises(TimedOut), time_limit(0.01):
+        time.sleep(5)
+    with time_limit(0.05):
+        pass
+    time.sleep(0.1)
+
+
+def _task(number: int) -> None:
+    if number == 2:
+        os._exit(0)
+
+
+def _start() -> None:
+    pass
+
+
+@pytest.mark.slow
+def test_only_the_task_that_kills_its_process_is_lost() -> None:
+    ended = dict(in_processes(range(6), _task, jobs=2, start=_start))
+    assert ended == {number: number != 2 for number in range(6)}
+
+
+PLUGIN = """
+import os, time
+from dataclasses import dataclass
+from typing import ClassVar
+from robustspike.bench.api import AttackSpec
+
+@dataclass(frozen=True)
+class Leaves:
+    spec: ClassVar[AttackSpec] = AttackSpec(name="leaves", geometries=("linf",), source="test")
+    def run(self, oracle, x0, y, *, rng):
+        os._exit(0)
+
+@dataclass(frozen=True)
+class Sleeps:
+    spec: ClassVar[AttackSpec] = AttackSpec(name="sleeps", geometries=("linf",), source="test")
+    def run(self, oracle, x0, y, *, rng):
+        time.sleep(600)
+"""
+
+SUITE = """
+name = "bad"
+samples = 16
+shard = 8
+attacks = [{ name = "leaves" }, { name = "sleeps" }, { name = "noise" }]
+[[threats]]
+geometry = "linf"
+eps = "1/10"
+[[victims]]
+name = "lif_cnn.digits"
+"""
+
+
+@pytest.mark.slow
+def test_a_run_finishes_around_attacks_that_leave_and_sleep(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(PLUGIN)
+    (tmp_path / "bad.toml").write_text(SUITE)
+    command = [sys.executable, "-m", "robustspike.bench.cli", "run", "bad.toml", "--plugin", "bad.py"]
+    command += ["--jobs", "2", "--timeout", "1", "--out", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 3, done.stderr
+    records = [read_record(path) for path in (tmp_path / "out" / "records").iterdir()]
+    found = {record.attack: record for record in records}
+    assert found["noise"].errors == ()
+    for name, message in (("leaves", "worker process died"), ("sleeps", "stopped after 1 s")):
+        assert message in found[name].errors[0]
+        assert found[name].counts["robust"] == found[name].counts["broken"] == 0
+        assert f"error in cell lif_cnn.digits, none, {name}" in done.stderr
