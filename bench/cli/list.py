@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import click
@@ -24,10 +25,10 @@ def command(kind: str, as_json: bool) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in rows[0] if rows else ("name",):
-        table.add_column(column, overflow="fold", no_wrap=column == "name")
+        table.add_column(column, no_wrap=True, overflow="ellipsis" if column == "about" else "fold")
     for row in rows:
         table.add_row(*(str(v) for v in row.values()))
-    Console(soft_wrap=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 250).print(table)
 
 
 def suites() -> list[dict[str, Any]]:

@@ -92,13 +92,20 @@ def _component(kind: str, name: str) -> dict[str, Any]:
     }
     if spec is not None and dataclasses.is_dataclass(spec):
         about["declares"] = {
-            field.name: getattr(spec, field.name)
+            field.name: _plainly(getattr(spec, field.name))
             for field in dataclasses.fields(spec)
             if field.name not in ("name", "source")
         }
     if kind == "victims":
         about["weights"] = _weights(component)
     return about
+
+
+def _plainly(value: Any) -> Any:
+    """Return a declared value as people write it: enumerations by their names."""
+    if isinstance(value, tuple):
+        return ", ".join(str(item) for item in value) or "none"
+    return value
 
 
 def _weights(recipe: Any) -> dict[str, Any]:
