@@ -397,7 +397,7 @@ def _cells(
                 attack: Attack = registry("attacks").get(name, **entry.get("params", {}))
                 label = label_of(name, entry.get("params", {}))
                 allowed = threat_entry.get("attacks", ["*"])
-                if not any(_matches(label, p) for p in allowed) or not _fits(attack, threat, spec):
+                if not any(_matches(label, p) for p in allowed) or not fits(attack, threat, spec):
                     continue
                 for number in suite.seeds if seed is None else (seed,):
                     cell = Cell(
@@ -425,7 +425,8 @@ def _threat(entry: Mapping[str, Any], spec: VictimSpec) -> ThreatModel | None:
     return threat if threat.domain is spec.domain else None
 
 
-def _fits(attack: Attack, threat: ThreatModel, spec: VictimSpec) -> bool:
+def fits(attack: Attack, threat: ThreatModel, spec: VictimSpec) -> bool:
+    """Say whether an attack can be run on a victim under a threat model (its access left aside)."""
     known = attack.spec
     refuses = getattr(attack, "fits", None)  # optional: why the attack cannot run on a victim
     if callable(refuses) and refuses(spec) is not None:

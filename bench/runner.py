@@ -24,6 +24,7 @@ from torch import Tensor
 from robustspike.bench.contracts import Attack
 from robustspike.bench.contracts import AttackSpec
 from robustspike.bench.contracts import Status
+from robustspike.bench.contracts import VictimSpec
 from robustspike.bench.data.base import Split
 from robustspike.bench.energy import count_synops
 from robustspike.bench.errors import ArtefactError
@@ -39,6 +40,7 @@ from robustspike.bench.oracle import Oracle
 from robustspike.bench.plan import Cell
 from robustspike.bench.plan import Plan
 from robustspike.bench.plan import dataset_split
+from robustspike.bench.plan import fits
 from robustspike.bench.plan import frozen
 from robustspike.bench.plan import identity
 from robustspike.bench.plan import loaded_victim
@@ -283,8 +285,9 @@ def _finish(
     x_adv = torch.cat([s.x_adv for s in shards])
     adversarials = pack_adversarials(ids[broken], x_adv[broken], binary=cell.threat.domain.value == "spikes")
     counts = count(rows)
+    rule = registry("defenses").get(cell.defense)
     declared = {
-        "adaptive": list(registry("defenses").get(cell.defense).spec.adaptive),
+        "adaptive": [need for need in rule.spec.adaptive if _applies(need, cell, spec)],
         "notes": list(spec.notes),
     }
     measures: dict[str, Any] = {}
@@ -359,6 +362,12 @@ def cell_of(record: CellRecord) -> Cell:
         raise ArtefactError(
             f"record {record.key}: does not say how to run its cell again ({error})."
         ) from error
+
+
+def _applies(need: str, cell: Cell, spec: VictimSpec) -> bool:
+    """Say whether an adaptive attack that a defense names can be run under a cell's threat model."""
+    attacks = registry("attacks")
+    return need not in attacks.names() or fits(attacks.get(need), cell.threat, spec)
 
 
 def sample_records(shard: ShardResult) -> list[SampleRecord]:

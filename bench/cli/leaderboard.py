@@ -100,7 +100,7 @@ def _print(built: Sequence[Section], title: str) -> None:
 
     from robustspike.leaderboard.render import tables
 
-    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 160
+    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 200
     console = Console(width=width)
     for section in built:
         console.print(Text(section.title, style="bold"))

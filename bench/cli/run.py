@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from robustspike.bench.plan import Plan
     from robustspike.bench.runner import Tick
 
 
@@ -92,8 +93,7 @@ def command(
         records = run(plan, settings, jobs=workers, on_tick=on_tick)
     csv, md, html = (out / f"leaderboard.{kind}" for kind in ("csv", "md", "html"))
     publish(records, csv=csv, md=md, html=html, title=plan.suite.name)
-    for misfit in plan.not_applicable:
-        click.echo(f"n/a: {misfit.victim} + {misfit.defense}: {misfit.reason}", err=True)
+    _report_misfits(plan, out / "not_applicable.csv")
     failed = [record for record in records if record.errors]
     for record in failed:
         where = f"{record.victim}, {record.defense}, {record.label}, {record.threat.label}"
@@ -116,6 +116,23 @@ def building(dataset: str) -> Iterator[Callable[[int, int], None]]:
         started = True
 
     yield on_build
+
+
+def _report_misfits(plan: Plan, path: Path) -> None:
+    """Say which pairs were left out and why: each in a file, grouped by reason on the screen."""
+    from robustspike.bench.files import write_atomic
+
+    if not plan.not_applicable:
+        return
+    by_reason: dict[str, list[str]] = {}
+    for misfit in plan.not_applicable:
+        by_reason.setdefault(misfit.reason, []).append(f"{misfit.victim} + {misfit.defense}")
+    lines = [f'"{pair}","{reason}"' for reason, pairs in by_reason.items() for pair in pairs]
+    write_atomic(path, ("pair,reason\n" + "\n".join(lines) + "\n").encode())
+    for reason, pairs in by_reason.items():
+        more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+        click.echo(f"n/a: {pairs[0]}{more}: {reason}", err=True)
+    click.echo(f"n/a pairs are listed in {path}", err=True)
 
 
 @contextlib.contextmanager
