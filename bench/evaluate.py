@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 import torch
@@ -175,6 +176,7 @@ def target_classes(y: Tensor, ids: Tensor, classes: int) -> Tensor:
     return (y + offset) % classes
 
 
+@cache
 def _estimator(name: str) -> GradientEstimator:
     found: GradientEstimator = registry("estimators").get(name)
     return found
