@@ -296,15 +296,19 @@ def _pooled(patch: _Patch, side: int) -> _Patch:
     """Average patches over the cells of a pooling grid, each at its own offset to the grid."""
     h, w = patch.delta.shape[2:4]
 
-    def matrix(start: Tensor, length: int) -> Tensor:
-        cells = (length + side - 2) // side + 1
-        at = torch.arange(length, device=start.device)
-        place = (start % side)[:, None] + at
-        grid = torch.arange(cells, device=start.device)
-        return (place.div(side, rounding_mode="floor")[:, None, :] == grid[:, None]).to(patch.delta) / side
-
-    rows, columns = matrix(patch.row, h), matrix(patch.column, w)
-    delta = torch.einsum("qah,tqhwc,qbw->tqabc", rows, patch.delta, columns)
+    steps, q, _, _, channels = patch.delta.shape
+    tall, wide = (h + side - 2) // side + 1, (w + side - 2) // side + 1
+    r = (patch.row % side)[:, None] + torch.arange(h, device=patch.row.device)
+    c = (patch.column % side)[:, None] + torch.arange(w, device=patch.row.device)
+    first = torch.arange(q, device=patch.row.device)[:, None, None] * tall * side
+    place = (first + r[:, :, None]) * wide * side + c[:, None, :]
+    grid = patch.delta.new_zeros(steps, q * tall * wide * side * side, channels)
+    grid.index_copy_(1, place.flatten(), patch.delta.flatten(1, 3))
+    cells = grid.view(steps, q, tall, side, wide, side, channels)
+    delta = cells[:, :, :, 0, :, 0].clone()
+    for i in range(1, side * side):
+        delta += cells[:, :, :, i // side, :, i % side]
+    delta /= side * side
     return replace(
         patch,
         delta=delta,
