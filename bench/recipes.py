@@ -394,7 +394,12 @@ def _trained_with(defense: str, certificate: dict[str, Any]) -> DefenseBase:
 
 def _check_fingerprint(victim: ModuleVictim, certificate: dict[str, Any], path: Path) -> None:
     now = torch.tensor(_fingerprint(victim), dtype=torch.float64)
-    then = torch.tensor(certificate["fingerprint"], dtype=torch.float64)
+    try:
+        then = torch.tensor(certificate["fingerprint"], dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ArtefactError(
+            f"{path}: its certificate's fingerprint is no table of numbers ({error}). Train it again."
+        ) from error
     if now.shape != then.shape:
         raise ArtefactError(f"{path}: the certificate's fingerprint has another shape. Train it again.")
     worst = float((now - then).abs().amax(dim=1).median())

@@ -25,6 +25,15 @@ from robustspike.bench.records import encode_record
 from robustspike.bench.records import read_record
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn the refusal of a disk into one clear line. Raises: ArtefactError."""
+    try:
+        yield
+    except OSError as error:
+        raise ArtefactError(f"{path}: cannot be written: {error}. Free space or choose --out.") from error
+
+
 class Store:
     """A results folder.
 
@@ -72,7 +81,8 @@ class Store:
     def write_shard(self, key: str, index: int, result: ShardResult) -> None:
         """Keep one shard until its cell is finished."""
         path = self.shard_path(key, index)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: getattr(result, name).contiguous() for name in ShardResult.TENSORS}
         tensors |= {f"extra:{name}": column.contiguous() for name, column in result.extras.items()}
         about = {"errors": json.dumps(result.errors), "counts": json.dumps(result.counts)}
@@ -107,23 +117,25 @@ class Store:
         final = self.records / record.key
         building = self.records / f".{record.key}.{os.getpid()}.tmp"
         shutil.rmtree(building, ignore_errors=True)
-        try:
+        with _writing(building):
             building.mkdir()
-        except OSError as error:
-            raise ArtefactError(
-                f"{building}: cannot be made: {error}. Free space or choose --out."
-            ) from error
         write_atomic(building / "samples.csv", samples)
         write_atomic(building / "adversarials.safetensors", adversarials)
         write_atomic(building / "record.json", encode_record(record))
         shutil.rmtree(final, ignore_errors=True)
-        building.rename(final)
+        with _writing(final):
+            building.rename(final)
         shutil.rmtree(self.shards / record.key, ignore_errors=True)
 
     def clean(self) -> None:
         """Remove what killed runs left behind."""
         for leftover in self.records.glob(".*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in self.shards.glob("*/.*.tmp"):
+            leftover.unlink(missing_ok=True)
+        for shards in self.shards.iterdir():
+            if self.has(shards.name):  # killed after its record was in place
+                shutil.rmtree(shards, ignore_errors=True)
 
 
 def unpack_adversarials(data: bytes, where: Path) -> tuple[Tensor, Tensor]:

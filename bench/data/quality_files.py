@@ -174,7 +174,7 @@ def _mat(path: Path) -> dict[str, Any]:
 
     try:
         found: dict[str, Any] = loadmat(path)
-    except (OSError, NotImplementedError) as error:
+    except Exception as error:  # scipy promises no set of errors for a damaged file
         raise ArtefactError(f"{path}: cannot be read as a MATLAB file ({error}).") from error
     return found
 

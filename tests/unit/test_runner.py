@@ -19,6 +19,7 @@ from robustspike.bench.plan import read_suite
 from robustspike.bench.runner import Settings
 from robustspike.bench.runner import run
 from robustspike.bench.store import Store
+from tests.support.folders import contents
 
 SUITE = """
 name = "tiny"
@@ -42,10 +43,6 @@ def plan(tmp_path: Path) -> Plan:
     path = tmp_path / "suite.toml"
     path.write_text(SUITE)
     return make_plan(read_suite(str(path)))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_a_second_run_repeats_nothing(plan: Plan, tmp_path: Path) -> None:
