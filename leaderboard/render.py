@@ -13,6 +13,7 @@ from tabulate import tabulate
 from robustspike.bench.flags import FLAGS
 from robustspike.leaderboard import distances
 from robustspike.leaderboard import quality_table
+from robustspike.leaderboard import seeds
 from robustspike.leaderboard.table import COLUMNS
 from robustspike.leaderboard.table import Section
 
@@ -165,18 +166,37 @@ def by_budget(section: Section) -> Table | None:
     return headers, rows
 
 
+def by_training_seed(section: Section) -> Table | None:
+    """Return means over training seeds; None where every victim has one, and for other than accuracies."""
+    found = seeds.mean_rows(section.frame) if section.kind == "accuracy" else []
+    if not found:
+        return None
+    headers = ["mean of k training seeds", "defense", "k", "clean [95 %]", "worst case [95 %]", "flagged"]
+    rows = []
+    for row in found:
+        shown = [
+            f"{percent(mean)} [{percent(low)}, {percent(high)}]"
+            for mean, low, high in (row["clean"], row["worst_case"])
+        ]
+        rows.append([row["victim"], row["defense"], str(row["seeds"]), *shown, str(row["flagged"])])
+    return headers, rows
+
+
 def tables(section: Section) -> list[Table]:
     """Return all tables of a section, the main one first."""
     if section.kind == "quality":
         return quality_table.tables(section)
     found = [display(section), by_attack(section)]
     budgets = by_budget(section)
-    return [*found, budgets] if budgets else found
+    means = by_training_seed(section)
+    return [*found, *(table for table in (budgets, means) if table)]
 
 
 def introduction(sections: Sequence[Section]) -> str:
     """Return what a reader must know about the columns."""
     more = [QUALITY_INTRODUCTION] if any(s.kind == "quality" for s in sections) else []
+    if any(by_training_seed(s) for s in sections):
+        more.append(seeds.INTRODUCTION)
     return " ".join([INTRODUCTION, *more])
 
 
@@ -225,6 +245,7 @@ def to_html(sections: Sequence[Section]) -> str:
     """Return the leaderboard as one self-contained page; intervals are drawn as bars."""
     intro = html.escape(introduction(sections)).replace("*Worst case*", "<em>Worst case</em>")
     intro = intro.replace("*Median distance*", "<em>Median distance</em>").replace("*nJ*", "<em>nJ</em>")
+    intro = intro.replace("*Mean of k training seeds*", "<em>Mean of k training seeds</em>")
     parts = [
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>RobustSpike leaderboard</title>',
         '<meta name="viewport" content="width=device-width">',

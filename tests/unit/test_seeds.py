@@ -1,0 +1,46 @@
+"""Means over training seeds."""
+
+from __future__ import annotations
+
+import pytest
+
+from robustspike.leaderboard.render import to_html
+from robustspike.leaderboard.render import to_markdown
+from robustspike.leaderboard.seeds import mean_rows
+from robustspike.leaderboard.seeds import student_interval
+from robustspike.leaderboard.table import sections
+from tests.support.records import make_record
+
+
+def test_students_interval_of_three_values() -> None:
+    low, high = student_interval([0.4, 0.5, 0.6])  # t(2) = 4.302653, s = 0.1
+    assert (low, high) == pytest.approx((0.5 - 0.2484138, 0.5 + 0.2484138))
+    assert student_interval([0.5, 0.5]) == (0.5, 0.5)
+    assert student_interval([0.0, 1.0]) == (0.0, 1.0)
+
+
+def test_only_rows_that_differ_in_the_training_seed_are_put_together() -> None:
+    records = [
+        make_record("rrbbw", victim="net"),
+        make_record("rrrbw", victim="net@1"),
+        make_record("rrrrw", victim="net@12"),
+        make_record("bbbbw", victim="net", defense="sr"),
+        make_record("rbbbw", victim="other@1"),
+        make_record("bbbbw", victim="other@x"),
+    ]
+    (section,) = sections(records)
+    (row,) = mean_rows(section.frame)
+    assert (row["victim"], row["defense"], row["seeds"]) == ("net", "none", 3)
+    assert row["clean"] == pytest.approx((0.8, 0.8, 0.8))
+    assert row["worst_case"][0] == pytest.approx(0.6)
+    (again,) = mean_rows(sections(records[::-1])[0].frame)
+    assert again == row
+
+
+def test_the_table_appears_only_where_there_are_seeds() -> None:
+    one = sections([make_record("rrbbw", victim="net@1")])
+    two = sections([make_record("rrbbw", victim="net"), make_record("rrrbw", victim="net@1")])
+    for show in (to_markdown, to_html):
+        assert "training seeds" not in show(one)
+        assert "mean of k training seeds" in show(two)
+        assert "50.0 [" in show(two)
