@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -144,7 +145,7 @@ def compute(unit: Unit, settings: Settings, *, died: bool = False) -> ShardResul
     )
     attack: Attack = registry("attacks").get(cell.attack, **dict(cell.attack_params))
     if died:
-        attack = Died(attack.spec)
+        attack = cast("Attack", Died(attack.spec))
     data = _shard(cell, unit.index, settings)
     result = evaluate_shard(
         victim,

@@ -86,7 +86,15 @@ def read_cifar_pickle(path: Path) -> tuple[Bytes, Bytes]:
     try:
         content = path.read_bytes()
         found = _interpret(content)
-    except (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
         raise ArtefactError(
             f"{path}: not a CIFAR-10 batch ({type(error).__name__}: {error}). Fetch it again, or use the "
             "binary version (cifar-10-batches-bin)."

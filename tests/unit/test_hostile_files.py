@@ -93,6 +93,19 @@ def test_arbitrary_and_damaged_bytes(kind: str, tmp_path_factory: pytest.TempPat
     fuzz()
 
 
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("cifar.pkl", b"\x80\x02cnumpy\nndarray\n(K\x01e."),
+        ("image.png", b"\x89PNG\r\n\x1a\n\x00\x00\x00\x00IHDR"),
+    ],
+)
+def test_bytes_that_once_got_through(kind: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / kind).write_bytes(content)
+    with pytest.raises(BenchError, match=kind):
+        READERS[kind][0](tmp_path / kind)
+
+
 TABLES: dict[str, tuple[type[quality_files.RatedImages], bytes]] = {
     "kadid10k": (
         quality_files.Kadid10k,
