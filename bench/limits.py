@@ -65,6 +65,19 @@ def watchdog(seconds: float | None) -> Iterator[None]:
             faulthandler.cancel_dump_traceback_later()
 
 
+@contextmanager
+def interrupts_stay_here() -> Iterator[None]:
+    """Let processes started in the block ignore Ctrl-C: this one stops them, without their tracebacks."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, own)
+
+
 def in_processes(
     tasks: Sequence[Task],
     call: Callable[..., object],
@@ -94,7 +107,9 @@ def in_processes(
                     while batch and not lost and len(running) < workers:
                         task = batch.popleft()
                         try:
-                            running[pool.submit(call, task, *arguments)] = task
+                            with interrupts_stay_here():
+                                future = pool.submit(call, task, *arguments)
+                            running[future] = task
                         except BrokenProcessPool:
                             lost.append(task)
                     for future in wait(running, return_when=FIRST_COMPLETED).done:

@@ -68,7 +68,7 @@ def main() -> None:
     except BenchError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted; what was finished is kept, run the same command to go on.", err=True)
         sys.exit(130)
     except click.ClickException as error:
