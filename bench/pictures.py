@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from robustspike.bench.contracts import Task
-from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.plan import dataset_split
 from robustspike.bench.records import CellRecord
+from robustspike.bench.store import read_adversarials
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,15 +54,12 @@ def panels_of(record: CellRecord, folder: Path, *, count: int, root: Path | None
     """
     if record.task is not Task.QUALITY:
         raise ConfigError(f"{folder}: holds no record of a quality model; pictures need one.")
-    try:
-        stored = safetensors.torch.load((folder / "adversarials.safetensors").read_bytes())
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ArtefactError(f"{folder}/adversarials.safetensors: cannot be read ({error}).") from error
+    ids, attacked_images = read_adversarials(folder)
     data = dataset_split(record.dataset, record.split, root)[: record.samples]
     place = {int(i): n for n, i in enumerate(data.ids.tolist())}
     rows = {row.row: row for row in record.rows}
     panels = []
-    for number, attacked in list(zip(stored["rows"].tolist(), stored["x"], strict=True))[:count]:
+    for number, attacked in list(zip(ids.tolist(), attacked_images, strict=True))[:count]:
         row = rows[number]
         clean = data.x[place[number]]
         panels.append(Panel(clean, attacked, row.clean_score, row.adv_score, row.label))

@@ -22,6 +22,7 @@ from robustspike.bench.evaluate import ShardResult
 from robustspike.bench.files import write_atomic
 from robustspike.bench.records import CellRecord
 from robustspike.bench.records import encode_record
+from robustspike.bench.records import read_limited
 from robustspike.bench.records import read_record
 
 
@@ -136,6 +137,12 @@ class Store:
         for shards in self.shards.iterdir():
             if self.has(shards.name):  # killed after its record was in place
                 shutil.rmtree(shards, ignore_errors=True)
+
+
+def read_adversarials(folder: Path) -> tuple[Tensor, Tensor]:
+    """Read the adversarial inputs of a record folder: sample ids [n] and inputs [n, ...]."""
+    path = folder / "adversarials.safetensors"
+    return unpack_adversarials(read_limited(path), path)
 
 
 def unpack_adversarials(data: bytes, where: Path) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ from robustspike.bench.runner import Unit
 from robustspike.bench.runner import cell_of
 from robustspike.bench.runner import compute
 from robustspike.bench.runner import sample_records
-from robustspike.bench.store import unpack_adversarials
+from robustspike.bench.store import read_adversarials
 
 SCORE_TOLERANCE = 1e-4
 """Largest change of a stored margin or score that rounding on another batch size explains."""
@@ -85,7 +85,7 @@ def _verify(record: CellRecord, folder: Path, settings: Settings, *, rerun: bool
         wrong = sum(now != row.clean for now, row in zip(clean, record.rows, strict=True))
         if wrong:
             problems.append(f"{wrong} clean predictions come out differently")
-    rows, x_adv = unpack_adversarials(read_limited(folder / "adversarials.safetensors"), folder)
+    rows, x_adv = read_adversarials(folder)
     claimed = [place for place, row in enumerate(record.rows) if row.status is Status.BROKEN]
     if rows.tolist() != [record.rows[place].row for place in claimed]:
         return 0, [*problems, "its adversarial inputs are not those of its broken samples"]
