@@ -264,6 +264,21 @@ def recipes_of(suite: Suite) -> list[VictimRecipe]:
     return list(found.values())
 
 
+def victim_of(cell: Cell, *, weights: Path | None, device: str) -> ModuleVictim:
+    """Return the victim of a cell, loaded once per process."""
+    return loaded_victim(cell.victim, cell.victim_params, cell.defense, cell.victim_seed, weights, device)
+
+
+@cache
+def _first(dataset: str, split: str, root: Path | None, samples: int) -> Split:
+    return dataset_split(dataset, split, root)[:samples]
+
+
+def samples_of(cell: Cell, root: Path | None) -> Split:
+    """Return the samples of a cell; cut, and their digest computed, once per process."""
+    return _first(cell.dataset, cell.split, root, cell.samples)
+
+
 def make_plan(
     suite: Suite,
     *,
@@ -463,8 +478,8 @@ def identity(
     recipe = registry("victims").get(cell.victim, **dict(cell.victim_params))
     defense = trained_with(recipe, cell.defense, cell.victim_seed, weights)
     attack = registry("attacks").get(cell.attack, **dict(cell.attack_params))
-    victim = loaded_victim(cell.victim, cell.victim_params, cell.defense, cell.victim_seed, weights, device)
-    data = dataset_split(cell.dataset, cell.split, root)[: cell.samples]
+    victim = victim_of(cell, weights=weights, device=device)
+    data = samples_of(cell, root)
     code = {
         part: _code_digest(type(component).__module__)
         for part, component in (("victim", recipe), ("defense", defense), ("attack", attack))

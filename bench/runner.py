@@ -44,7 +44,8 @@ from robustspike.bench.plan import dataset_split
 from robustspike.bench.plan import fits
 from robustspike.bench.plan import frozen
 from robustspike.bench.plan import identity
-from robustspike.bench.plan import loaded_victim
+from robustspike.bench.plan import samples_of
+from robustspike.bench.plan import victim_of
 from robustspike.bench.records import CellRecord
 from robustspike.bench.records import SampleRecord
 from robustspike.bench.records import count
@@ -135,14 +136,7 @@ class Died:
 def compute(unit: Unit, settings: Settings, *, died: bool = False) -> ShardResult:
     """Compute one shard; one whose process died has errors for verdicts."""
     cell = unit.cell
-    victim = loaded_victim(
-        cell.victim,
-        cell.victim_params,
-        cell.defense,
-        cell.victim_seed,
-        settings.weights,
-        settings.device,
-    )
+    victim = victim_of(cell, weights=settings.weights, device=settings.device)
     attack: Attack = registry("attacks").get(cell.attack, **dict(cell.attack_params))
     if died:
         attack = cast("Attack", Died(attack.spec))
@@ -184,8 +178,7 @@ def energy_of(victim: ModuleVictim, data: Split, result: ShardResult, *, seed: i
 
 
 def _shard(cell: Cell, index: int, settings: Settings) -> Split:
-    data = dataset_split(cell.dataset, cell.split, settings.root)[: cell.samples]
-    return data[index * cell.shard : (index + 1) * cell.shard]
+    return samples_of(cell, settings.root)[index * cell.shard : (index + 1) * cell.shard]
 
 
 def run(
@@ -246,7 +239,7 @@ def _check_victims(cells: Sequence[Cell], settings: Settings) -> None:
             continue
         seen.add(which)
         data = dataset_split(cell.dataset, cell.split, settings.root)
-        check_victim(loaded_victim(*which, settings.weights, settings.device), data.x)
+        check_victim(victim_of(cell, weights=settings.weights, device=settings.device), data.x)
 
 
 def _execute(units: Sequence[Unit], settings: Settings, jobs: int) -> Iterator[Unit]:
@@ -278,9 +271,7 @@ def _finish(
         shards.append(shard)
     rows = tuple(row for shard in shards for row in sample_records(shard))
     samples = encode_samples(rows)
-    spec = loaded_victim(
-        cell.victim, cell.victim_params, cell.defense, cell.victim_seed, settings.weights, settings.device
-    ).spec
+    spec = victim_of(cell, weights=settings.weights, device=settings.device).spec
     ids = torch.cat([s.ids for s in shards])
     broken = torch.cat([s.status for s in shards]) == STATUS.index(Status.BROKEN)
     x_adv = torch.cat([s.x_adv for s in shards])

@@ -17,9 +17,9 @@ from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import BenchError
 from robustspike.bench.evaluate import decide
 from robustspike.bench.files import sha256
-from robustspike.bench.plan import dataset_split
 from robustspike.bench.plan import identity
-from robustspike.bench.plan import loaded_victim
+from robustspike.bench.plan import samples_of
+from robustspike.bench.plan import victim_of
 from robustspike.bench.records import CellRecord
 from robustspike.bench.records import encode_samples
 from robustspike.bench.records import read_limited
@@ -72,10 +72,8 @@ def verify(folder: Path, settings: Settings, *, rerun: bool = False) -> Verdict:
 def _verify(record: CellRecord, folder: Path, settings: Settings, *, rerun: bool) -> tuple[int, list[str]]:
     problems = _digests(record, folder, settings)
     cell = cell_of(record)
-    victim = loaded_victim(
-        cell.victim, cell.victim_params, cell.defense, cell.victim_seed, settings.weights, settings.device
-    )
-    data = dataset_split(cell.dataset, cell.split, settings.root)[: cell.samples]
+    victim = victim_of(cell, weights=settings.weights, device=settings.device)
+    data = samples_of(cell, settings.root)
     if data.ids.tolist() != [row.row for row in record.rows]:
         return 0, [*problems, "its samples are not those of the data set, in order"]
     y = data.y.to(victim.device)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from robustspike.attacks.quality.iterated import GOALS
 from robustspike.attacks.quality.iterated import QUALITY
 from robustspike.attacks.quality.iterated import directions
+from robustspike.attacks.quality.iterated import finish
 from robustspike.attacks.quality.iterated import per_image
 from robustspike.bench.api import Access
 from robustspike.bench.api import AttackSpec
@@ -172,11 +173,7 @@ class QualityNes:
                 estimate += per_image(torch.nan_to_num(difference), x0) * probe
             gradient = per_image(aim[rows], x0) * estimate
             x[rows] = oracle.project(x[rows] + size * gradient.sign(), rows)
-        rows = oracle.active(forwards=1)
-        if len(rows):
-            oracle.logits(x[rows], rows)
-        best, seen = oracle.best()
-        return torch.where(per_image(seen, x0), best, x0)
+        return finish(oracle, x, x0)
 
 
 @dataclass(frozen=True)
