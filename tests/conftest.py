@@ -20,7 +20,7 @@ settings.load_profile("repo")
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data beside the checkout, or of ROBUSTSPIKE_DATA; skips where it is absent."""
-    places = [Path(__file__).resolve().parents[2] / "shared" / "data", Path("/work/shared/data")]
+    places = [Path(__file__).resolve().parents[2] / "shared" / "data"]
     if "ROBUSTSPIKE_DATA" in os.environ:
         places.insert(0, Path(os.environ["ROBUSTSPIKE_DATA"]))
     for place in places:

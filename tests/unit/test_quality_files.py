@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,6 @@ from robustspike.bench.data.quality_files import Tid2013
 from robustspike.bench.data.quality_files import part_of
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
-
-SHARED = Path(os.environ.get("ROBUSTSPIKE_DATA", Path(__file__).resolve().parents[3] / "../shared/data"))
-needs_shared = pytest.mark.skipif(
-    not (SHARED / "iqa").is_dir(), reason="needs ../shared/data/iqa or ROBUSTSPIKE_DATA"
-)
 
 
 def picture(path: Path, grey: int = 128) -> None:
@@ -170,10 +164,9 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         Kadid10k(crop=0)
 
 
-@needs_shared
-def test_the_published_koniq_table_has_the_published_split(tmp_path: Path) -> None:
+def test_the_published_koniq_table_has_the_published_split(tmp_path: Path, shared_data: Path) -> None:
     entries = Koniq10k()
-    table = SHARED / "iqa/scores/koniq10k_distributions_sets.csv"
+    table = shared_data / "iqa/scores/koniq10k_distributions_sets.csv"
     (tmp_path / table.name).write_bytes(table.read_bytes())
     found = entries.entries(tmp_path)
     sizes = {part: sum(e.split == part for e in found) for part in ("train", "validation", "test")}
@@ -181,10 +174,9 @@ def test_the_published_koniq_table_has_the_published_split(tmp_path: Path) -> No
     assert 0 < min(e.score for e in found) < max(e.score for e in found) < 100
 
 
-@needs_shared
-def test_rated_images_at_hand(tmp_path: Path) -> None:
+def test_rated_images_at_hand(tmp_path: Path, shared_data: Path) -> None:
     """A real TID2013 image and three of LIVE In the Wild, with their published scores."""
-    (tmp_path / "distorted_images").symlink_to(SHARED / "iqa/tid2013/distorted_images")
+    (tmp_path / "distorted_images").symlink_to(shared_data / "iqa/tid2013/distorted_images")
     (tmp_path / "mos_with_names.txt").write_text("3.8649 I01_01_5.bmp\n")
     (entry,) = Tid2013().entries(tmp_path)
     assert (
@@ -192,7 +184,7 @@ def test_rated_images_at_hand(tmp_path: Path) -> None:
     )
     part = part_of(entry, "tid2013")
     assert Tid2013(crop=384).load(part, root=tmp_path).x.shape == (1, 3, 384, 384)  # type: ignore[arg-type]
-    (tmp_path / "Images").symlink_to(SHARED / "iqa/live_challenge/Images")
+    (tmp_path / "Images").symlink_to(shared_data / "iqa/live_challenge/Images")
     (tmp_path / "Data").mkdir()
     names = [f"t{i}.bmp" for i in range(1, 8)] + ["33.bmp", "60.bmp", "123.bmp"]
     savemat(tmp_path / "Data/AllImages_release.mat", {"AllImages_release": cell(names, column=True)})

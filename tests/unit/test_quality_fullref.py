@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -122,13 +121,9 @@ def test_gradient_agrees_with_finite_differences(name: str) -> None:
     assert float((gradient * direction).sum()) == pytest.approx(float(slope), rel=1e-3, abs=1e-6)
 
 
-SHARED = Path(os.environ.get("ROBUSTSPIKE_DATA", Path(__file__).resolve().parents[3] / "../shared/data"))
-
-
-@pytest.mark.skipif(not (SHARED / "iqa").is_dir(), reason="needs ../shared/data/iqa or ROBUSTSPIKE_DATA")
 @pytest.mark.parametrize("name", ["I06.bmp", "I19.bmp"])
-def test_published_values_of_the_original_implementations(name: str) -> None:
-    folder = SHARED / "iqa/tid2013_pairs"
+def test_published_values_of_the_original_implementations(name: str, shared_data: Path) -> None:
+    folder = shared_data / "iqa/tid2013_pairs"
     rows = {line.split(",")[0]: line.strip().split(",") for line in (folder / "results_official.csv").open()}
     column = rows["Method"].index(name)
     x, y = (
