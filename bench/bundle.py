@@ -1,8 +1,10 @@
 """Bundles: records packed into one file that anyone can check, and unpacked without trust.
 
-A bundle is a zip file: manifest.json (format, versions, sha256 of every file), records/KEY/..., and
-plugins/NAME.py for attacks that came from single files. Reading refuses any other name, links, sizes
-beyond what records have, and content that does not match its digest; plugins are never executed.
+A bundle is a zip file: manifest.json (format, versions, sha256 of every file), records/KEY/..., run.json
+(how they were made), and plugins/NAME.py for attacks that came from single files. The adversarial inputs
+may be left out; `robustspike verify --rerun` makes them again and compares digests. Reading refuses any
+other name, links, sizes beyond what records have, and content that does not match its digest; plugins are
+never executed.
 """
 
 from __future__ import annotations
@@ -17,28 +19,42 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from robustspike.bench import provenance
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.files import sha256
 from robustspike.bench.files import write_atomic
 from robustspike.bench.records import PROTOCOL
 from robustspike.bench.records import read_limited
+from robustspike.bench.store import record_folders
 
 FORMAT = 1
 MAX_FILES = 30_000
 MAX_FILE_BYTES = 1 << 30
 MAX_TOTAL_BYTES = 4 << 30
-_NAME = re.compile(r"records/[0-9a-f]{32}/(record\.json|samples\.csv|adversarials\.safetensors)")
+_NAME = re.compile(r"run\.json|records/[0-9a-f]{32}/(record\.json|samples\.csv|adversarials\.safetensors)")
 _PLUGIN = re.compile(r"plugins/[A-Za-z0-9_]+\.py")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def pack(folders: Sequence[Path], bundle: Path, *, plugins: Sequence[Path] = ()) -> int:
-    """Pack record folders into a bundle; returns the number of records. Equal records, equal bytes."""
+def pack(root: Path, bundle: Path, *, plugins: Sequence[Path] = (), inputs: bool = True) -> int:
+    """Pack the records of a results folder into a bundle; returns how many. Equal records, equal bytes.
+
+    Args:
+        root: the results folder.
+        bundle: the file to write.
+        plugins: files of attacks that came from files.
+        inputs: enclose the adversarial inputs (most of the bytes).
+
+    Raises: ArtefactError: a file that cannot be read or written, or that a bundle may not hold.
+    """
+    parts = ["record.json", "samples.csv", *(["adversarials.safetensors"] if inputs else [])]
     files = {
         f"records/{folder.name}/{name}": read_limited(folder / name)
-        for folder in sorted(folders)
-        for name in ("record.json", "samples.csv", "adversarials.safetensors")
+        for folder in record_folders(root)
+        for name in parts
     }
+    if (root / provenance.NAME).exists():
+        files[provenance.NAME] = read_limited(root / provenance.NAME)
     files |= {f"plugins/{path.name}": path.read_bytes() for path in plugins}
     for name in files:
         if not (_NAME.fullmatch(name) or _PLUGIN.fullmatch(name)):
@@ -94,7 +110,7 @@ def _contents(archive: zipfile.ZipFile, bundle: Path) -> Iterator[tuple[str, byt
             name == "manifest.json" or _NAME.fullmatch(name) or _PLUGIN.fullmatch(name)
         ):
             raise ArtefactError(f"{bundle}: holds '{name[:80]}', which no bundle may hold. Do not trust it.")
-        if name.startswith("records/"):
+        if not name.startswith(("plugins/", "manifest.")):
             data = _read(archive, info, bundle)
             if sha256(data) != manifest[name]:
                 raise ArtefactError(f"{bundle}: '{name}' is not what its manifest says. Do not trust it.")

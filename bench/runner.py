@@ -22,6 +22,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from robustspike.bench import provenance
 from robustspike.bench.contracts import Attack
 from robustspike.bench.contracts import AttackSpec
 from robustspike.bench.contracts import Status
@@ -70,6 +71,7 @@ class Settings:
         plugins: single-file plugins to load.
         threads: torch threads of each process; part of the environment that a record names.
         timeout: seconds that an attack may take on one shard; None for no limit.
+        command: the command line to note beside the records; empty for none.
     """
 
     out: Path
@@ -79,6 +81,7 @@ class Settings:
     plugins: tuple[Path, ...] = ()
     threads: int = 1
     timeout: float | None = None
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -206,6 +209,8 @@ def run(
             for index in range(cell.shards)
         ]
         _check_victims([unit.cell for unit in units], settings)
+        if units and settings.command:
+            provenance.note(settings.out, provenance.session(settings.command))
         waiting = {key: cell.shards for key, cell, _, _ in keyed if key not in records}
         total = sum(cell.shards for _, cell, _, _ in keyed)
         done = total - len(units)
@@ -272,10 +277,7 @@ def _finish(
     rows = tuple(row for shard in shards for row in sample_records(shard))
     samples = encode_samples(rows)
     spec = victim_of(cell, weights=settings.weights, device=settings.device).spec
-    ids = torch.cat([s.ids for s in shards])
-    broken = torch.cat([s.status for s in shards]) == STATUS.index(Status.BROKEN)
-    x_adv = torch.cat([s.x_adv for s in shards])
-    adversarials = pack_adversarials(ids[broken], x_adv[broken], binary=cell.threat.domain.value == "spikes")
+    adversarials = adversarials_of(cell, shards)
     counts = count(rows)
     rule = registry("defenses").get(cell.defense)
     declared = {
@@ -320,6 +322,14 @@ def _finish(
     )
     store.write_record(record, samples, adversarials)
     return record
+
+
+def adversarials_of(cell: Cell, shards: Sequence[ShardResult]) -> bytes:
+    """Return adversarials.safetensors of a cell: the final inputs of its broken samples."""
+    ids = torch.cat([s.ids for s in shards])
+    broken = torch.cat([s.status for s in shards]) == STATUS.index(Status.BROKEN)
+    x_adv = torch.cat([s.x_adv for s in shards])
+    return pack_adversarials(ids[broken], x_adv[broken], binary=cell.threat.domain.value == "spikes")
 
 
 def cell_parameters(cell: Cell) -> dict[str, Any]:

@@ -176,3 +176,14 @@ def pack_adversarials(rows: Tensor, x_adv: Tensor, *, binary: bool) -> bytes:
     packed = (bits * weights).sum(dim=2, dtype=torch.uint8)
     shape = torch.tensor(x_adv.shape[1:], dtype=torch.int64)
     return safetensors.torch.save({"rows": rows, "x": packed.contiguous(), "shape": shape})
+
+
+def record_folders(folder: Path) -> list[Path]:
+    """List the record folders below a results folder. Raises: ArtefactError: there is none."""
+    places = sorted(p for p in (folder / "records").glob("[!.]*") if p.is_dir())
+    if not places:
+        raise ArtefactError(
+            f"{folder}: holds no records (expected {folder}/records/KEY/record.json). Give a folder that "
+            "robustspike run wrote with --out, or a bundle of robustspike submit."
+        )
+    return places

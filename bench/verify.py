@@ -1,7 +1,8 @@
 """Checking records against the victims: what another person does before believing a table.
 
 The stored adversarial inputs are answered afresh by the victim; nothing that the attack reported is
-used. With `rerun`, the attack is run again too and every sample row must come out the same.
+used. With `rerun`, the attack is run again too and every sample row and input must come out the same;
+only so can a bundle without its inputs be checked.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import torch
 
 from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
-from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import BenchError
 from robustspike.bench.evaluate import decide
 from robustspike.bench.files import sha256
@@ -21,6 +21,7 @@ from robustspike.bench.plan import identity
 from robustspike.bench.plan import samples_of
 from robustspike.bench.plan import victim_of
 from robustspike.bench.records import CellRecord
+from robustspike.bench.records import SampleRecord
 from robustspike.bench.records import encode_samples
 from robustspike.bench.records import read_limited
 from robustspike.bench.records import read_record
@@ -28,10 +29,11 @@ from robustspike.bench.registry import registry
 from robustspike.bench.rng import RowStreams
 from robustspike.bench.runner import Settings
 from robustspike.bench.runner import Unit
+from robustspike.bench.runner import adversarials_of
 from robustspike.bench.runner import cell_of
 from robustspike.bench.runner import compute
 from robustspike.bench.runner import sample_records
-from robustspike.bench.store import read_adversarials
+from robustspike.bench.store import unpack_adversarials
 
 SCORE_TOLERANCE = 1e-4
 """Largest change of a stored margin or score that rounding on another batch size explains."""
@@ -70,8 +72,15 @@ def verify(folder: Path, settings: Settings, *, rerun: bool = False) -> Verdict:
 
 
 def _verify(record: CellRecord, folder: Path, settings: Settings, *, rerun: bool) -> tuple[int, list[str]]:
-    problems = _digests(record, folder, settings)
+    problems = _digests(record, settings)
     cell = cell_of(record)
+    shards = [compute(Unit(cell, record.key, i), settings) for i in range(cell.shards)] if rerun else []
+    path = folder / "adversarials.safetensors"
+    if not rerun and not path.exists():
+        return 0, [*problems, "its adversarial inputs are not enclosed: verify it with --rerun"]
+    inputs = read_limited(path) if path.exists() else adversarials_of(cell, shards)
+    if sha256(inputs) != record.digests.get("adversarials"):
+        problems.append("its adversarial inputs are not those that were written (sha256)")
     victim = victim_of(cell, weights=settings.weights, device=settings.device)
     data = samples_of(cell, settings.root)
     if data.ids.tolist() != [row.row for row in record.rows]:
@@ -83,7 +92,7 @@ def _verify(record: CellRecord, folder: Path, settings: Settings, *, rerun: bool
         wrong = sum(now != row.clean for now, row in zip(clean, record.rows, strict=True))
         if wrong:
             problems.append(f"{wrong} clean predictions come out differently")
-    rows, x_adv = read_adversarials(folder)
+    rows, x_adv = unpack_adversarials(inputs, path)
     claimed = [place for place, row in enumerate(record.rows) if row.status is Status.BROKEN]
     if rows.tolist() != [record.rows[place].row for place in claimed]:
         return 0, [*problems, "its adversarial inputs are not those of its broken samples"]
@@ -108,7 +117,7 @@ def _verify(record: CellRecord, folder: Path, settings: Settings, *, rerun: bool
         if not torch.allclose(distance.cpu(), stored, atol=1e-6):
             problems.append("recorded distances differ from those of the stored inputs")
     if rerun:
-        problems += _rerun(record, settings)
+        problems += _compare(record, tuple(row for shard in shards for row in sample_records(shard)))
     return confirmed, problems
 
 
@@ -125,11 +134,8 @@ def _fooled(
     return label != torch.tensor([int(row.label) for row in rows])
 
 
-def _digests(record: CellRecord, folder: Path, settings: Settings) -> list[str]:
+def _digests(record: CellRecord, settings: Settings) -> list[str]:
     problems = []
-    data = read_limited(folder / "adversarials.safetensors")
-    if sha256(data) != record.digests.get("adversarials"):
-        problems.append("adversarials.safetensors changed after it was written")
     key, digests, _ = identity(
         cell_of(record), weights=settings.weights, root=settings.root, device=settings.device
     )
@@ -141,25 +147,8 @@ def _digests(record: CellRecord, folder: Path, settings: Settings) -> list[str]:
     return problems
 
 
-def _rerun(record: CellRecord, settings: Settings) -> list[str]:
-    cell = cell_of(record)
-    rows = tuple(
-        row
-        for index in range(cell.shards)
-        for row in sample_records(compute(Unit(cell, record.key, index), settings))
-    )
+def _compare(record: CellRecord, rows: tuple[SampleRecord, ...]) -> list[str]:
     if encode_samples(rows) == encode_samples(record.rows):
         return []
     differ = sum(a != b for a, b in zip(rows, record.rows, strict=True))
     return [f"running the attack again changes {differ} of {len(rows)} samples"]
-
-
-def require_folder(folder: Path) -> list[Path]:
-    """List the record folders below a results folder. Raises: ArtefactError: there is none."""
-    places = sorted(p for p in (folder / "records").glob("[!.]*") if p.is_dir())
-    if not places:
-        raise ArtefactError(
-            f"{folder}: holds no records (expected {folder}/records/KEY/record.json). Give a folder that "
-            "robustspike run wrote with --out, or a bundle of robustspike submit."
-        )
-    return places

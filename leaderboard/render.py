@@ -200,9 +200,10 @@ def introduction(sections: Sequence[Section]) -> str:
     return " ".join([INTRODUCTION, *more])
 
 
-def to_markdown(sections: Sequence[Section]) -> str:
-    """Return the leaderboard as Markdown: tables a section, then the meaning of flags."""
-    parts = ["# Leaderboard", "", introduction(sections), ""]
+def to_markdown(sections: Sequence[Section], about: Sequence[str] = ()) -> str:
+    """Return the leaderboard as Markdown: how it was made, tables a section, the meaning of flags."""
+    made = [f"- Measured by `{line.replace('`', '')}`" for line in about]
+    parts = ["# Leaderboard", "", *made, *([""] if made else []), introduction(sections), ""]
     for section in sections:
         parts += [f"## {section.title}", ""]
         for position, (headers, rows) in enumerate(tables(section)):
@@ -241,7 +242,7 @@ code { background: #eef1f6; padding: 0 0.25rem; }
 """
 
 
-def to_html(sections: Sequence[Section]) -> str:
+def to_html(sections: Sequence[Section], about: Sequence[str] = ()) -> str:
     """Return the leaderboard as one self-contained page; intervals are drawn as bars."""
     intro = html.escape(introduction(sections)).replace("*Worst case*", "<em>Worst case</em>")
     intro = intro.replace("*Median distance*", "<em>Median distance</em>").replace("*nJ*", "<em>nJ</em>")
@@ -249,7 +250,9 @@ def to_html(sections: Sequence[Section]) -> str:
     parts = [
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>RobustSpike leaderboard</title>',
         '<meta name="viewport" content="width=device-width">',
-        f"<style>{_STYLE}</style><h1>RobustSpike leaderboard</h1><p>{intro}</p>",
+        f"<style>{_STYLE}</style><h1>RobustSpike leaderboard</h1>",
+        *(f"<p>Measured by <code>{html.escape(line)}</code></p>" for line in about),
+        f"<p>{intro}</p>",
     ]
     for section in sections:
         parts.append(f"<h2>{html.escape(section.title)}</h2>")

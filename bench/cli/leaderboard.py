@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustspike.bench.errors import ConfigError
-
 if TYPE_CHECKING:
     from robustspike.bench.records import CellRecord
     from robustspike.leaderboard.table import Section
@@ -30,40 +28,33 @@ def command(
     folders: tuple[Path, ...], csv: Path | None, md: Path | None, html: Path | None, sort: str | None
 ) -> None:
     """Build the tables of the records in folders and bundles; no model is run."""
-    publish(read_folders(folders), csv=csv, md=md, html=html, sort=sort)
+    publish(*read_folders(folders), csv=csv, md=md, html=html, sort=sort)
 
 
-def read_folders(folders: Sequence[Path]) -> list[CellRecord]:
-    """Read every record of folders and bundles.
+def read_folders(folders: Sequence[Path]) -> tuple[list[CellRecord], list[str]]:
+    """Read every record of folders and bundles, and the lines that say how they were made.
 
-    Raises: ConfigError: none is there. ArtefactError: one is damaged.
+    Raises: ArtefactError: none is there, or one is damaged.
     """
+    from contextlib import nullcontext
+
+    from robustspike.bench import provenance
     from robustspike.bench.bundle import unpacked
+    from robustspike.bench.records import read_record
+    from robustspike.bench.store import record_folders
 
     records: list[CellRecord] = []
+    sessions: list[provenance.Session] = []
     for folder in folders:
-        if folder.is_file():
-            with unpacked(folder) as root:
-                records += _read(root, folder)
-        else:
-            records += _read(folder, folder)
-    return records
-
-
-def _read(root: Path, name: Path) -> list[CellRecord]:
-    from robustspike.bench.records import read_record
-
-    places = sorted((root / "records").glob("[!.]*"))
-    if not places:
-        raise ConfigError(
-            f"{name}: holds no records (expected {name}/records/KEY/record.json). Give a folder that "
-            "robustspike run wrote with --out, or a bundle of robustspike submit."
-        )
-    return [read_record(place) for place in places]
+        with unpacked(folder) if folder.is_file() else nullcontext(folder) as root:
+            records += [read_record(place) for place in record_folders(root)]
+            sessions += provenance.read(root)
+    return records, provenance.lines(sessions)
 
 
 def publish(
     records: Sequence[CellRecord],
+    about: Sequence[str] = (),
     *,
     csv: Path | None = None,
     md: Path | None = None,
@@ -71,7 +62,7 @@ def publish(
     sort: str | None = None,
     title: str = "",
 ) -> None:
-    """Print the tables and write the files asked for."""
+    """Print the tables and write the files asked for; `about` says how the records were made."""
     from robustspike.bench.files import write_atomic
     from robustspike.leaderboard.quality_table import sections as quality_sections
     from robustspike.leaderboard.render import sort_sections
@@ -83,10 +74,14 @@ def publish(
     built = sections(records) + quality_sections(records)
     if sort:
         built = sort_sections(built, sort)
-    for path, render in ((csv, to_csv), (md, to_markdown), (html, to_html)):
+    for path, text in (
+        (csv, lambda: to_csv(built)),
+        (md, lambda: to_markdown(built, about)),
+        (html, lambda: to_html(built, about)),
+    ):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, render(built).encode())
+            write_atomic(path, text().encode())
     _print(built, title)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -55,6 +56,7 @@ def command(
     What is already measured in --out is not measured again. Writes leaderboard.csv,
     leaderboard.md and leaderboard.html to --out.
     """
+    from robustspike.bench import provenance
     from robustspike.bench.cli.leaderboard import publish
     from robustspike.bench.cli.options import choose_device
     from robustspike.bench.cli.options import existing_folder
@@ -75,6 +77,7 @@ def command(
         device=choose_device(device),
         plugins=tuple(plugin),
         timeout=timeout or None,
+        command=shlex.join(["robustspike", *sys.argv[1:]]),
     )
     parsed = read_suite(suite)
     for recipe in recipes_of(parsed):
@@ -92,7 +95,8 @@ def command(
         workers = jobs or (1 if settings.device != "cpu" else os.cpu_count() or 1)
         records = run(plan, settings, jobs=workers, on_tick=on_tick)
     csv, md, html = (out / f"leaderboard.{kind}" for kind in ("csv", "md", "html"))
-    publish(records, csv=csv, md=md, html=html, title=plan.suite.name)
+    about = provenance.lines(provenance.read(out))
+    publish(records, about, csv=csv, md=md, html=html, title=plan.suite.name)
     _report_misfits(plan, out / "not_applicable.csv")
     failed = [record for record in records if record.errors]
     for record in failed:

@@ -11,7 +11,12 @@ import click
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--out", type=click.Path(path_type=Path), help="The bundle; default: DIR.zip.")
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Plugin file to enclose.")
-def command(folder: Path, out: Path | None, plugin: tuple[Path, ...]) -> None:
+@click.option(
+    "--inputs/--no-inputs",
+    default=True,
+    help="Enclose the adversarial inputs; without them only verify --rerun can check the bundle.",
+)
+def command(folder: Path, out: Path | None, plugin: tuple[Path, ...], inputs: bool) -> None:
     """Pack the finished records of DIR into one bundle that anyone can verify.
 
     `robustspike leaderboard` and `robustspike verify` take bundles as they take folders.
@@ -19,10 +24,9 @@ def command(folder: Path, out: Path | None, plugin: tuple[Path, ...]) -> None:
     from robustspike.bench.bundle import pack
     from robustspike.bench.errors import ConfigError
     from robustspike.bench.records import read_record
-    from robustspike.bench.verify import require_folder
+    from robustspike.bench.store import record_folders
 
-    places = require_folder(folder)
-    records = [read_record(place) for place in places]
+    records = [read_record(place) for place in record_folders(folder)]
     loose = sorted({r.attack for r in records if r.environment.get("attack_from") == "file"})
     if loose and not plugin:
         raise ConfigError(
@@ -30,6 +34,6 @@ def command(folder: Path, out: Path | None, plugin: tuple[Path, ...]) -> None:
             "Add --plugin FILE.py."
         )
     bundle = out or folder.with_name(f"{folder.resolve().name}.zip")
-    count = pack(places, bundle, plugins=plugin)
+    count = pack(folder, bundle, plugins=plugin, inputs=inputs)
     click.echo(f"{bundle}: {count} records, {bundle.stat().st_size} bytes")
-    click.echo(f"check it: robustspike verify {bundle}", err=True)
+    click.echo(f"check it: robustspike verify {bundle}{'' if inputs else ' --rerun'}", err=True)

@@ -36,7 +36,7 @@ def command(
     from robustspike.bench.errors import ConfigError
     from robustspike.bench.runner import Settings
     from robustspike.bench.runner import prepare
-    from robustspike.bench.verify import require_folder
+    from robustspike.bench.store import record_folders
     from robustspike.bench.verify import verify
 
     if not source.exists():
@@ -50,7 +50,7 @@ def command(
     prepare(settings)
     rows = []
     with unpacked(source) if source.is_file() else nullcontext(source) as root:
-        places = [p for p in require_folder(root) if not keys or p.name.startswith(keys)]
+        places = [p for p in record_folders(root) if not keys or p.name.startswith(keys)]
         if not places:
             raise ConfigError(f"--only {keys[0]}: no record's key starts so.")
         for place in places:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -24,16 +25,21 @@ from robustspike.bench.errors import ConfigError
 from robustspike.bench.files import sha256
 from robustspike.bench.plan import make_plan
 from robustspike.bench.plan import read_suite
+from robustspike.bench.provenance import Session
+from robustspike.bench.provenance import lines as header_lines
+from robustspike.bench.provenance import note
+from robustspike.bench.provenance import read as read_sessions
 from robustspike.bench.records import decode_samples
 from robustspike.bench.records import read_record
 from robustspike.bench.runner import Settings
 from robustspike.bench.runner import run
 from robustspike.bench.store import pack_adversarials
+from robustspike.bench.store import record_folders
 from robustspike.bench.store import unpack_adversarials
 from robustspike.bench.testing.attack_checks import ATTACK_CHECKS
 from robustspike.bench.testing.check import run_checks
-from robustspike.bench.verify import require_folder
 from robustspike.bench.verify import verify
+from robustspike.leaderboard.render import to_html
 
 SUITE = """
 name = "tiny"
@@ -61,7 +67,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def record(results: Path, tmp_path: Path) -> Path:
     """A private copy of the one record."""
-    (place,) = require_folder(results)
+    (place,) = record_folders(results)
     copy = tmp_path / "records" / place.name
     shutil.copytree(place, copy)
     return copy
@@ -127,11 +133,48 @@ def test_binary_frames_survive_packing() -> None:
 
 
 def test_bundles_round_trip_and_are_reproducible(record: Path, tmp_path: Path) -> None:
-    assert pack([record], tmp_path / "a.zip") == 1
-    pack([record], tmp_path / "b.zip")
+    note(tmp_path, Session("robustspike run", "a machine", "2026-01-02"))
+    assert pack(tmp_path, tmp_path / "a.zip") == 1
+    pack(tmp_path, tmp_path / "b.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     with unpacked(tmp_path / "a.zip") as root:
         assert read_record(root / "records" / record.name) == read_record(record)
+        assert read_sessions(root) == read_sessions(tmp_path) != []
+
+
+def test_a_bundle_without_inputs_is_checked_by_running_the_attack_again(record: Path, tmp_path: Path) -> None:
+    pack(tmp_path, tmp_path / "light.zip", inputs=False)
+    pack(tmp_path, tmp_path / "whole.zip")
+    assert (tmp_path / "light.zip").stat().st_size < (tmp_path / "whole.zip").stat().st_size
+    with unpacked(tmp_path / "light.zip") as root:
+        (place,) = record_folders(root)
+        assert "--rerun" in " ".join(verify(place, Settings(out=root)).problems)
+        again = verify(place, Settings(out=root), rerun=True)
+        assert again.problems == ()
+        assert again.confirmed == again.broken > 0
+        value = json.loads((place / "record.json").read_text())
+        value["digests"]["adversarials"] = "0" * 64
+        (place / "record.json").write_text(json.dumps(value))
+        assert "sha256" in " ".join(verify(place, Settings(out=root), rerun=True).problems)
+
+
+def test_sessions_are_noted_once_and_hostile_ones_refused(tmp_path: Path) -> None:
+    first, second = (Session("robustspike run", "a machine", f"2026-01-0{day}") for day in (2, 1))
+    for session in (first, second, first):
+        note(tmp_path, session)
+    assert read_sessions(tmp_path) == [first, second]
+    assert header_lines(read_sessions(tmp_path)) == [second.line, first.line]
+    assert header_lines([]) == read_sessions(tmp_path / "nowhere") == []
+    hostile = Session("x" * 10_000 + "\n# Leaderboard", "<b>", "d")
+    (tmp_path / "run.json").write_text(json.dumps({"sessions": [asdict(hostile)]}))
+    (found,) = read_sessions(tmp_path)
+    assert "\n" not in found.line
+    assert len(found.line) < 400
+    assert "<b>" not in to_html([], [found.line])
+    for text in ("", "[]", "{}", '{"sessions": [1]}', '{"sessions": [{"a": 1}]}', "[" * 100_000):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(ArtefactError, match=r"run\.json"):
+            read_sessions(tmp_path)
 
 
 def forge(tmp_path: Path, files: dict[str, bytes], *, listed: dict[str, bytes] | None = None) -> Path:
