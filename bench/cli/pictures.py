@@ -28,7 +28,7 @@ def command(folder: Path, out: Path, victim: str, attack: str, count: int, data:
 
     records = [
         record
-        for record in read_folders([folder])
+        for record in read_folders([folder])[0]
         if record.task is Task.QUALITY
         and fnmatch.fnmatchcase(record.victim, victim)
         and (record.label == attack or fnmatch.fnmatchcase(record.label, attack))

@@ -150,3 +150,32 @@ def test_train_reproduces_the_shipped_weights(tmp_path: Path) -> None:
     shown = robustspike("show", "qcfs_cnn.digits", "--json", cwd=tmp_path).stdout
     digest = json.loads((tmp_path / "w" / "qcfs_cnn.digits.json").read_text())["sha256"]
     assert digest[:12] in shown
+
+
+QUALITY = """
+name = "tiny_quality"
+samples = 6
+[[threats]]
+geometry = "linf"
+eps = "4/255"
+goal = "shift"
+levels = 255
+[[victims]]
+name = "snn_iqa.photopatch"
+[[attacks]]
+name = "quality.fgsm"
+"""
+
+
+def test_quality_run_draws_contact_sheets(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    (tmp_path / "tiny.toml").write_text(QUALITY)
+    done = robustspike("run", "tiny.toml", "--out", "out", "--jobs", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "SROCC" in done.stdout
+    done = robustspike("pictures", "out", "--out", "sheets", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (sheet,) = (tmp_path / "sheets").glob("*.png")
+    assert str(sheet.name) in done.stdout
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    assert "no quality record" in fails("pictures", "out", "--out", "x", "--attack", "nothing", cwd=tmp_path)
