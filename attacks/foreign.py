@@ -229,7 +229,7 @@ class Foreign:
         reason = self.fits(oracle.spec)
         if reason:
             raise ConfigError(f"{self.spec.name}: {reason}. Run: pip install {_PACKAGES[self.library]}")
-        name, params = parse_call(self.attack) if "(" in self.attack else (self.attack, {})
+        name, params = parse_call(self.attack)
         try:
             call = _LIBRARIES[self.library](name, dict(params), oracle.spec)
         except AttributeError as error:

@@ -35,6 +35,7 @@ from robustspike.bench.records import decode_threat
 from robustspike.bench.records import digest
 from robustspike.bench.records import encode_threat
 from robustspike.bench.registry import Registry
+from robustspike.bench.registry import parse_call
 from robustspike.bench.registry import registry
 from robustspike.bench.victim import ModuleVictim
 
@@ -303,15 +304,15 @@ def make_plan(
     _check_filters(only)
     cells: dict[Cell, None] = {}
     misfits: dict[NotApplicable, None] = {}
-    defenses, victims = registry("defenses"), registry("victims")
+    victims = registry("victims")
     for entry in suite.victims:
         for name in _expand(victims, entry["name"]):
             params = frozen(entry.get("params", {}))
             recipe: VictimRecipe = victims.get(name, **dict(params))
-            explicit = not any(c in entry["name"] for c in "*?[")
+            explicit = not _is_glob(entry["name"])
             for wanted in entry.get("defenses", ["none"]):
-                for defense in _expand(defenses, wanted):
-                    named = explicit and not any(c in wanted for c in "*?[")
+                for defense in _expand_defenses(wanted):
+                    named = explicit and not _is_glob(wanted)
                     for trained in entry.get("seeds", [0]):
                         reason = _misfit(recipe, defense, trained, weights, root, named=named)
                         if reason:
@@ -341,7 +342,7 @@ def _check_filters(only: Sequence[tuple[str, str]]) -> None:
 def _passes(cell: Cell, only: Sequence[tuple[str, str]]) -> bool:
     values = {
         "victim": (cell.victim, cell.victim_label),
-        "defense": (cell.defense,),
+        "defense": (parse_call(cell.defense)[0], cell.defense),
         "attack": (cell.attack, cell.label),
         "dataset": (cell.dataset,),
         "threat": (cell.threat.label,),
@@ -353,11 +354,21 @@ def _matches(value: str, pattern: str) -> bool:
     return value == pattern or fnmatch.fnmatchcase(value, pattern)
 
 
+def _is_glob(pattern: str) -> bool:
+    return "(" not in pattern and any(c in pattern for c in "*?[")
+
+
 def _expand(known: Registry, pattern: str) -> list[str]:
-    if any(c in pattern for c in "*?["):
+    if _is_glob(pattern):
         return known.names(pattern)
     known.entry(pattern)
     return [pattern]
+
+
+def _expand_defenses(pattern: str) -> list[str]:
+    """List the defenses that a pattern matches; "name(key=value)" stands for itself."""
+    known = registry("defenses")
+    return [known.canonical(pattern)] if "(" in pattern else _expand(known, pattern)
 
 
 def frozen(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

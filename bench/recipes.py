@@ -12,6 +12,7 @@ import hashlib
 import importlib.resources
 import json
 import platform
+import shlex
 from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from robustspike.bench.defense import DefenseBase
 from robustspike.bench.energy import count_synops
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
+from robustspike.bench.registry import parse_call
 from robustspike.bench.registry import registry
 from robustspike.bench.rng import RowStreams
 from robustspike.bench.rng import generator
@@ -128,7 +130,10 @@ class VictimRecipe:
 
 
 def variant(name: str, defense: str = "none", seed: int = 0) -> str:
-    """Name a trained variant: NAME, NAME+DEFENSE, NAME@SEED or NAME+DEFENSE@SEED."""
+    """Name a trained variant: NAME, NAME+DEFENSE, NAME@SEED or NAME+DEFENSE@SEED.
+
+    DEFENSE is a name, or the canonical call of one with changed parameters: "mppd(rho=0)".
+    """
     return name + (f"+{defense}" if defense != "none" else "") + (f"@{seed}" if seed else "")
 
 
@@ -137,12 +142,16 @@ def train(
     defense: DefenseBase,
     *,
     out: Path,
+    label: str = "",
     seed: int = 0,
     root: Path | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[Progress], None] | None = None,
 ) -> tuple[ModuleVictim, dict[str, Any]]:
     """Train a victim and write its weights and their certificate to a folder.
+
+    Args:
+        label: what the hardened victim goes by, e.g. "mppd(rho=0)"; by default the defense's name.
 
     Returns: the victim and the certificate (what `NAME.json` holds).
     Raises: ConfigError: the defense does not apply. ArtefactError: data or checkpoint unreadable.
@@ -160,7 +169,8 @@ def train(
             f"victim '{recipe.name}' is not trained: it uses the weights of '{recipe.shares}'. Train that."
         )
     data = recipe.data()
-    name = variant(recipe.name, defense.spec.name, seed)
+    label = label or defense.spec.name
+    name = variant(recipe.name, label, seed)
     training, validation = data.load("train", root=root), data.load("validation", root=root)
     spec = defense.describe(recipe.spec())
     module = defense.transform(recipe.build(generator("init", recipe.name, seed)), spec).to(device)
@@ -186,7 +196,7 @@ def train(
     )
     recipe.finish(module, data, root=root)
     victim = ModuleVictim(module.to("cpu"), spec)
-    certificate = save(recipe, defense, victim, out=out, seed=seed, root=root, report=report)
+    certificate = save(recipe, defense, victim, out=out, label=label, seed=seed, root=root, report=report)
     return victim, certificate
 
 
@@ -196,12 +206,13 @@ def save(
     victim: ModuleVictim,
     *,
     out: Path,
+    label: str,
     seed: int,
     root: Path | None,
     report: Report,
 ) -> dict[str, Any]:
     """Write weights and certificate; returns the certificate."""
-    name = variant(recipe.name, defense.spec.name, seed)
+    name = variant(recipe.name, label, seed)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.safetensors"
     state = {key: value.contiguous() for key, value in victim.module.state_dict().items()}
@@ -212,7 +223,7 @@ def save(
     test = data.load("test", root=root)
     certificate = {
         "victim": recipe.name,
-        "defense": defense.spec.name,
+        "defense": label,
         "seed": seed,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "bytes": path.stat().st_size,
@@ -327,7 +338,7 @@ def load_victim(
 
     Args:
         name: registry name, e.g. "lif_cnn.digits".
-        defense: registry name of the defense it was hardened with.
+        defense: registry name of the defense it was hardened with, or a call: "mppd(rho=0)".
         seed: training seed.
         weights: folder to look in before the shipped weights.
         device: where to put it.
@@ -338,6 +349,7 @@ def load_victim(
         ArtefactError: the weights file is corrupt, or answers differently from its certificate.
     """
     recipe: VictimRecipe = registry("victims").get(name, **params)
+    defense = registry("defenses").canonical(defense)
     path = find_weights(recipe, defense, seed, weights)
     if path is None:
         raise ConfigError(missing_weights(recipe, defense, seed))
@@ -370,7 +382,7 @@ def load_victim(
 
 def missing_weights(recipe: VictimRecipe, defense: str, seed: int) -> str:
     """Say that a variant has no weights, and how to make them."""
-    option = f" --defense {defense}" if defense != "none" else ""
+    option = f" --defense {shlex.quote(defense)}" if defense != "none" else ""
     return (
         f"victim '{variant(recipe.name, defense, seed)}' has no weights. Train it first: "
         f"robustspike train {recipe.shares or recipe.name}{option} --seed {seed} --out DIR, "
@@ -386,9 +398,16 @@ def trained_with(recipe: VictimRecipe, defense: str, seed: int, weights: Path | 
 
 def _trained_with(defense: str, certificate: dict[str, Any]) -> DefenseBase:
     """Make the defense with the parameters that the weights were trained with (if it trains)."""
-    found: DefenseBase = registry("defenses").get(defense)
-    if found.spec.trains:
-        found = registry("defenses").get(defense, **certificate.get("defense_parameters", {}))
+    asked: DefenseBase = registry("defenses").get(defense)
+    if not asked.spec.trains:
+        return asked
+    found: DefenseBase = registry("defenses").get(defense, **certificate.get("defense_parameters", {}))
+    for key in parse_call(defense)[1]:
+        if getattr(found, key) != getattr(asked, key):
+            raise ArtefactError(
+                f"weights '{certificate.get('victim')}+{defense}': their certificate says {key} = "
+                f"{getattr(found, key)!r}. The file was renamed; train it again."
+            )
     return found
 
 

@@ -55,11 +55,13 @@ _WORDS = {"true": True, "false": False, "none": None}
 
 
 def parse_call(text: str) -> tuple[str, dict[str, Any]]:
-    """Read "name(key=value, ...)": values are numbers, strings, tuples, or bare words.
+    """Read "name" or "name(key=value, ...)": values are numbers, strings, tuples, or bare words.
 
     Raises: ConfigError: the text is not of that form.
     """
-    name, _, arguments = text.partition("(")
+    name, bracket, arguments = text.partition("(")
+    if not bracket:
+        return text, {}
     try:
         call = ast.parse(f"f({arguments}", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or not name.strip():
@@ -76,6 +78,21 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
             f"'{text}': expected NAME or NAME(key=value, ...), e.g. atan(alpha=5): {error}."
         ) from error
     return name.strip(), params
+
+
+def call_text(name: str, params: Mapping[str, Any]) -> str:
+    """Write what `parse_call` reads, one text for equal parameters: "mppd(chi=0.5,rho=0)"."""
+    inside = ",".join(f"{key}={_word(value)}" for key, value in sorted(params.items()))
+    return f"{name}({inside})" if inside else name
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, str):
+        return value if value.isidentifier() and value not in _WORDS else repr(value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value).replace(" ", "")
+    return text.removesuffix(".0") if isinstance(value, float) else text
 
 
 class Registry:
@@ -123,11 +140,21 @@ class Registry:
 
         Raises: ConfigError: unknown name or parameter. ContractError: it breaks its contract.
         """
-        if "(" in name:
-            name, written = parse_call(name)
-            params = {**written, **params}
+        name, written = parse_call(name)
         entry = self.entry(name)
-        return self._instantiate(entry, _loaded(entry), params)
+        return self._instantiate(entry, _loaded(entry), {**written, **params})
+
+    def canonical(self, text: str) -> str:
+        """Return the one spelling of a call: parameters in order, those that change nothing left out.
+
+        Raises: as `get`.
+        """
+        name, written = parse_call(text)
+        if not written:
+            return text
+        plain, made = self.get(name), self.get(text)
+        changed = {key: getattr(made, key) for key in written if getattr(made, key) != getattr(plain, key)}
+        return call_text(name, changed)
 
     def _instantiate(self, entry: Registered, target: Any, params: Mapping[str, Any]) -> Any:
         kind_of = target if inspect.isclass(target) else type(target)

@@ -10,7 +10,7 @@ import click
 
 @click.command("train")
 @click.argument("victim")
-@click.option("--defense", default="none", show_default=True)
+@click.option("--defense", default="none", show_default=True, help="NAME, or 'NAME(key=value, ...)'.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("robustspike-weights"), show_default=True
@@ -19,7 +19,11 @@ import click
 @click.option("--device", default="cpu", show_default=True, help="auto, cpu or cuda.")
 @click.option("--set", "params", multiple=True, metavar="NAME=VALUE", help="Change a victim parameter.")
 @click.option(
-    "--defense-set", "rules", multiple=True, metavar="NAME=VALUE", help="Change a defense parameter."
+    "--defense-set",
+    "rules",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change a defense parameter, but not the name that the weights go by.",
 )
 def command(
     victim: str,
@@ -34,6 +38,7 @@ def command(
     """Train VICTIM by its recipe and write its weights and certificate to --out.
 
     A run that was stopped goes on where it was. The same seed gives the same weights on one platform.
+    A defense with changed parameters, --defense 'mppd(rho=0)', keeps them in its name, here and in suites.
     """
     import torch
 
@@ -57,17 +62,19 @@ def command(
         click.echo(line + end, err=True, nl=False)
 
     recipe = registry("victims").get(victim, **parse_params(params))
-    rule = registry("defenses").get(defense, **parse_params(rules))
+    label = registry("defenses").canonical(defense)
+    rule = registry("defenses").get(label, **parse_params(rules))
     _, certificate = train(
         recipe,
         rule,
         out=out,
+        label=label,
         seed=seed,
         root=existing_folder(data, "--data"),
         device=choose_device(device),
         progress=report,
     )
-    name = variant(victim, defense, seed)
+    name = variant(victim, label, seed)
     click.echo(f"{name}: clean test {stated(certificate)}, epoch {certificate['best_epoch']} kept")
     click.echo(f"{out / name}.safetensors  sha256 {certificate['sha256']}")
     click.echo(f"use it: robustspike run --weights {out}", err=True)

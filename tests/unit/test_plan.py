@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,14 @@ from robustspike.bench.plan import identity
 from robustspike.bench.plan import make_plan
 from robustspike.bench.plan import read_suite
 from robustspike.bench.plan import shipped_suites
+from robustspike.bench.recipes import load_victim
+from robustspike.bench.recipes import train
+from robustspike.bench.registry import registry
+from robustspike.bench.runner import Settings
+from robustspike.bench.runner import run
+from robustspike.bench.training import Schedule
+from robustspike.bench.verify import verify
+from robustspike.leaderboard.table import sections
 
 SMALL = """
 name = "small"
@@ -104,6 +113,47 @@ def test_missing_weights_say_how_to_train(tmp_path: Path) -> None:
     text = SMALL.replace('name = "lif_cnn.digits"', 'name = "lif_cnn.digits"\nseeds = [77]')
     with pytest.raises(ConfigError, match="robustspike train lif_cnn"):
         plan_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("mppd", "mppd"),
+        ("mppd(rho=0)", "mppd(rho=0)"),
+        ("mppd( norm = 'l1', chi=.25, rho=1.0, dlif=False)", "mppd(chi=0.25,dlif=false,norm=l1)"),
+        ("mppd(setting=adversarial)", "mppd"),
+    ],
+)
+def test_equal_defenses_are_spelled_alike(written: str, canonical: str) -> None:
+    known = registry("defenses")
+    assert known.canonical(written) == canonical
+    assert known.get(canonical) == known.get(written)
+
+
+def test_a_defense_with_changed_parameters_is_a_row_of_its_own(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(registry("victims").get("lif_cnn.digits"), schedule=Schedule(epochs=0))
+    for label in ("mppd", "mppd(rho=0)"):
+        train(recipe, registry("defenses").get(label), out=tmp_path / "w", label=label)
+    assert (tmp_path / "w" / "lif_cnn.digits+mppd(rho=0).safetensors").is_file()
+    text = SMALL.replace('"lif_cnn.digits"', '"lif_cnn.digits"\ndefenses = ["mppd", "mppd( rho = 0.0 )"]')
+    plan = plan_of(tmp_path, text, weights=tmp_path / "w", samples=4)
+    assert [cell.defense for cell in plan.cells] == ["mppd", "mppd(rho=0)"]
+    settings = Settings(tmp_path / "out", weights=tmp_path / "w")
+    records = run(plan, settings)
+    assert [r.parameters["defense"]["rho"] for r in records] == [1.0, 0]
+    assert len({r.key for r in records}) == 2
+    (section,) = sections(records)
+    assert set(section.frame["defense"]) == {"mppd", "mppd(rho=0)"}
+    places = sorted((tmp_path / "out" / "records").iterdir())
+    assert [verify(place, settings, rerun=True).problems for place in places] == [(), ()]
+    with pytest.raises(ConfigError, match=r"--defense 'mppd\(rho=2\)'"):
+        load_victim("lif_cnn.digits", defense="mppd(rho=2)", weights=tmp_path / "w")
+    for kind in ("json", "safetensors"):
+        (tmp_path / "w" / f"lif_cnn.digits+mppd.{kind}").rename(
+            tmp_path / "w" / f"lif_cnn.digits+mppd(rho=2).{kind}"
+        )
+    with pytest.raises(ArtefactError, match="certificate says rho"):
+        load_victim("lif_cnn.digits", defense="mppd(rho=2)", weights=tmp_path / "w")
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:
