@@ -50,7 +50,6 @@ from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.errors import ThreatViolation
 from robustspike.bench.evaluate import Evaluation
-from robustspike.bench.evaluate import ShardResult
 from robustspike.bench.evaluate import evaluate
 from robustspike.bench.evaluate import evaluate_shard
 from robustspike.bench.fullref import gmsd
@@ -103,6 +102,7 @@ from robustspike.bench.training import Terms
 from robustspike.bench.training import accuracy
 from robustspike.bench.training import fit
 from robustspike.bench.training import initialise
+from robustspike.bench.verdicts import ShardResult
 from robustspike.bench.victim import ModuleVictim
 from robustspike.bench.victim import check_victim
 from robustspike.bench.victim import fingerprint_inputs

@@ -31,8 +31,6 @@ from robustspike.bench.data.base import Split
 from robustspike.bench.energy import count_synops
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ContractError
-from robustspike.bench.evaluate import STATUS
-from robustspike.bench.evaluate import ShardResult
 from robustspike.bench.evaluate import evaluate_shard
 from robustspike.bench.files import sha256
 from robustspike.bench.flags import cell_flags
@@ -56,6 +54,8 @@ from robustspike.bench.registry import registry
 from robustspike.bench.rng import RowStreams
 from robustspike.bench.store import Store
 from robustspike.bench.store import pack_adversarials
+from robustspike.bench.verdicts import STATUS
+from robustspike.bench.verdicts import ShardResult
 from robustspike.bench.victim import ModuleVictim
 from robustspike.bench.victim import check_victim
 

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
-from robustspike.bench.evaluate import ShardResult
 from robustspike.bench.files import write_atomic
 from robustspike.bench.records import CellRecord
 from robustspike.bench.records import encode_record
 from robustspike.bench.records import read_limited
 from robustspike.bench.records import read_record
+from robustspike.bench.verdicts import ShardResult
 
 
 @contextmanager

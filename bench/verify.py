@@ -15,7 +15,6 @@ import torch
 from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
 from robustspike.bench.errors import BenchError
-from robustspike.bench.evaluate import decide
 from robustspike.bench.files import sha256
 from robustspike.bench.plan import identity
 from robustspike.bench.plan import samples_of
@@ -34,6 +33,7 @@ from robustspike.bench.runner import cell_of
 from robustspike.bench.runner import compute
 from robustspike.bench.runner import sample_records
 from robustspike.bench.store import unpack_adversarials
+from robustspike.bench.verdicts import decide
 
 SCORE_TOLERANCE = 1e-4
 """Largest change of a stored margin or score that rounding on another batch size explains."""

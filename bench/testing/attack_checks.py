@@ -15,7 +15,6 @@ from robustspike.bench.contracts import Goal
 from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
 from robustspike.bench.contracts import ThreatModel
-from robustspike.bench.evaluate import ShardResult
 from robustspike.bench.evaluate import evaluate_shard
 from robustspike.bench.registry import registry
 from robustspike.bench.testing.check import Checks
@@ -23,6 +22,7 @@ from robustspike.bench.testing.check import CheckSkipped
 from robustspike.bench.testing.check import require
 from robustspike.bench.testing.reference import reference
 from robustspike.bench.testing.reference import samples
+from robustspike.bench.verdicts import ShardResult
 from robustspike.bench.victim import ModuleVictim
 
 _SIZES = {"linf": Fraction(1, 8), "l2": Fraction(1, 2)}

@@ -24,10 +24,10 @@ from robustspike.bench.api import joint
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.api import wrap
-from robustspike.bench.evaluate import VERIFICATION_DRAWS
-from robustspike.bench.evaluate import VERIFICATION_WRONG
-from robustspike.bench.evaluate import decide
 from robustspike.bench.oracle import Meter
+from robustspike.bench.verdicts import VERIFICATION_DRAWS
+from robustspike.bench.verdicts import VERIFICATION_WRONG
+from robustspike.bench.verdicts import decide
 
 SHAPE, CLASSES = (1, 3, 4), 4
 

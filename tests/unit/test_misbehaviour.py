@@ -22,13 +22,13 @@ from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
-from robustspike.bench.evaluate import ShardResult
 from robustspike.bench.limits import TimedOut
 from robustspike.bench.limits import in_processes
 from robustspike.bench.limits import time_limit
 from robustspike.bench.records import read_record
 from robustspike.bench.testing.reference import reference
 from robustspike.bench.testing.reference import samples
+from robustspike.bench.verdicts import ShardResult
 
 Move = Callable[[Oracle, Tensor], Tensor]
 

@@ -44,7 +44,7 @@ from robustspike.bench.api import RowStreams
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import registry
-from robustspike.bench.evaluate import target_classes
+from robustspike.bench.verdicts import target_classes
 
 
 def is_one_minimal(target: ModuleVictim, x0: Tensor, x: Tensor, y: Tensor, geometry: str) -> bool:
