@@ -182,6 +182,9 @@ def _parse(value: Mapping[str, Any], where: str) -> Suite:
             _known_keys(entry, known, place)
             if key != "threats" and not isinstance(entry.get("name"), str):
                 raise ConfigError(f"{place}: needs a name.")
+            chosen = entry.get("attacks", [])
+            if not (isinstance(chosen, list) and all(isinstance(pattern, str) for pattern in chosen)):
+                raise ConfigError(f'{place}: attacks must be a list such as ["pgd.*", "!pgd.l2"].')
             if not isinstance(entry.get("params", {}), dict):
                 raise ConfigError(f"{place}: params must be a table such as {{ steps = 20 }}.")
         lists[key] = tuple(entries)
@@ -354,6 +357,13 @@ def _matches(value: str, pattern: str) -> bool:
     return value == pattern or fnmatch.fnmatchcase(value, pattern)
 
 
+def _chosen(label: str, patterns: Sequence[str]) -> bool:
+    """Say whether a threat's `attacks` name an attack; patterns that begin with "!" leave out."""
+    without = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    among = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"] * bool(without)
+    return any(_matches(label, p) for p in among) and not any(_matches(label, p) for p in without)
+
+
 def _is_glob(pattern: str) -> bool:
     return "(" not in pattern and any(c in pattern for c in "*?[")
 
@@ -422,8 +432,8 @@ def _cells(
             for name in _expand(registry("attacks"), entry["name"]):
                 attack: Attack = registry("attacks").get(name, **entry.get("params", {}))
                 label = label_of(name, entry.get("params", {}))
-                allowed = threat_entry.get("attacks", ["*"])
-                if not any(_matches(label, p) for p in allowed) or not fits(attack, threat, spec):
+                wanted_here = _chosen(label, threat_entry.get("attacks", ["*"]))
+                if not wanted_here or not fits(attack, threat, spec):
                     continue
                 for number in suite.seeds if seed is None else (seed,):
                     cell = Cell(

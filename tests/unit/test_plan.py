@@ -109,6 +109,22 @@ def test_only_filters(tmp_path: Path) -> None:
         make_plan(suite, only=[("victim", "nobody")])
 
 
+@pytest.mark.parametrize(
+    ("patterns", "left"),
+    [
+        ('["noise"]', {"noise"}),
+        ('["!noise"]', {"fgsm.linf", "pgd.linf[steps=3]"}),
+        ('["*.linf*", "!fgsm*"]', {"pgd.linf[steps=3]"}),
+    ],
+)
+def test_a_threat_names_or_leaves_out_attacks(tmp_path: Path, patterns: str, left: set[str]) -> None:
+    text = SMALL.replace('"1/10"', f'"1/10"\nattacks = {patterns}')
+    text += '[[attacks]]\nname = "noise"\n[[attacks]]\nname = "pgd.linf"\nparams = { steps = 3 }\n'
+    assert {cell.label for cell in plan_of(tmp_path, text).cells} == left
+    with pytest.raises(ConfigError, match="must be a list"):
+        plan_of(tmp_path, SMALL.replace('"1/10"', '"1/10"\nattacks = "noise"'))
+
+
 def test_missing_weights_say_how_to_train(tmp_path: Path) -> None:
     text = SMALL.replace('name = "lif_cnn.digits"', 'name = "lif_cnn.digits"\nseeds = [77]')
     with pytest.raises(ConfigError, match="robustspike train lif_cnn"):
