@@ -17,7 +17,8 @@ from robustspike.leaderboard import seeds
 from robustspike.leaderboard.table import COLUMNS
 from robustspike.leaderboard.table import Section
 
-SORT_KEYS = ("worst_case", "clean", "asr", "propagations", "victim", "defense")
+COLUMNS_THAT_FIT = 7
+"""Victims up to which the table by attack has a column for each of them, and is printed in the terminal."""
 
 INTRODUCTION = (
     "Accuracy in percent. *Worst case*: a sample counts only if it survives every attack of the table. "
@@ -140,16 +141,25 @@ def _strongest(row: pd.Series[Any], *, far: bool) -> str:
 
 
 def by_attack(section: Section) -> Table:
-    """Return the result under each attack alone: one line an attack, one column per victim and defense."""
+    """Return the result under each attack alone.
+
+    One line an attack and one column a victim with its defense; turned round where the columns would be
+    too many to read.
+    """
     frame, far = section.frame, section.kind == "distance"
     attacks = [c for c in frame.columns if c.startswith("acc:")]
     names = [
         row["victim"] + ("" if row["defense"] == "none" else f" + {row['defense']}")
         for _, row in frame.iterrows()
     ]
-    headers = ["median distance under" if far else "accuracy under", *names]
+    corner = "median distance under" if far else "accuracy under"
     show = number if far else percent
-    return headers, [[c.removeprefix("acc:"), *(show(v) for v in frame[c])] for c in attacks]
+    rows = [[c.removeprefix("acc:"), *(show(v) for v in frame[c])] for c in attacks]
+    if len(names) <= COLUMNS_THAT_FIT:
+        return [corner, *names], rows
+    return [corner, *(row[0] for row in rows)], [
+        [name, *(row[place] for row in rows)] for place, name in enumerate(names, start=1)
+    ]
 
 
 def by_budget(section: Section) -> Table | None:

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from robustspike.bench.records import CellRecord
     from robustspike.leaderboard.table import Section
 
-COLUMNS_THAT_FIT = 7
-"""Rows up to which the accuracy under each attack is printed in the terminal too."""
-
 _SORT = ("worst_case", "clean", "asr", "propagations", "victim", "defense")
 
 
@@ -93,6 +90,7 @@ def _print(built: Sequence[Section], title: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from robustspike.leaderboard.render import COLUMNS_THAT_FIT
     from robustspike.leaderboard.render import tables
 
     width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 200

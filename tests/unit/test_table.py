@@ -17,6 +17,7 @@ from robustspike.bench.records import CellRecord
 from robustspike.bench.stats import bootstrap_median
 from robustspike.bench.stats import sign_test
 from robustspike.bench.stats import wilson
+from robustspike.leaderboard.render import by_attack
 from robustspike.leaderboard.render import sort_sections
 from robustspike.leaderboard.render import to_csv
 from robustspike.leaderboard.render import to_html
@@ -208,6 +209,16 @@ def test_the_page_escapes_names_and_marks_flagged_rows() -> None:
     assert "&lt;script&gt;" in page
     assert page.count('class="flagged"') == 1
     assert "http" not in page
+
+
+def test_the_table_by_attack_is_turned_round_for_many_victims() -> None:
+    few, many = (
+        by_attack(*sections(make_record("r" * i + "b" * (9 - i), victim=f"v{i}") for i in range(n)))
+        for n in (2, 9)
+    )
+    assert few == (["accuracy under", "v1", "v0"], [["pgd.linf", "11.1", "0.0"]])
+    assert many[0] == ["accuracy under", "pgd.linf"]
+    assert sorted(many[1]) == [[f"v{i}", f"{100 * i / 9:.1f}"] for i in range(9)]
 
 
 def declaring(adaptive: list[str], **changes: object) -> CellRecord:
