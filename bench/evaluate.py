@@ -19,6 +19,7 @@ from torch import Tensor
 
 from robustspike.bench.contracts import Access
 from robustspike.bench.contracts import Attack
+from robustspike.bench.contracts import Domain
 from robustspike.bench.contracts import Goal
 from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
@@ -34,6 +35,7 @@ from robustspike.bench.oracle import Meter
 from robustspike.bench.oracle import Oracle
 from robustspike.bench.probes import probe_gradient
 from robustspike.bench.probes import quality_extras
+from robustspike.bench.probes import spike_extras
 from robustspike.bench.registry import registry
 from robustspike.bench.rng import RowStreams
 from robustspike.bench.stats import wilson
@@ -133,6 +135,10 @@ def evaluate_shard(
     judge(victim, meter, returned, rows, verify, result)
     if victim.spec.task is Task.QUALITY:
         result.extras = quality_extras(victim, x, y, result.x_adv, verify.fork("extras"))
+    elif victim.spec.domain is Domain.SPIKES:
+        result.extras = spike_extras(x, result.x_adv)
+    if targeted:
+        result.extras["target"] = target_classes(y, ids, victim.spec.classes).double()
     assert n == len(result.status)
     return to_cpu(result)
 

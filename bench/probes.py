@@ -71,3 +71,17 @@ def probe_gradient(victim: ModuleVictim, x: Tensor, y: Tensor, streams: RowStrea
     alive = (here != 0).any(dim=1) & (there != 0).any(dim=1)
     agreement = torch.nn.functional.cosine_similarity(here, there, dim=1)
     return {"probed": int(alive.sum()), "cosine_milli": int((agreement[alive] * 1000).round().sum())}
+
+
+def spike_extras(x0: Tensor, x: Tensor) -> dict[str, Tensor]:
+    """Count what became of the spikes of binary frames: [N] float64 each.
+
+    Returns: spikes (of the clean input), added and removed (cells that x has and x0 has not, and the other
+        way round; a moved spike is one of each).
+    """
+    before, after = (x0 != 0).flatten(1), (x != 0).flatten(1)
+    return {
+        "spikes": before.sum(dim=1).double(),
+        "added": (after & ~before).sum(dim=1).double(),
+        "removed": (before & ~after).sum(dim=1).double(),
+    }

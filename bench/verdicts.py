@@ -57,7 +57,8 @@ class ShardResult:
         errors: messages, at most one per kind.
         counts: measurements for flags: gradients, zero_gradients, unconfirmed, silent, non_finite;
             forwards:NAME, backwards:NAME and hits:NAME for each part that the attack named.
-        extras: for quality models, float64 columns of `quality_extras`.
+        extras: float64 columns beside the verdict: `quality_extras` for quality models, `spike_extras`
+            on binary frames, and the target class of a targeted goal.
     """
 
     ids: Tensor
@@ -146,7 +147,10 @@ def decide(victim: ModuleVictim, x: Tensor, y: Tensor, streams: RowStreams) -> A
 
 
 def target_classes(y: Tensor, ids: Tensor, classes: int) -> Tensor:
-    """Choose a target class other than the label for every sample, by the hash of its id."""
+    """Draw the target class of every sample from all but its label, by a hash of its id.
+
+    It depends on nothing else: all victims, attacks and seeds aim at the same class. Shape: [N], [N] -> [N].
+    """
     offset = torch.tensor([stable_hash("target", int(i)) % (classes - 1) + 1 for i in ids], device=y.device)
     return (y + offset) % classes
 

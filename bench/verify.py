@@ -11,14 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from robustspike.bench.contracts import Domain
+from robustspike.bench.contracts import Goal
 from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
+from robustspike.bench.contracts import VictimSpec
 from robustspike.bench.errors import BenchError
 from robustspike.bench.files import sha256
 from robustspike.bench.plan import identity
 from robustspike.bench.plan import samples_of
 from robustspike.bench.plan import victim_of
+from robustspike.bench.probes import spike_extras
 from robustspike.bench.records import CellRecord
 from robustspike.bench.records import SampleRecord
 from robustspike.bench.records import encode_samples
@@ -33,7 +38,9 @@ from robustspike.bench.runner import cell_of
 from robustspike.bench.runner import compute
 from robustspike.bench.runner import sample_records
 from robustspike.bench.store import unpack_adversarials
+from robustspike.bench.verdicts import Answer
 from robustspike.bench.verdicts import decide
+from robustspike.bench.verdicts import target_classes
 
 SCORE_TOLERANCE = 1e-4
 """Largest change of a stored margin or score that rounding on another batch size explains."""
@@ -106,9 +113,7 @@ def _verify(record: CellRecord, folder: Path, settings: Settings, *, rerun: bool
         distance = geometry.distance(x0, x)
         stored = torch.tensor([record.rows[p].distance for p in claimed], dtype=torch.float64)
         answer = decide(victim, x, y[at], streams.fork("returned", rows=at.to(victim.device)))
-        fooled = _fooled(
-            record, answer.label.cpu(), answer.score.cpu(), claimed, deterministic=not victim.spec.stochastic
-        )
+        fooled = _fooled(record, answer, [record.rows[p] for p in claimed], victim.spec)
         confirmed = int((legal.cpu() & fooled).sum())
         if not bool(legal.all()):
             problems.append(f"{int((~legal).sum())} stored inputs leave the threat model")
@@ -116,22 +121,34 @@ def _verify(record: CellRecord, folder: Path, settings: Settings, *, rerun: bool
             problems.append(f"{int((~fooled).sum())} stored inputs do not fool the victim as recorded")
         if not torch.allclose(distance.cpu(), stored, atol=1e-6):
             problems.append("recorded distances differ from those of the stored inputs")
+        if victim.spec.domain is Domain.SPIKES:
+            problems += _miscounted(spike_extras(x0, x), [record.rows[p] for p in claimed])
     if rerun:
         problems += _compare(record, tuple(row for shard in shards for row in sample_records(shard)))
     return confirmed, problems
 
 
-def _fooled(
-    record: CellRecord, label: torch.Tensor, score: torch.Tensor, claimed: list[int], *, deterministic: bool
-) -> torch.Tensor:
-    """Say for every claimed sample whether the fresh answer is the recorded success."""
-    rows = [record.rows[place] for place in claimed]
+def _fooled(record: CellRecord, answer: Answer, rows: list[SampleRecord], spec: VictimSpec) -> Tensor:
+    """Say for every claimed sample whether the fresh answer is the recorded success: [n] bool, on the CPU."""
     if record.task is Task.QUALITY:
         recorded = torch.tensor([row.adv_score for row in rows], dtype=torch.float64)
-        return (score - recorded).abs() <= SCORE_TOLERANCE * recorded.abs().clamp(min=1.0)
-    if deterministic:
-        return label == torch.tensor([row.adv for row in rows])
-    return label != torch.tensor([int(row.label) for row in rows])
+        return (answer.score.cpu() - recorded).abs() <= SCORE_TOLERANCE * recorded.abs().clamp(min=1.0)
+    label = answer.label.cpu()
+    truth = torch.tensor([int(row.label) for row in rows])
+    fooled = label != truth
+    if record.threat.goal is Goal.TARGETED:
+        fooled = label == target_classes(truth, torch.tensor([row.row for row in rows]), spec.classes)
+    return fooled if spec.stochastic else fooled & (label == torch.tensor([row.adv for row in rows]))
+
+
+def _miscounted(counted: dict[str, Tensor], rows: list[SampleRecord]) -> list[str]:
+    """Compare recorded spike counts (older records have none) with those of the stored inputs."""
+    wrong = any(
+        row.extras.get(name, count) != count
+        for name, column in counted.items()
+        for row, count in zip(rows, column.tolist(), strict=True)
+    )
+    return ["recorded spike counts differ from those of the stored inputs"] if wrong else []
 
 
 def _digests(record: CellRecord, settings: Settings) -> list[str]:

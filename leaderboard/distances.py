@@ -8,14 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from robustspike.bench.contracts import Status
 from robustspike.bench.records import CellRecord
 from robustspike.bench.stats import bootstrap_median
 from robustspike.bench.stats import sign_test
+from robustspike.leaderboard.spikes import BUDGETS
 from robustspike.leaderboard.spikes import median
-
-BUDGETS = (5, 10, 20, 50, 200, 800)
-"""Budgets at which the success rate is tabulated."""
+from robustspike.leaderboard.spikes import nearest_successes
 
 COLUMNS = {
     "rank": "rank by median; shared where a paired sign test cannot separate; none for flagged rows",
@@ -38,14 +36,8 @@ COLUMNS = {
 
 def nearest(records: Sequence[CellRecord]) -> dict[int, float]:
     """Return for every attacked sample the smallest distance at which one of the records breaks it."""
-    found: dict[int, float] = {}
-    for record in records:
-        for row in record.rows:
-            if row.status in (Status.WRONG_CLEAN, Status.ERROR):
-                continue
-            distance = row.distance if row.status is Status.BROKEN else float("inf")
-            found[row.row] = min(found.get(row.row, float("inf")), distance)
-    return found
+    successes = nearest_successes(records)
+    return {key: float("inf") if row is None else row.distance for key, row in successes.items()}
 
 
 def distance_row(records: Sequence[CellRecord], labels: Sequence[str]) -> dict[str, object]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 
+from robustspike.bench.contracts import Goal
 from robustspike.bench.flags import FLAGS
+from robustspike.leaderboard import curves
 from robustspike.leaderboard import distances
 from robustspike.leaderboard import quality_table
 from robustspike.leaderboard import seeds
@@ -36,6 +40,22 @@ QUALITY_INTRODUCTION = (
     "change (larger is more robust)."
 )
 
+SPIKES_INTRODUCTION = (
+    "Attacks alone: *median over all* counts failures as infinite, *median over successes* leaves them out; "
+    "spikes added, removed or moved are means over the successes, *of* the spikes of their clean inputs; "
+    "passes are per attacked sample."
+)
+
+TARGETED_INTRODUCTION = (
+    "*Targeted* sections: success is one given class, drawn for every sample by a hash of its id from all "
+    "but its label, the same for all victims, attacks and seeds; any other wrong answer is none."
+)
+
+CURVES_NOTE = (
+    "Success over budget, every step of every curve: in the `.curves.csv` beside the table's CSV, and drawn "
+    "in the page."
+)
+
 Table = tuple[list[str], list[list[str]]]
 
 
@@ -43,10 +63,9 @@ def sort_sections(sections: Sequence[Section], key: str) -> list[Section]:
     """Return the sections with rows sorted by a column (best first; names A to Z)."""
     ascending = key in ("victim", "defense", "asr", "propagations")
     return [
-        Section(
-            s.title,
-            s.kind,
-            s.frame.sort_values(
+        replace(
+            s,
+            frame=s.frame.sort_values(
                 _column(s, key),
                 ascending=ascending or (s.kind == "quality" and key == "worst_case"),
                 kind="stable",
@@ -86,6 +105,22 @@ def to_csv(sections: Sequence[Section]) -> str:
     ordered = [c for c in known if c != "flags"] + attacks + ["flags"]
     text: str = whole[ordered].to_csv(index=False, float_format="%.6f", lineterminator="\n")
     return text
+
+
+def details_csv(sections: Sequence[Section]) -> dict[str, str]:
+    """Return what goes into files beside the CSV, by the end of their names; empty where nothing does.
+
+    "attacks": one line an attack (`spikes.COLUMNS`). "curves": one line a step of the curve of success
+    over budget (`spikes.CURVE_COLUMNS`).
+    """
+    found = {}
+    for name in ("attacks", "curves"):
+        frames = [(s.title, getattr(s, name)) for s in sections if len(getattr(s, name))]
+        if frames:
+            whole = pd.concat([f.assign(section=title) for title, f in frames], ignore_index=True)
+            ordered = whole[["section", *(c for c in whole.columns if c != "section")]]
+            found[name] = str(ordered.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    return found
 
 
 def percent(value: float) -> str:
@@ -140,6 +175,10 @@ def _strongest(row: pd.Series[Any], *, far: bool) -> str:
     return f"{label} ({number(measured[label]) if far else percent(measured[label])})"
 
 
+def _owner(row: pd.Series[Any]) -> str:
+    return str(row["victim"]) + ("" if row["defense"] == "none" else f" + {row['defense']}")
+
+
 def by_attack(section: Section) -> Table:
     """Return the result under each attack alone.
 
@@ -148,10 +187,7 @@ def by_attack(section: Section) -> Table:
     """
     frame, far = section.frame, section.kind == "distance"
     attacks = [c for c in frame.columns if c.startswith("acc:")]
-    names = [
-        row["victim"] + ("" if row["defense"] == "none" else f" + {row['defense']}")
-        for _, row in frame.iterrows()
-    ]
+    names = [_owner(row) for _, row in frame.iterrows()]
     corner = "median distance under" if far else "accuracy under"
     show = number if far else percent
     rows = [[c.removeprefix("acc:"), *(show(v) for v in frame[c])] for c in attacks]
@@ -176,6 +212,28 @@ def by_budget(section: Section) -> Table | None:
     return headers, rows
 
 
+def by_change(section: Section, *, narrow: bool = False) -> Table | None:
+    """Return what every attack had to change: one line an attack on every victim and defense; or None."""
+    if not len(section.attacks):
+        return None
+    frame, far = section.attacks, section.kind == "distance" and not narrow
+    budgets = [c for c in frame.columns if c.startswith("asr@")] if far else []
+    changes = {"spikes moved": "removed"} if section.geometry.startswith("retime") else {}
+    changes = changes or {"spikes added": "added", "removed": "removed"}
+    changes = changes | {"of": "spikes"} if frame["spikes"].notna().any() else {}
+    headers = ["victim", "attack alone", "success", "median over all", "median over successes"]
+    headers += [*changes, "forwards", "backwards"]
+    rows = []
+    for _, row in frame.iterrows():
+        share = row["broken"] / row["attacked"] if row["attacked"] else math.nan
+        shown = [_owner(row), str(row["attack"]), percent(share)]
+        shown += [number(row["median_all"]), number(row["median_success"])]
+        shown += [number(row[c]) for c in changes.values()]
+        shown += [f"{row[c]:.0f}" for c in ("forwards", "backwards")]
+        rows.append([*shown, *(percent(row[c]) for c in budgets)])
+    return headers + [f"ASR within {c.removeprefix('asr@')}" for c in budgets], rows
+
+
 def by_training_seed(section: Section) -> Table | None:
     """Return means over training seeds; None where every victim has one, and for other than accuracies."""
     found = seeds.mean_rows(section.frame) if section.kind == "accuracy" else []
@@ -192,19 +250,22 @@ def by_training_seed(section: Section) -> Table | None:
     return headers, rows
 
 
-def tables(section: Section) -> list[Table]:
-    """Return all tables of a section, the main one first."""
+def tables(section: Section, *, narrow: bool = False) -> list[Table]:
+    """Return all tables of a section, the main one first; the narrow ones fit a terminal."""
     if section.kind == "quality":
         return quality_table.tables(section)
     found = [display(section), by_attack(section)]
-    budgets = by_budget(section)
-    means = by_training_seed(section)
-    return [*found, *(table for table in (budgets, means) if table)]
+    more = by_budget(section), by_change(section, narrow=narrow), by_training_seed(section)
+    return [*found, *(table for table in more if table)]
 
 
 def introduction(sections: Sequence[Section]) -> str:
     """Return what a reader must know about the columns."""
     more = [QUALITY_INTRODUCTION] if any(s.kind == "quality" for s in sections) else []
+    if any(len(s.attacks) for s in sections):
+        more.append(SPIKES_INTRODUCTION)
+    if any(s.title.endswith(f" {Goal.TARGETED}") for s in sections):
+        more.append(TARGETED_INTRODUCTION)
     if any(by_training_seed(s) for s in sections):
         more.append(seeds.INTRODUCTION)
     return " ".join([INTRODUCTION, *more])
@@ -221,6 +282,7 @@ def to_markdown(sections: Sequence[Section], about: Sequence[str] = ()) -> str:
                 best = 4 if section.kind == "accuracy" else 5
                 rows = [[*row[:best], f"**{row[best]}**", *row[best + 1 :]] for row in rows]
             parts += [tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True), ""]
+        parts += [CURVES_NOTE, ""] if len(section.curves) else []
     parts += ["## Flags in these tables", "", *(f"- {line}" for line in legend(sections)), ""]
     return "\n".join(parts)
 
@@ -254,13 +316,11 @@ code { background: #eef1f6; padding: 0 0.25rem; }
 
 def to_html(sections: Sequence[Section], about: Sequence[str] = ()) -> str:
     """Return the leaderboard as one self-contained page; intervals are drawn as bars."""
-    intro = html.escape(introduction(sections)).replace("*Worst case*", "<em>Worst case</em>")
-    intro = intro.replace("*Median distance*", "<em>Median distance</em>").replace("*nJ*", "<em>nJ</em>")
-    intro = intro.replace("*Mean of k training seeds*", "<em>Mean of k training seeds</em>")
+    intro = re.sub(r"\*([^*]+)\*", r"<em>\1</em>", html.escape(introduction(sections)))
     parts = [
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>RobustSpike leaderboard</title>',
         '<meta name="viewport" content="width=device-width">',
-        f"<style>{_STYLE}</style><h1>RobustSpike leaderboard</h1>",
+        f"<style>{_STYLE}{curves.STYLE}</style><h1>RobustSpike leaderboard</h1>",
         *(f"<p>Measured by <code>{html.escape(line)}</code></p>" for line in about),
         f"<p>{intro}</p>",
     ]
@@ -269,6 +329,8 @@ def to_html(sections: Sequence[Section], about: Sequence[str] = ()) -> str:
         for position, (headers, rows) in enumerate(tables(section)):
             bars = _bars(section) if not position and section.kind == "accuracy" else None
             parts.append(_html_table(headers, rows, bars))
+        if len(section.curves):
+            parts.append(curves.figure(section))
     parts.append("<h2>Flags in these tables</h2><ul>")
     parts += [f"<li>{_code(line)}</li>" for line in legend(sections)]
     return "\n".join(parts) + "\n</ul></html>\n"

@@ -10,10 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import field
 
 import pandas as pd
 
 from robustspike.bench.contracts import Access
+from robustspike.bench.contracts import Goal
 from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
 from robustspike.bench.flags import FLAGS
@@ -21,6 +23,7 @@ from robustspike.bench.records import CellRecord
 from robustspike.bench.stats import sign_test
 from robustspike.bench.stats import wilson
 from robustspike.leaderboard import distances
+from robustspike.leaderboard import spikes
 
 SIGNIFICANCE = 0.05
 """Two rows share a rank where the paired test's p-value is not below this."""
@@ -52,11 +55,18 @@ class Section:
         frame: one row per victim and defense: the columns of `COLUMNS` (of `distances.COLUMNS` for
             distances) in order, with one column "acc:LABEL" per attack before "flags": the accuracy, or
             the median distance, under that attack alone. Shares are floats in [0, 1].
+        attacks: what every attack had to change (`spikes.COLUMNS`), for minimum-norm threats and on
+            binary frames; else empty.
+        curves: success over budget of every attack (`spikes.CURVE_COLUMNS`), for minimum-norm threats.
+        geometry: name of the geometry of its threat.
     """
 
     title: str
     kind: str
     frame: pd.DataFrame
+    attacks: pd.DataFrame = field(default_factory=pd.DataFrame)
+    curves: pd.DataFrame = field(default_factory=pd.DataFrame)
+    geometry: str = ""
 
 
 Checks = dict[tuple[str, str, str], list[CellRecord]]
@@ -64,10 +74,14 @@ Checks = dict[tuple[str, str, str], list[CellRecord]]
 
 
 def is_unbounded(record: CellRecord) -> bool:
-    """Say whether a record's threat allows the whole input domain: a check, not a competition."""
+    """Say whether a record's threat allows the whole input domain: a check, not a competition.
+
+    Any class will do for it: that one given class cannot be reached proves nothing.
+    """
     low, high = record.threat.bounds
-    eps = record.threat.eps
-    return record.threat.geometry == "linf" and eps is not None and float(eps) >= high - low
+    eps, goal = record.threat.eps, record.threat.goal
+    whole = record.threat.geometry == "linf" and eps is not None and float(eps) >= high - low
+    return whole and goal is Goal.UNTARGETED
 
 
 def _section_key(record: CellRecord) -> tuple[str, ...]:
@@ -100,7 +114,19 @@ def sections(records: Iterable[CellRecord]) -> list[Section]:
         first = grouped[key][0]
         title = f"{first.dataset} ({first.split}, n = {first.samples}), {first.threat.label}"
         kind = "distance" if first.threat.is_minimum_norm else "accuracy"
-        made.append(Section(title, kind, _frame(grouped[key], checks, kind)))
+        groups = _by_owner(grouped[key])
+        frame = _frame(groups, checks, kind)
+        groups = {owner: groups[owner] for owner in zip(frame["victim"], frame["defense"], strict=True)}
+        made.append(
+            Section(
+                title,
+                kind,
+                frame,
+                attacks=spikes.attack_frame(groups) if spikes.applies(first) else pd.DataFrame(),
+                curves=spikes.curve_frame(groups) if kind == "distance" else pd.DataFrame(),
+                geometry=first.threat.geometry,
+            )
+        )
     return made
 
 
@@ -122,11 +148,19 @@ def robust_by_sample(records: Sequence[CellRecord]) -> dict[int, bool]:
     return verdict
 
 
-def _frame(members: Sequence[CellRecord], checks: Checks, kind: str) -> pd.DataFrame:
-    groups: dict[tuple[str, str], list[CellRecord]] = defaultdict(list)
+Groups = dict[tuple[str, str], list[CellRecord]]
+"""The records of every victim and defense."""
+
+
+def _by_owner(members: Sequence[CellRecord]) -> Groups:
+    groups: Groups = defaultdict(list)
     for record in members:
         groups[(record.victim, record.defense)].append(record)
-    labels = sorted({record.label for record in members})
+    return groups
+
+
+def _frame(groups: Groups, checks: Checks, kind: str) -> pd.DataFrame:
+    labels = sorted({record.label for members in groups.values() for record in members})
     measure = distances.distance_row if kind == "distance" else accuracy_row
     rows = []
     for (victim, defense), records in sorted(groups.items()):
@@ -195,7 +229,7 @@ def _flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
             classes = 1 + max(int(row.label) for record in unbounded for row in record.rows)
             if sum(verdict.values()) > len(verdict) / max(classes, 2):
                 raised.add("unbounded_attack_fails")
-    elif records[0].threat.is_minimum_norm and white:
+    elif records[0].threat.is_minimum_norm and records[0].threat.goal is Goal.UNTARGETED and white:
         reached = distances.nearest(white).values()
         if sum(value == float("inf") for value in reached) > 0.01 * len(reached):
             raised.add("unbounded_attack_fails")
@@ -227,9 +261,7 @@ def _black_beats_white(white: Sequence[CellRecord], black: Sequence[CellRecord])
     return only_black > only_white and sign_test(only_black, only_white) < SIGNIFICANCE
 
 
-def _ranks(
-    frame: pd.DataFrame, groups: dict[tuple[str, str], list[CellRecord]], kind: str
-) -> list[int | None]:
+def _ranks(frame: pd.DataFrame, groups: Groups, kind: str) -> list[int | None]:
     """Rank rows; a row shares the rank of its group's leader where the sign test cannot separate them."""
     ranks: list[int | None] = []
     leader: list[CellRecord] | None = None

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from robustspike.bench.records import CellRecord
     from robustspike.leaderboard.table import Section
 
+LINES_THAT_FIT = 30
+"""Lines up to which a table beneath the main one is printed in the terminal too."""
+
 _SORT = ("worst_case", "clean", "asr", "propagations", "victim", "defense")
 
 
@@ -62,6 +65,7 @@ def publish(
     """Print the tables and write the files asked for; `about` says how the records were made."""
     from robustspike.bench.files import write_atomic
     from robustspike.leaderboard.quality_table import sections as quality_sections
+    from robustspike.leaderboard.render import details_csv
     from robustspike.leaderboard.render import sort_sections
     from robustspike.leaderboard.render import to_csv
     from robustspike.leaderboard.render import to_html
@@ -79,6 +83,9 @@ def publish(
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, text().encode())
+    if csv is not None:
+        for name, content in details_csv(built).items():
+            write_atomic(csv.with_name(f"{csv.stem}.{name}.csv"), content.encode())
     _print(built, title)
 
 
@@ -97,13 +104,15 @@ def _print(built: Sequence[Section], title: str) -> None:
     console = Console(width=width)
     for section in built:
         console.print(Text(section.title, style="bold"))
-        shown = tables(section)
+        shown = tables(section, narrow=True)
         if len(section.frame) > COLUMNS_THAT_FIT:
             del shown[1]
+        shown = [shown[0], *(table for table in shown[1:] if len(table[1]) <= LINES_THAT_FIT)]
         for headers, rows in shown:
             table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
             for header in headers:
-                left = header in ("victim", "defense", "flags", "strongest attack") or "under" in header
+                left = header in ("victim", "defense", "flags", "strongest attack", "attack alone")
+                left |= "under" in header
                 table.add_column(Text(header), justify="left" if left else "right", overflow="fold")
             for row in rows:
                 table.add_row(*(Text(cell) for cell in row))

@@ -23,6 +23,7 @@ from robustspike.bench.testing.check import require
 from robustspike.bench.testing.reference import reference
 from robustspike.bench.testing.reference import samples
 from robustspike.bench.verdicts import ShardResult
+from robustspike.bench.verdicts import target_classes
 from robustspike.bench.victim import ModuleVictim
 
 _SIZES = {"linf": Fraction(1, 8), "l2": Fraction(1, 2)}
@@ -183,8 +184,16 @@ def pursues_its_goals(attack: Any) -> None:
         raise CheckSkipped("declares no targeted goal")
     threat = threat_for(attack)
     assert threat.eps is not None
-    result = attack_reference(attack, replace(threat, goal=Goal.TARGETED, eps=threat.eps * 4))
+    threat = replace(threat, goal=Goal.TARGETED, eps=threat.eps * 4)
+    victim = reference(threat.domain)
+    result = attack_reference(attack, threat, victim=victim)
     _no_errors(result)
+    broken = result.status == 1
+    require(bool(broken.any()), "reaches no target class of the linear victim at four times its eps")
+    with torch.no_grad():
+        answers = victim.logits(result.x_adv[broken]).argmax(dim=1)
+    targets = target_classes(result.labels, result.ids, victim.spec.classes)[broken]
+    require(bool((answers == targets).all()), "a sample called broken is not answered with its target class")
 
 
 ATTACK_CHECKS: Checks = {

@@ -1,126 +1,215 @@
-"""Metrics of spike attacks on small arrays whose answers are worked out by hand."""
+"""What a table says of every attack on spikes: both medians, changes, queries, the whole curve."""
 
 from __future__ import annotations
 
-import itertools
+import io
 import math
+import re
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustspike.bench.api import ConfigError
-from robustspike.leaderboard.spikes import area_over_log_budget
-from robustspike.leaderboard.spikes import asr_curve
-from robustspike.leaderboard.spikes import bin_count_distance
-from robustspike.leaderboard.spikes import envelope
+from robustspike.bench.cli.leaderboard import publish
+from robustspike.bench.contracts import Access
+from robustspike.bench.contracts import Domain
+from robustspike.bench.contracts import Goal
+from robustspike.bench.records import CellRecord
+from robustspike.leaderboard.render import details_csv
+from robustspike.leaderboard.render import to_html
+from robustspike.leaderboard.render import to_markdown
+from robustspike.leaderboard.spikes import TOGETHER
 from robustspike.leaderboard.spikes import median
-from robustspike.leaderboard.spikes import relative_change
-from robustspike.leaderboard.spikes import shifts
-from robustspike.leaderboard.spikes import spikes_changed
-from robustspike.leaderboard.spikes import summarise
-
-STATUS = [1, 1, 0, 2, 3, 1]
-DISTANCE = [4.0, 10.0, 0.0, 0.0, 0.0, 5.0]
+from robustspike.leaderboard.table import Section
+from robustspike.leaderboard.table import sections
+from tests.support.records import make_record
 
 
-def test_summary_counts_attacked_samples_only_and_names_both_medians() -> None:
-    found = summarise(STATUS, DISTANCE, budgets=(4, 9, 10))
-    assert (found.attacked, found.broken, found.errors) == (4, 3, 1)
-    assert found.median_success == 5.0
-    assert found.median_all == 7.5  # of 4, 5, 10, infinity
-    assert found.mean_success == pytest.approx(19 / 3)
-    assert found.within == (1, 2, 3)
-    assert found.asr == 0.75
-    low, high = found.interval(4)
-    assert low < 0.25 < high
+def flips(
+    distances: list[int | None],
+    *,
+    attack: str = "sda.l0",
+    victim: str = "net",
+    access: Access = Access.WHITE,
+    seed: int = 0,
+    goal: Goal = Goal.UNTARGETED,
+    geometry: str = "l0",
+) -> CellRecord:
+    """Make a minimum-norm record: one distance a sample, None where the attack failed.
+
+    A third of the flips are removals; the clean inputs hold 100 spikes.
+    """
+    verdicts = "".join("r" if d is None else "b" for d in distances)
+    record = make_record(verdicts, victim=victim, attack=attack, eps=None, access=access, seed=seed)
+    rows = tuple(
+        replace(
+            row,
+            distance=0.0 if d is None else float(d),
+            extras={"spikes": 100.0, "removed": (d or 0) // 3, "added": (d or 0) - (d or 0) // 3},
+        )
+        for row, d in zip(record.rows, distances, strict=True)
+    )
+    threat = replace(record.threat, geometry=geometry, domain=Domain.SPIKES, goal=goal)
+    return replace(record, rows=rows, threat=threat, key=f"{record.key}{goal}{distances}")
 
 
-def test_median_over_all_is_infinite_when_half_fail() -> None:
-    assert summarise([1, 0, 0], [3.0, 0.0, 0.0]).median_all == math.inf
-    assert summarise([1, 0], [3.0, 0.0]).median_all == math.inf
-    assert summarise([0, 0], [0.0, 0.0]).median_all == math.inf
-    assert math.isnan(summarise([0], [0.0]).median_success)
-    assert math.isnan(summarise([2, 3], [0.0, 0.0]).median_all)
+def only(records: list[CellRecord]) -> Section:
+    (section,) = sections(records)
+    return section
+
+
+def csv(section: Section, name: str) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(details_csv([section])[name]))
+
+
+def test_every_attack_has_a_row_with_both_medians_changes_and_queries() -> None:
+    section = only([flips([3, 6, 9, None]), flips([30, 60, 90, 120], attack="flip.random")])
+    found = csv(section, "attacks").set_index("attack")
+    sda = found.loc["sda.l0"]
+    assert (sda["attacked"], sda["broken"]) == (4, 3)
+    assert sda["median_success"] == 6
+    assert sda["median_all"] == 7.5  # of 3, 6, 9, infinity
+    assert (sda["added"], sda["removed"], sda["spikes"]) == (4, 2, 100)
+    assert (sda["forwards"], sda["backwards"]) == (5, 4)
+    assert (sda["asr@5"], sda["asr@10"], sda["asr@800"]) == (0.25, 0.75, 0.75)
+    assert found.loc["flip.random", "access"] == "white"
+
+
+def test_a_failure_is_infinite_in_one_median_and_absent_from_the_other() -> None:
+    row = only([flips([4, None, None])]).attacks.iloc[0]
+    assert row["median_all"] == math.inf and row["median_success"] == 4
+    none = only([flips([None, None])]).attacks.iloc[0]
+    assert none["median_all"] == math.inf and math.isnan(none["median_success"])
+    assert math.isnan(none["added"])
     assert math.isnan(median([]))
 
 
-def test_curve_steps_at_every_distance() -> None:
-    steps, counts, n = asr_curve([*STATUS, 1], [*DISTANCE, 4.0])
-    assert steps.tolist() == [4.0, 5.0, 10.0]
-    assert counts.tolist() == [2, 3, 4]
-    assert n == 5
+def test_the_curve_steps_at_every_distance_and_starts_at_zero() -> None:
+    found = csv(only([flips([4, 10, None, 5, 4])]), "curves")
+    assert found["budget"].tolist() == [0, 4, 5, 10]
+    assert found["broken"].tolist() == [0, 2, 3, 4]
+    assert (found["attacked"] == 5).all()
+    assert csv(only([flips([None])]), "curves")["broken"].tolist() == [0]
 
 
-@given(st.lists(st.tuples(st.sampled_from([0, 1, 2, 3]), st.integers(0, 2000)), min_size=1))
-def test_curve_summary_and_area_agree(rows: list[tuple[int, int]]) -> None:
-    status, distance = [r[0] for r in rows], [float(r[1]) for r in rows]
-    steps, counts, n = asr_curve(status, distance)
-    found = summarise(status, distance)
-    assert list(found.within) == sorted(found.within)
-    for budget, within in zip(found.budgets, found.within, strict=True):
-        below = steps <= budget
-        assert within == (counts[below][-1] if below.any() else 0)
-    if n:
-        edges = np.unique(np.clip(np.concatenate([[1.0, 1000.0], steps]), 1, 1000))
-        area = 0.0
-        for low, high in itertools.pairwise(edges):
-            within = counts[steps <= low][-1] if (steps <= low).any() else 0
-            area += within / n * math.log(high / low)
-        assert area_over_log_budget(status, distance) == pytest.approx(area / math.log(1000))
+@given(st.lists(st.one_of(st.none(), st.integers(1, 900)), min_size=1, max_size=30))
+def test_curve_table_and_medians_agree(distances: list[int | None]) -> None:
+    section = only([flips(distances)])
+    row, curve = section.attacks.iloc[0], section.curves
+    for budget in (5, 10, 20, 50, 200, 800):
+        within = curve.loc[curve["budget"] <= budget, "broken"].iloc[-1]
+        assert row[f"asr@{budget}"] == within / len(distances)
+    assert curve["broken"].is_monotonic_increasing and curve["budget"].is_monotonic_increasing
+    assert curve["broken"].iloc[-1] == row["broken"]
+    half = curve.loc[curve["broken"] >= len(distances) / 2 + 0.5, "budget"]
+    assert (half.iloc[0] if len(half) else math.inf) >= row["median_all"]
 
 
-def test_area_extremes() -> None:
-    assert area_over_log_budget([1, 1], [1.0, 1.0]) == 1.0
-    assert area_over_log_budget([0, 1], [0.0, 1000.0]) == 0.0
-    with pytest.raises(ConfigError, match="low < high"):
-        area_over_log_budget([1], [1.0], low=5, high=5)
+def test_the_curve_of_all_attacks_is_that_of_the_nearest_success() -> None:
+    found = csv(
+        only([flips([3, 9, None]), flips([8, 2, None], attack="scar", access=Access.SCORE)]), "curves"
+    )
+    whole = found[found["attack"] == TOGETHER]
+    assert whole["budget"].tolist() == [0, 2, 3]
+    assert whole["broken"].tolist() == [0, 1, 2]
+    assert set(whole["access"]) == {"white/score"}
+    assert TOGETHER not in set(csv(only([flips([3])]), "curves")["attack"])
 
 
-def test_envelope_takes_the_nearest_success_and_keeps_errors() -> None:
-    status, distance = envelope([([1, 0, 3, 2, 3], [9, 0, 0, 0, 0]), ([1, 1, 0, 2, 1], [4, 7, 0, 0, 2])])
-    assert status.tolist() == [1, 1, 3, 2, 1]
-    assert distance.tolist() == [4.0, 7.0, 0.0, 0.0, 2.0]
-    with pytest.raises(ConfigError, match="same samples"):
-        envelope([([1], [1.0]), ([1, 1], [1.0, 1.0])])
+def test_seeds_of_one_attack_share_a_row_by_the_nearest_success() -> None:
+    row = only([flips([3, None]), flips([9, 6], seed=1)]).attacks.iloc[0]
+    assert (row["broken"], row["median_all"], row["forwards"]) == (2, 4.5, 10)
+    assert (row["added"], row["removed"]) == (3, 1.5)
 
 
-@pytest.mark.parametrize("bad", [math.inf, math.nan, -1.0])
-def test_a_damaged_record_is_refused(bad: float) -> None:
-    with pytest.raises(ConfigError, match="damaged"):
-        summarise([1, 0], [bad, 0.0])
-    with pytest.raises(ConfigError, match="one row a sample"):
-        summarise([1, 0], [1.0])
+def test_records_without_spike_counts_have_no_such_columns() -> None:
+    image = make_record("rb", eps=None)  # a minimum-norm attack on images
+    page = to_markdown([only([image])])
+    assert "median over successes" in page and "| spikes added" not in page
+    assert not len(only([make_record("rb")]).attacks)
+    assert details_csv(sections([make_record("rb")])) == {}
 
 
-def test_added_removed_and_relative_change() -> None:
-    x0 = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-    x = np.array([[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
-    added, removed = spikes_changed(x0, x)
-    assert added.tolist() == [1, 1, 0]
-    assert removed.tolist() == [2, 0, 0]
-    assert relative_change(x0, x).tolist() == [1.5, math.inf, 0.0]
+def test_a_retiming_table_counts_moves() -> None:
+    page = to_markdown([only([flips([6, 9], geometry="retime_l0")])])
+    assert "| spikes moved" in page and "| spikes added" not in page
+    assert "moved spikes" in to_html([only([flips([6, 9], geometry="retime_l0")])])
 
 
-def test_shifts_match_the_spikes_of_a_line_in_order() -> None:
-    x0 = np.zeros((1, 4, 1, 2))
-    x0[0, [0, 1], 0, 0] = 1
-    x0[0, 3, 0, 1] = 1
-    x = np.zeros_like(x0)
-    x[0, [1, 3], 0, 0] = 1
-    x[0, 2, 0, 1] = 1
-    assert [s.tolist() for s in shifts(x0, x)] == [[1, 2, -1]]
-    x[0, 0, 0, 1] = 1
-    with pytest.raises(ConfigError, match="as many spikes"):
-        shifts(x0, x)
+def test_targeted_records_are_a_section_of_their_own() -> None:
+    built = sections([flips([3, 6]), flips([None, 6], goal=Goal.TARGETED)])
+    assert [s.title.rpartition(", ")[2] for s in built] == ["l0 min", "l0 min targeted"]
+    assert [s.attacks["broken"].tolist() for s in built] == [[2], [1]]
+    flags = [s.frame["flags"].iloc[0] for s in built]
+    assert flags == ["", ""]  # one class that cannot be reached is no sign of masking
+    assert "any other wrong answer is none" in to_markdown(built)
+    assert "any other wrong answer" not in to_markdown(built[:1])
 
 
-def test_bin_count_distance() -> None:
-    early, late, empty = np.zeros((1, 4, 3)), np.zeros((1, 4, 3)), np.zeros((1, 4, 3))
-    early[0, 0] = 1
-    late[0, 3] = 1
-    assert bin_count_distance(early, late).tolist() == [1.0]
-    assert bin_count_distance(early, early).tolist() == [0.0]
-    assert bin_count_distance(early, empty).tolist() == [1.0]
-    assert bin_count_distance(empty, empty).tolist() == [0.0]
+def test_an_unbounded_targeted_attack_is_no_sanity_check() -> None:
+    bounded = make_record("r" * 10)
+    whole = make_record("r" * 10, eps=1)  # type: ignore[arg-type]
+    aimed = replace(whole, threat=replace(whole.threat, goal=Goal.TARGETED))
+    assert "unbounded_attack_fails" in str(only([bounded, whole]).frame["flags"].iloc[0])
+    built = sections([bounded, aimed])
+    assert len(built) == 2
+    assert "no_unbounded_check" in built[0].frame["flags"].iloc[0]
+
+
+def test_the_page_draws_one_labelled_curve_an_attack() -> None:
+    built = sections(
+        [
+            flips([3, 6, 40]),
+            flips([5, 300, None], attack="scar<b>", access=Access.SCORE),
+            flips([7], victim="other"),
+        ]
+    )
+    page = to_html(built)
+    assert page.count("<figcaption>") == 2
+    assert "budget: flipped cells" in page and "success (% of attacked)" in page
+    charts = re.findall(r"<svg viewBox.*?</svg>", page)
+    assert [chart.count("<title>") for chart in charts] == [1, 3]  # in the order of the ranks
+    assert "<title>scar&lt;b&gt;</title>" in charts[1] and "scar<b>" not in page
+    keys = re.findall(r"</svg> ([^<]*)</span>", page)
+    assert keys == ["all attacks", "sda.l0", "scar&lt;b&gt;"]
+    styles = re.findall(r'<path d="M0 5H34" ([^>]*)/>', page)
+    assert len(set(styles)) == 3 and "dasharray" in styles[2] and "dasharray" not in styles[1]
+    assert "<script" not in page and "http" not in page
+    assert ".curves.csv" in to_markdown(built)
+
+
+def test_a_curve_ends_at_its_share_and_stays_inside_the_chart() -> None:
+    page = to_html([only([flips([1, 10, 1000, None])])])
+    chart = re.findall(r"<svg viewBox.*?</svg>", page)[0]
+    (path,) = re.findall(r'<path d="([^"]*)" fill="none"', chart)
+    start, *moves = re.findall(r"([MHV])([\d.]+)(?: ([\d.]+))?", path)
+    heights = [float(start[2]), *(float(y) for kind, y, _ in moves if kind == "V")]
+    places = [float(x) for kind, x, _ in moves if kind == "H"]
+    assert heights == [200, 152, 104, 56]  # 0, 25, 50 and 75 % of 192 pixels over the floor at 200
+    assert places == pytest.approx([42, 148.7, 362, 362], abs=0.1)  # 1, 10, 1000, the right edge
+
+
+def test_many_attacks_keep_styles_of_their_own() -> None:
+    names = [f"white{i}" for i in range(12)] + [f"score{i}" for i in range(12)]
+    records = [
+        flips([3], attack=name, access=Access.WHITE if name.startswith("w") else Access.SCORE)
+        for name in names
+    ]
+    styles = re.findall(r'<path d="M0 5H34" ([^>]*)/>', to_html([only(records)]))
+    assert len(set(styles)) == len(styles) == 25
+
+
+def test_files_beside_the_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publish([flips([3, 6])], csv=tmp_path / "board.csv")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "board.attacks.csv",
+        "board.csv",
+        "board.curves.csv",
+    ]
+    shown = capsys.readouterr().out
+    assert "median over successes" in shown and "spikes added" in shown
+    publish([make_record("rb")], csv=tmp_path / "plain" / "board.csv")
+    assert [p.name for p in (tmp_path / "plain").iterdir()] == ["board.csv"]
