@@ -325,6 +325,22 @@ def read_certificate(weights: Path) -> dict[str, Any]:
     return certificate
 
 
+def training_passes(recipe: VictimRecipe, defense: str, seed: int, folder: Path | None) -> dict[str, int]:
+    """Return the forward and backward sample passes that trained a variant, as its certificate says.
+
+    Returns: "own", and "plain" for the same victim without defense (of seed 0 where that seed was not
+        trained plainly); what no certificate says is left out.
+    """
+    found = {}
+    for name, variants in (("own", [(defense, seed)]), ("plain", [("none", seed), ("none", 0)])):
+        paths = [find_weights(recipe, rule, trained, folder) for rule, trained in variants]
+        path = next((path for path in paths if path is not None), None)
+        spent = {} if path is None else read_certificate(path).get("training", {})
+        if isinstance(spent, Mapping) and {"forwards", "backwards"} <= spent.keys():
+            found[name] = int(spent["forwards"]) + int(spent["backwards"])
+    return found
+
+
 def load_victim(
     name: str,
     *,

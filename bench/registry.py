@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import fnmatch
 import functools
+import importlib
 import importlib.util
 import inspect
 import sys
@@ -49,6 +50,11 @@ class Registered:
     distribution: str
     version: str
     load: Callable[[], Any]
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether it came from an installed package, not from a single file."""
+        return self.distribution != "file"
 
 
 _WORDS = {"true": True, "false": False, "none": None}
@@ -130,6 +136,15 @@ class Registry:
             f"unknown {self.singular} '{name}'.{hint} {len(self._entries)} {self.kind} are registered: "
             f"robustspike list {self.kind}."
         )
+
+    def left_out(self) -> dict[str, str]:
+        """Return what the packages of the entries leave out and why: their constants LEFT_OUT, merged."""
+        modules = (entry.target.partition(":")[0] for entry in self._entries.values() if entry.is_installed)
+        packages = {module.rpartition(".")[0] for module in modules if "." in module}
+        found: dict[str, str] = {}
+        for package in sorted(packages):
+            found |= getattr(importlib.import_module(package), "LEFT_OUT", {})
+        return dict(sorted(found.items()))
 
     def get(self, name: str, **params: Any) -> Any:
         """Load a component, with some of its parameters changed.

@@ -45,6 +45,7 @@ from robustspike.bench.plan import frozen
 from robustspike.bench.plan import identity
 from robustspike.bench.plan import samples_of
 from robustspike.bench.plan import victim_of
+from robustspike.bench.recipes import training_passes
 from robustspike.bench.records import CellRecord
 from robustspike.bench.records import SampleRecord
 from robustspike.bench.records import count
@@ -279,11 +280,6 @@ def _finish(
     spec = victim_of(cell, weights=settings.weights, device=settings.device).spec
     adversarials = adversarials_of(cell, shards)
     counts = count(rows)
-    rule = registry("defenses").get(cell.defense)
-    declared = {
-        "adaptive": [need for need in rule.spec.adaptive if _applies(need, cell, spec)],
-        "notes": list(spec.notes),
-    }
     measures: dict[str, Any] = {}
     for shard in shards:
         for name, value in shard.counts.items():
@@ -299,7 +295,12 @@ def _finish(
         defense=cell.defense,
         attack=cell.attack,
         label=cell.label,
-        parameters=json.loads(json.dumps(parameters | {"cell": cell_parameters(cell), "declared": declared})),
+        parameters=json.loads(
+            json.dumps(
+                parameters
+                | {"cell": cell_parameters(cell), "declared": _declared(cell, spec, settings.weights)}
+            )
+        ),
         dataset=cell.dataset,
         split=cell.split,
         samples=cell.samples,
@@ -364,6 +365,17 @@ def cell_of(record: CellRecord) -> Cell:
         raise ArtefactError(
             f"record {record.key}: does not say how to run its cell again ({error})."
         ) from error
+
+
+def _declared(cell: Cell, spec: VictimSpec, weights: Path | None) -> dict[str, Any]:
+    """Return what victim and defense say about themselves, for a table that runs no model."""
+    recipe = registry("victims").get(cell.victim, **dict(cell.victim_params))
+    rule = registry("defenses").get(cell.defense)
+    return {
+        "adaptive": [need for need in rule.spec.adaptive if _applies(need, cell, spec)],
+        "notes": list(spec.notes),
+        "training_passes": training_passes(recipe, cell.defense, cell.victim_seed, weights),
+    }
 
 
 def _applies(need: str, cell: Cell, spec: VictimSpec) -> bool:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from robustspike.bench.records import CellRecord
 from robustspike.bench.stats import bootstrap_median
 from robustspike.bench.stats import sign_test
+from robustspike.leaderboard import costs
 from robustspike.leaderboard.spikes import BUDGETS
 from robustspike.leaderboard.spikes import median
 from robustspike.leaderboard.spikes import nearest_successes
@@ -21,6 +21,7 @@ COLUMNS = {
     "defense": "registry name",
     "n": "samples evaluated",
     "clean": "share of samples classified correctly without attack",
+    "clean_delta": costs.COLUMNS["clean_delta"],
     "success": "share of attacked samples that some attack breaks at any distance",
     "median_all": "median over attacked samples of the smallest distance of any attack; failures infinite",
     "median_low": "lower end of its 95 % bootstrap interval",
@@ -29,6 +30,7 @@ COLUMNS = {
     **{f"asr@{b}": f"share of attacked samples broken within distance {b}" for b in BUDGETS},
     "energy_nj": "synaptic energy of a clean answer in nanojoules (4.6 pJ a MAC, 0.9 pJ an AC)",
     "energy_ratio": "synaptic energy on the adversarial inputs over that on the same clean inputs",
+    "training": costs.COLUMNS["training"],
     "propagations": "forward and backward passes per attacked sample, all attacks together",
     "flags": "signs that the evaluation is incomplete or misleading",
 }
@@ -95,9 +97,3 @@ def leads(farther: Mapping[int, float], nearer: Mapping[int, float]) -> bool:
     return sum(farther[key] > nearer[key] for key in shared) > sum(
         farther[key] < nearer[key] for key in shared
     )
-
-
-def frame_columns(frame: pd.DataFrame) -> list[str]:
-    """Return the columns of a distance table in order."""
-    attacks = [c for c in frame.columns if c.startswith("acc:")]
-    return [c for c in COLUMNS if c != "flags"] + attacks + ["flags"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
+from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from tabulate import tabulate
 
 from robustspike.bench.contracts import Goal
 from robustspike.bench.flags import FLAGS
+from robustspike.leaderboard import costs
 from robustspike.leaderboard import curves
 from robustspike.leaderboard import distances
 from robustspike.leaderboard import quality_table
@@ -55,6 +57,10 @@ CURVES_NOTE = (
     "Success over budget, every step of every curve: in the `.curves.csv` beside the table's CSV, and drawn "
     "in the page."
 )
+
+LEFT_OUT = "Defenses that are not implemented, and why"
+
+NOTHING: Mapping[str, str] = {}
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -126,6 +132,11 @@ def details_csv(sections: Sequence[Section]) -> dict[str, str]:
 def percent(value: float) -> str:
     """Return a share as a percentage with one decimal; a dash where it was not measured."""
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def points(value: float) -> str:
+    """Return a difference of shares in percentage points with its sign; a dash where not measured."""
+    return "-" if math.isnan(value) else f"{100 * value:+.1f}"
 
 
 def number(value: float) -> str:
@@ -234,6 +245,22 @@ def by_change(section: Section, *, narrow: bool = False) -> Table | None:
     return headers + [f"ASR within {c.removeprefix('asr@')}" for c in budgets], rows
 
 
+def by_defense(section: Section) -> Table | None:
+    """Return what each defense buys and costs; None where the section has no defended victim."""
+    far = section.kind == "distance"
+    if section.kind == "quality" or not has_defenses([section]):
+        return None
+    found = costs.gains(section.frame, "median_all" if far else "worst_case")
+    headers = ["what a defense buys and costs", "defense", "median gained" if far else "worst case gained"]
+    headers += ["clean gained", "nJ / undefended", "training passes / plain"]
+    rows = []
+    for row in found:
+        gained = number(row["result"]) if far else points(row["result"])
+        kept = [points(row["clean_delta"]), number(row["energy"]), number(row["training"])]
+        rows.append([row["victim"], row["defense"], gained, *kept])
+    return headers, rows
+
+
 def by_training_seed(section: Section) -> Table | None:
     """Return means over training seeds; None where every victim has one, and for other than accuracies."""
     found = seeds.mean_rows(section.frame) if section.kind == "accuracy" else []
@@ -255,8 +282,18 @@ def tables(section: Section, *, narrow: bool = False) -> list[Table]:
     if section.kind == "quality":
         return quality_table.tables(section)
     found = [display(section), by_attack(section)]
-    more = by_budget(section), by_change(section, narrow=narrow), by_training_seed(section)
+    more = (
+        by_budget(section),
+        by_defense(section),
+        by_change(section, narrow=narrow),
+        by_training_seed(section),
+    )
     return [*found, *(table for table in more if table)]
+
+
+def has_defenses(sections: Sequence[Section]) -> bool:
+    """Say whether a section has a defended victim."""
+    return any((s.frame["defense"] != "none").any() for s in sections)
 
 
 def introduction(sections: Sequence[Section]) -> str:
@@ -266,13 +303,21 @@ def introduction(sections: Sequence[Section]) -> str:
         more.append(SPIKES_INTRODUCTION)
     if any(s.title.endswith(f" {Goal.TARGETED}") for s in sections):
         more.append(TARGETED_INTRODUCTION)
+    if any(by_defense(s) for s in sections):
+        more.append(costs.INTRODUCTION)
     if any(by_training_seed(s) for s in sections):
         more.append(seeds.INTRODUCTION)
     return " ".join([INTRODUCTION, *more])
 
 
-def to_markdown(sections: Sequence[Section], about: Sequence[str] = ()) -> str:
-    """Return the leaderboard as Markdown: how it was made, tables a section, the meaning of flags."""
+def to_markdown(
+    sections: Sequence[Section], about: Sequence[str] = (), left_out: Mapping[str, str] = NOTHING
+) -> str:
+    """Return the leaderboard as Markdown: how it was made, tables a section, the meaning of flags.
+
+    Args:
+        left_out: defenses that are not implemented, and why; shown where defenses are compared.
+    """
     made = [f"- Measured by `{line.replace('`', '')}`" for line in about]
     parts = ["# Leaderboard", "", *made, *([""] if made else []), introduction(sections), ""]
     for section in sections:
@@ -284,6 +329,8 @@ def to_markdown(sections: Sequence[Section], about: Sequence[str] = ()) -> str:
             parts += [tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True), ""]
         parts += [CURVES_NOTE, ""] if len(section.curves) else []
     parts += ["## Flags in these tables", "", *(f"- {line}" for line in legend(sections)), ""]
+    if left_out and has_defenses(sections):
+        parts += [f"## {LEFT_OUT}", "", *(f"- {name}: {why}." for name, why in left_out.items()), ""]
     return "\n".join(parts)
 
 
@@ -314,8 +361,10 @@ code { background: #eef1f6; padding: 0 0.25rem; }
 """
 
 
-def to_html(sections: Sequence[Section], about: Sequence[str] = ()) -> str:
-    """Return the leaderboard as one self-contained page; intervals are drawn as bars."""
+def to_html(
+    sections: Sequence[Section], about: Sequence[str] = (), left_out: Mapping[str, str] = NOTHING
+) -> str:
+    """Return the leaderboard as one self-contained page; intervals are drawn as bars (see `to_markdown`)."""
     intro = re.sub(r"\*([^*]+)\*", r"<em>\1</em>", html.escape(introduction(sections)))
     parts = [
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>RobustSpike leaderboard</title>',
@@ -333,6 +382,9 @@ def to_html(sections: Sequence[Section], about: Sequence[str] = ()) -> str:
             parts.append(curves.figure(section))
     parts.append("<h2>Flags in these tables</h2><ul>")
     parts += [f"<li>{_code(line)}</li>" for line in legend(sections)]
+    if left_out and has_defenses(sections):
+        parts.append(f"</ul><h2>{LEFT_OUT}</h2><ul>")
+        parts += [f"<li>{_code(f'{name}: {why}.')}</li>" for name, why in left_out.items()]
     return "\n".join(parts) + "\n</ul></html>\n"
 
 

@@ -22,6 +22,7 @@ from robustspike.bench.flags import FLAGS
 from robustspike.bench.records import CellRecord
 from robustspike.bench.stats import sign_test
 from robustspike.bench.stats import wilson
+from robustspike.leaderboard import costs
 from robustspike.leaderboard import distances
 from robustspike.leaderboard import spikes
 
@@ -34,12 +35,14 @@ COLUMNS = {
     "defense": "registry name",
     "n": "samples evaluated",
     "clean": "share of samples classified correctly without attack",
+    "clean_delta": costs.COLUMNS["clean_delta"],
     "worst_case": "share of samples that stay correct under every attack of the section",
     "low": "lower end of the 95 % Wilson interval of worst_case",
     "high": "upper end of it",
     "asr": "attack success rate: broken samples over samples correct without attack",
     "energy_nj": distances.COLUMNS["energy_nj"],
     "energy_ratio": distances.COLUMNS["energy_ratio"],
+    "training": costs.COLUMNS["training"],
     "propagations": "forward and backward passes per attacked sample, all attacks together",
     "flags": "signs that the evaluation is incomplete or misleading",
 }
@@ -165,7 +168,9 @@ def _frame(groups: Groups, checks: Checks, kind: str) -> pd.DataFrame:
     rows = []
     for (victim, defense), records in sorted(groups.items()):
         row = {"victim": victim, "defense": defense, **measure(records, labels)}
-        rows.append(row | {"flags": " ".join(_flags(records, checks))})
+        row |= {"training": costs.training(records), "flags": " ".join(_flags(records, checks))}
+        rows.append(row)
+    costs.add_delta(rows)
     frame = pd.DataFrame(rows)
     frame["ranked"] = [not _blocked(flags) for flags in frame["flags"]]
     value = "median_all" if kind == "distance" else "worst_case"
@@ -175,9 +180,9 @@ def _frame(groups: Groups, checks: Checks, kind: str) -> pd.DataFrame:
         ignore_index=True,
     )
     frame.insert(0, "rank", _ranks(frame, groups, kind))
-    if kind == "distance":
-        return frame[distances.frame_columns(frame)]
-    return frame.drop(columns="ranked")
+    columns = distances.COLUMNS if kind == "distance" else COLUMNS
+    attacks = [c for c in frame.columns if c.startswith("acc:")]
+    return frame[[c for c in columns if c != "flags"] + attacks + ["flags"]]
 
 
 def _blocked(flags: str) -> bool:

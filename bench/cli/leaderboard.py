@@ -64,6 +64,7 @@ def publish(
 ) -> None:
     """Print the tables and write the files asked for; `about` says how the records were made."""
     from robustspike.bench.files import write_atomic
+    from robustspike.bench.registry import registry
     from robustspike.leaderboard.quality_table import sections as quality_sections
     from robustspike.leaderboard.render import details_csv
     from robustspike.leaderboard.render import sort_sections
@@ -75,10 +76,11 @@ def publish(
     built = sections(records) + quality_sections(records)
     if sort:
         built = sort_sections(built, sort)
+    left_out = registry("defenses").left_out()
     for path, text in (
         (csv, lambda: to_csv(built)),
-        (md, lambda: to_markdown(built, about)),
-        (html, lambda: to_html(built, about)),
+        (md, lambda: to_markdown(built, about, left_out)),
+        (html, lambda: to_html(built, about, left_out)),
     ):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

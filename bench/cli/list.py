@@ -15,11 +15,27 @@ _KINDS = ("victims", "attacks", "defenses", "datasets", "estimators", "geometrie
 @click.argument("kind", type=click.Choice(_KINDS))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(kind: str, as_json: bool) -> None:
-    """List what is registered, with who brought it."""
+    """List what is registered, with who brought it; for defenses also what is not implemented, and why."""
     rows = suites() if kind == "suites" else components(kind)
+    omitted = left_out(kind)
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        click.echo(json.dumps(rows + omitted, indent=1))
         return
+    _print(rows)
+    if omitted:
+        click.echo(f"\nNot implemented, and why ({len(omitted)}):\n")
+        _print([{"name": row["name"], "why": row["left_out"]} for row in omitted])
+
+
+def left_out(kind: str) -> list[dict[str, Any]]:
+    """Describe what the registered packages leave out: {"name", "left_out": the reason}."""
+    from robustspike.bench.registry import registry
+
+    known = {} if kind == "suites" else registry(kind).left_out()
+    return [{"name": name, "left_out": reason} for name, reason in known.items()]
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -68,7 +84,9 @@ def _details(kind: str, component: Any) -> dict[str, Any]:
             "about": about,
         }
     if kind == "defenses":
-        return {"trains": "yes" if component.spec.trains else "no", "about": about}
+        spec = component.spec
+        needs = ", ".join(spec.adaptive) or "-"
+        return {"trains": "yes" if spec.trains else "no", "adaptive attack": needs, "about": about}
     if kind == "victims":
         return {**_victim(component), "about": about}
     if kind == "datasets":

@@ -80,6 +80,12 @@ def test_lists_and_shows(tmp_path: Path) -> None:
     done = robustspike("list", "attacks", "--json", cwd=tmp_path)
     names = [row["name"] for row in json.loads(done.stdout)]
     assert {"noise", "fgsm.linf", "pgd.linf"} <= set(names)
+    defenses = {
+        row["name"]: row for row in json.loads(robustspike("list", "defenses", "--json", cwd=tmp_path).stdout)
+    }
+    assert defenses["stog"]["adaptive attack"] == "eot"
+    assert "no training code released" in defenses["HIRE-SNN (ICCV 2021)"]["left_out"]
+    assert "Not implemented, and why" in robustspike("list", "defenses", cwd=tmp_path).stdout
     shown = robustspike("show", "lif_cnn.digits", cwd=tmp_path).stdout
     for part in ("victim: lif_cnn.digits", "source:", "parameters:", "steps = 4", "clean 4"):
         assert part in shown

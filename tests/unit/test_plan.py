@@ -160,6 +160,8 @@ def test_a_defense_with_changed_parameters_is_a_row_of_its_own(tmp_path: Path) -
     assert len({r.key for r in records}) == 2
     (section,) = sections(records)
     assert set(section.frame["defense"]) == {"mppd", "mppd(rho=0)"}
+    passes = {"own": 0, "plain": 2 * 20 * 1048}  # no epochs here; 20 of 1048 digits there, both ways
+    assert all(record.parameters["declared"]["training_passes"] == passes for record in records)
     places = sorted((tmp_path / "out" / "records").iterdir())
     assert [verify(place, settings, rerun=True).problems for place in places] == [(), ()]
     with pytest.raises(ConfigError, match=r"--defense 'mppd\(rho=2\)'"):

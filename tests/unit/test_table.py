@@ -18,6 +18,7 @@ from robustspike.bench.stats import bootstrap_median
 from robustspike.bench.stats import sign_test
 from robustspike.bench.stats import wilson
 from robustspike.leaderboard.render import by_attack
+from robustspike.leaderboard.render import by_defense
 from robustspike.leaderboard.render import sort_sections
 from robustspike.leaderboard.render import to_csv
 from robustspike.leaderboard.render import to_html
@@ -57,6 +58,46 @@ def test_worst_case_is_by_sample_not_by_attack() -> None:
     assert row["acc:pgd.linf"] == row["acc:fgsm.linf"] == 2 / 5
     assert row["asr"] == 3 / 4
     assert row["propagations"] == 2 * 9
+
+
+def defended_board() -> list[CellRecord]:
+    """A defense that costs a sample and three times the training, and one that nobody can compare."""
+    records = [
+        make_record("rbbbw", measures={"energy_clean_pj": 5000}),
+        make_record("rrbww", defense="sr", measures={"energy_clean_pj": 6000}),
+        make_record("rrrrw", victim="alone", defense="filter"),
+    ]
+    passes = ({"own": 40, "plain": 40}, {"own": 120, "plain": 40}, {"plain": "x", "own": None})
+    return [
+        replace(record, parameters=record.parameters | {"declared": {"training_passes": spent}})
+        for record, spent in zip(records, passes, strict=True)
+    ]
+
+
+def test_a_defense_is_shown_with_what_it_costs() -> None:
+    (section,) = sections(defended_board())
+    rows = {(row["victim"], row["defense"]): row for row in section.frame.to_dict("records")}
+    assert rows["net", "none"]["clean_delta"] == 0 and rows["net", "none"]["training"] == 1
+    assert rows["net", "sr"]["clean_delta"] == pytest.approx(-0.2) and rows["net", "sr"]["training"] == 3
+    assert all(np.isnan(rows["alone", "filter"][name]) for name in ("clean_delta", "training"))
+    headers, cells = by_defense(section) or ([], [])
+    assert headers[:3] == ["what a defense buys and costs", "defense", "worst case gained"]
+    assert ["net", "sr", "+20.0", "-20.0", "1.2", "3"] in cells
+    assert ["alone", "filter", "-", "-", "-", "-"] in cells
+    assert by_defense(sections([make_record()])[0]) is None
+
+
+def test_what_is_not_implemented_is_said_where_defenses_are_compared() -> None:
+    left_out = {"Theirs (2020)": "its `weight` is not in the paper & not in the code"}
+    for render, reason in (
+        (to_markdown, "- Theirs (2020): its `weight` is not in the paper & not in the code."),
+        (
+            to_html,
+            "<li>Theirs (2020): its <code>weight</code> is not in the paper &amp; not in the code.</li>",
+        ),
+    ):
+        assert reason in render(sections(defended_board()), (), left_out)
+        assert "Theirs" not in render(sections(board()), (), left_out)
 
 
 def test_an_error_is_never_robust_and_loses_the_rank() -> None:
