@@ -82,7 +82,12 @@ def test_a_record_holds_energy_and_what_was_declared(plan: Plan, tmp_path: Path)
         assert (
             (energy["energy_broken_pj"] > 0) == (energy["energy_adv_pj"] > 0) == bool(record.counts["broken"])
         )
-        assert record.parameters["declared"] == {"adaptive": [], "notes": []}
+        passes = 2 * 20 * 1048  # 20 epochs of 1048 digits, forwards and backwards
+        assert record.parameters["declared"] == {
+            "adaptive": [],
+            "notes": [],
+            "training_passes": {"own": passes, "plain": passes},
+        }
         assert record.parameters["cell"]["victim"] == "lif_cnn.digits"
 
 
