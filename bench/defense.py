@@ -63,7 +63,7 @@ class DefenseBase:
 
         Args:
             step: the training step.
-            x: what `points` returned; a leaf that carries a gradient.
+            x: what `points` returned; a leaf that carries a gradient (where this method is overridden).
             logits: the answers to x that the loss was taken on, with their graph.
         """
         del step, x, logits
@@ -71,7 +71,8 @@ class DefenseBase:
 
     def terms(self, step: Step) -> Terms:
         """Return the weighted loss terms of one training step; their sum is minimised."""
-        x = self.points(step).detach().clone().requires_grad_(True)
+        x = self.points(step).detach().clone()
+        x.requires_grad_(type(self).penalties is not DefenseBase.penalties)
         loss, logits = step.loss(x, step.y)
         return {"loss": loss, **self.penalties(step, x, logits)}
 

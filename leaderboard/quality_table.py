@@ -18,6 +18,7 @@ from robustspike.bench.records import CellRecord
 from robustspike.bench.records import SampleRecord
 from robustspike.bench.stats import sign_test
 from robustspike.leaderboard import quality
+from robustspike.leaderboard import seeds
 from robustspike.leaderboard.table import SIGNIFICANCE
 from robustspike.leaderboard.table import Section
 
@@ -291,4 +292,21 @@ def tables(section: Section) -> list[Table]:
     ]
     attacks = [c for c in frame.columns if c.startswith("mae:")]
     by_attack = [[c.removeprefix("mae:"), *(figure(v, 1) for v in frame[c])] for c in attacks]
-    return [(headers, rows), (["MAE under", *names], by_attack)]
+    means = by_training_seed(frame)
+    return [(headers, rows), (["MAE under", *names], by_attack), *([means] if means else [])]
+
+
+def by_training_seed(frame: pd.DataFrame) -> Table | None:
+    """Return means over training seeds with 95 % Student intervals; None where every victim has one."""
+    shown = {"srocc_clean": 3, "srocc_attacked": 2, "mae": 1, "gradient_l1": 0, "slope": 0}
+    headers = ["mean of k training seeds", "defense", "k", "SROCC clean", "SROCC attacked", "MAE"]
+    rows = []
+    for victim, defense, members in seeds.trained_alike(frame):
+        cells = []
+        for column, digits in shown.items():
+            mean = quality.mean_of(sorted(float(row[column]) for row in members))
+            cells.append(
+                f"{figure(mean.value, digits)} [{figure(mean.low, digits)}, {figure(mean.high, digits)}]"
+            )
+        rows.append([victim, defense, str(len(members)), *cells])
+    return ([*headers, "|grad|1", "slope"], rows) if rows else None

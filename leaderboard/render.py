@@ -18,6 +18,7 @@ from robustspike.bench.flags import FLAGS
 from robustspike.leaderboard import costs
 from robustspike.leaderboard import curves
 from robustspike.leaderboard import distances
+from robustspike.leaderboard import quality_matched
 from robustspike.leaderboard import quality_table
 from robustspike.leaderboard import seeds
 from robustspike.leaderboard.table import COLUMNS
@@ -73,7 +74,7 @@ def sort_sections(sections: Sequence[Section], key: str) -> list[Section]:
             s,
             frame=s.frame.sort_values(
                 _column(s, key),
-                ascending=ascending or (s.kind == "quality" and key == "worst_case"),
+                ascending=ascending or (s.kind in ("quality", "visibility") and key == "worst_case"),
                 kind="stable",
                 ignore_index=True,
             ),
@@ -88,6 +89,8 @@ def _column(section: Section, key: str) -> str:
         return {"worst_case": "median_all", "asr": "success"}.get(key, key)
     if section.kind == "quality":
         return {"worst_case": "mae", "clean": "srocc_clean", "asr": "moved"}.get(key, key)
+    if section.kind == "visibility":
+        return key if key in ("victim", "defense") else "mae_ssim"
     return key
 
 
@@ -102,9 +105,10 @@ def to_csv(sections: Sequence[Section]) -> str:
         return ""
     whole = pd.concat(frames, ignore_index=True)
     whole["rank"] = whole["rank"].astype("Int64")
+    known_columns = (COLUMNS, distances.COLUMNS, quality_table.COLUMNS, quality_matched.COLUMNS)
     known = [
         c
-        for c in dict.fromkeys(["section", *COLUMNS, *distances.COLUMNS, *quality_table.COLUMNS])
+        for c in dict.fromkeys(["section", *(name for columns in known_columns for name in columns)])
         if c in whole.columns
     ]
     attacks = sorted(c for c in whole.columns if c not in known)
@@ -248,7 +252,7 @@ def by_change(section: Section, *, narrow: bool = False) -> Table | None:
 def by_defense(section: Section) -> Table | None:
     """Return what each defense buys and costs; None where the section has no defended victim."""
     far = section.kind == "distance"
-    if section.kind == "quality" or not has_defenses([section]):
+    if section.kind in ("quality", "visibility") or not has_defenses([section]):
         return None
     found = costs.gains(section.frame, "median_all" if far else "worst_case")
     headers = ["what a defense buys and costs", "defense", "median gained" if far else "worst case gained"]
@@ -281,6 +285,8 @@ def tables(section: Section, *, narrow: bool = False) -> list[Table]:
     """Return all tables of a section, the main one first; the narrow ones fit a terminal."""
     if section.kind == "quality":
         return quality_table.tables(section)
+    if section.kind == "visibility":
+        return quality_matched.tables(section)
     found = [display(section), by_attack(section)]
     more = (
         by_budget(section),
@@ -305,7 +311,9 @@ def introduction(sections: Sequence[Section]) -> str:
         more.append(TARGETED_INTRODUCTION)
     if any(by_defense(s) for s in sections):
         more.append(costs.INTRODUCTION)
-    if any(by_training_seed(s) for s in sections):
+    if any(s.kind == "visibility" for s in sections):
+        more.append(quality_matched.INTRODUCTION)
+    if any(by_training_seed(s) or (s.kind == "quality" and seeds.trained_alike(s.frame)) for s in sections):
         more.append(seeds.INTRODUCTION)
     return " ".join([INTRODUCTION, *more])
 
@@ -323,7 +331,7 @@ def to_markdown(
     for section in sections:
         parts += [f"## {section.title}", ""]
         for position, (headers, rows) in enumerate(tables(section)):
-            if not position:
+            if not position and section.kind != "visibility":
                 best = 4 if section.kind == "accuracy" else 5
                 rows = [[*row[:best], f"**{row[best]}**", *row[best + 1 :]] for row in rows]
             parts += [tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True), ""]
@@ -366,6 +374,12 @@ def to_html(
 ) -> str:
     """Return the leaderboard as one self-contained page; intervals are drawn as bars (see `to_markdown`)."""
     intro = re.sub(r"\*([^*]+)\*", r"<em>\1</em>", html.escape(introduction(sections)))
+def to_html(sections: Sequence[Section]) -> str:
+    """Return the leaderboard as one self-contained page; intervals are drawn as bars."""
+    intro = html.escape(introduction(sections)).replace("*Worst case*", "<em>Worst case</em>")
+    intro = intro.replace("*Median distance*", "<em>Median distance</em>").replace("*nJ*", "<em>nJ</em>")
+    for term in ("Mean of k training seeds", "At equal visibility"):
+        intro = intro.replace(f"*{term}*", f"<em>{term}</em>")
     parts = [
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>RobustSpike leaderboard</title>',
         '<meta name="viewport" content="width=device-width">',

@@ -30,21 +30,24 @@ def student_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[f
     return max(0.0, mean - half), min(1.0, mean + half)
 
 
+def trained_alike(frame: pd.DataFrame) -> list[tuple[str, str, list[pd.Series[Any]]]]:
+    """Return (victim without seed, defense, rows) of rows that differ in the training seed alone."""
+    groups: dict[tuple[str, str], list[pd.Series[Any]]] = defaultdict(list)
+    for _, row in frame.iterrows():
+        name, mark, seed = str(row["victim"]).rpartition("@")
+        base = name if mark and seed.isdigit() else str(row["victim"])
+        groups[(base, str(row["defense"]))].append(row)
+    return [(*owner, rows) for owner, rows in sorted(groups.items()) if len(rows) > 1]
+
+
 def mean_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Summarise the rows of an accuracy table that differ in the training seed alone.
 
     Returns: for each victim and defense with two seeds or more: victim, defense, seeds, flagged (how many
         of them carry a flag), and clean, worst_case as (mean, low, high).
     """
-    groups: dict[tuple[str, str], list[pd.Series[Any]]] = defaultdict(list)
-    for _, row in frame.iterrows():
-        name, mark, seed = str(row["victim"]).rpartition("@")
-        base = name if mark and seed.isdigit() else str(row["victim"])
-        groups[(base, str(row["defense"]))].append(row)
     found = []
-    for (victim, defense), rows in sorted(groups.items()):
-        if len(rows) < 2:
-            continue
+    for victim, defense, rows in trained_alike(frame):
         summary: dict[str, Any] = {
             "victim": victim,
             "defense": defense,

@@ -54,7 +54,7 @@ class Section:
 
     Args:
         title: data set, threat model, samples.
-        kind: "accuracy" (bounded threats), "distance" (minimum-norm threats) or "quality".
+        kind: "accuracy" (bounded threats), "distance" (minimum-norm threats), "quality" or "visibility".
         frame: one row per victim and defense: the columns of `COLUMNS` (of `distances.COLUMNS` for
             distances) in order, with one column "acc:LABEL" per attack before "flags": the accuracy, or
             the median distance, under that attack alone. Shares are floats in [0, 1].

@@ -65,6 +65,7 @@ def publish(
     """Print the tables and write the files asked for; `about` says how the records were made."""
     from robustspike.bench.files import write_atomic
     from robustspike.bench.registry import registry
+    from robustspike.leaderboard.quality_matched import sections as matched_sections
     from robustspike.leaderboard.quality_table import sections as quality_sections
     from robustspike.leaderboard.render import details_csv
     from robustspike.leaderboard.render import sort_sections
@@ -73,7 +74,7 @@ def publish(
     from robustspike.leaderboard.render import to_markdown
     from robustspike.leaderboard.table import sections
 
-    built = sections(records) + quality_sections(records)
+    built = sections(records) + quality_sections(records) + matched_sections(records)
     if sort:
         built = sort_sections(built, sort)
     left_out = registry("defenses").left_out()
@@ -107,7 +108,7 @@ def _print(built: Sequence[Section], title: str) -> None:
     for section in built:
         console.print(Text(section.title, style="bold"))
         shown = tables(section, narrow=True)
-        if len(section.frame) > COLUMNS_THAT_FIT:
+        if len(section.frame) > COLUMNS_THAT_FIT and section.kind != "visibility":
             del shown[1]
         shown = [shown[0], *(table for table in shown[1:] if len(table[1]) <= LINES_THAT_FIT)]
         for headers, rows in shown:

@@ -48,7 +48,7 @@ FAST = {
     "quality.uap_cumulative": {"images": 16, "batch": 8, "lr": 10.0},
     "quality.uap_generative": {"images": 16, "epochs": 4, "batch": 8, "width": 4, "levels": 2, "lr": 0.05},
 }
-NAMES = [name for name in registry("attacks").names("quality.*") if name != "quality.transfer"]
+NAMES = registry("attacks").names("quality.*")
 
 
 class Toy(nn.Module):
@@ -61,6 +61,15 @@ class Toy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return 50 + ((x - 0.5) * self.weight.to(x)).flatten(1).sum(dim=1, keepdim=True)
+
+
+class Sibling(Toy):
+    """The attacker's own model: the weights of Toy, some of them lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.weight[:, :, ::2] = 0
 
 
 class Flat(nn.Module):
@@ -80,10 +89,11 @@ def images(n: int = 6) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def practice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the attackers made-up images to learn on."""
+    """Give the attackers made-up images to learn on, and a model of their own for transfer."""
     x = RowStreams.derive(range(32), "practice").integers(256, SHAPE).float() / 256
     made = Split(x, torch.zeros(32).double(), torch.arange(32))
     monkeypatch.setattr(PhotopatchIqa, "load", lambda self, split, root=None: made)
+    monkeypatch.setattr("robustspike.attacks.transfer.load_victim", lambda name: victim(Sibling()))
 
 
 def judge(
@@ -113,7 +123,7 @@ def test_moves_the_score_inside_the_budget_after_rounding(name: str) -> None:
     with torch.no_grad():
         fresh = Toy()(result.x_adv).squeeze(1)
     assert torch.allclose(fresh, result.adv_score)
-    best = float(Toy().weight.abs().sum()) / 16
+    best = float(Toy().weight.detach().abs().sum()) / 16
     if name in ("quality.fgsm", "quality.ifgsm", "quality.mifgsm"):
         assert change.tolist() == pytest.approx([best] * 6, rel=1e-9)
     elif name not in ("quality.random_sign", "quality.bbq_like", "quality.sma"):
@@ -125,7 +135,7 @@ def test_moves_the_score_inside_the_budget_after_rounding(name: str) -> None:
 
 def test_fgsm_moves_a_linear_score_by_eps_times_its_l1_norm() -> None:
     result = judge("quality.fgsm")
-    exact = float(Toy().weight.abs().sum()) / 16
+    exact = float(Toy().weight.detach().abs().sum()) / 16
     assert torch.equal((result.adv_score - result.clean_score).abs(), torch.full((6,), exact).double())
 
 
@@ -186,6 +196,17 @@ def test_rank_reversal_reverses_ranks() -> None:
     assert mirrored(known, torch.tensor([0.0, 3.0, 9.0, -5.0, 99.0])).tolist() == [9, 6, 0, 9, 0]
     result = judge("quality.sma", ThreatModel(eps=Fraction(1, 8), goal=Goal.SHIFT))
     assert spearman(result.clean_score.numpy(), result.adv_score.numpy()) < 0
+
+
+def test_transfer_needs_a_source_that_is_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    attack = registry("attacks").get("quality.transfer")
+    assert "no source" in str(attack.fits(victim(Toy()).spec))  # 16x16 images
+    assert attack.fits(registry("victims").get("snn_iqa.photopatch").spec()) is None
+    half = float(Sibling().weight.detach().abs().sum()) / 16
+    change = (judge("quality.transfer").adv_score - judge("quality.transfer").clean_score).abs()
+    assert change.tolist() == pytest.approx([half] * 6, rel=1e-9)
+    monkeypatch.setattr("robustspike.attacks.transfer.load_victim", lambda name: victim(Toy()))
+    assert torch.equal(judge("quality.transfer").x_adv, images())  # the target itself is no source
 
 
 def test_perceptual_attack_keeps_to_its_similarity() -> None:
@@ -250,6 +271,7 @@ def test_unet_takes_odd_sizes() -> None:
         ("quality.uap", {"batch": 0}),
         ("quality.facpa", {"levels": 0}),
         ("quality.sma", {"images": 1}),
+        ("quality.transfer", {"sources": ()}),
     ],
 )
 def test_wrong_parameters_are_refused(name: str, wrong: dict[str, object]) -> None:

@@ -19,6 +19,9 @@ from robustspike.bench.fullref import learned
 from robustspike.bench.fullref import luma
 from robustspike.bench.fullref import psnr
 from robustspike.bench.fullref import ssim
+from robustspike.bench.rng import generator
+from robustspike.victims.quality.regressors import LocalNormalisation
+from robustspike.victims.quality.regressors import mirrored
 
 METRICS = {"psnr": psnr, "ssim": ssim, "gmsd": gmsd, "haarpsi": haarpsi}
 
@@ -145,3 +148,21 @@ def test_wrong_use_is_explained() -> None:
         ssim(x[..., :8, :8], x[..., :8, :8])
     with pytest.raises(ContractError, match="expected 'lpips' or 'dists'"):
         learned("vif", x, x)  # type: ignore[arg-type]
+
+
+def test_haarpsi_is_the_same_for_the_eight_forms_that_training_shows() -> None:
+    clean, noisy = pairs()
+    clean, noisy = clean[:1].repeat(8, 1, 1, 1), noisy[:1].repeat(8, 1, 1, 1)
+    form = torch.arange(8).view(8, 1, 1, 1)
+    shown = mirrored(clean, form)
+    assert len({row.numpy().tobytes() for row in shown}) == 8 and torch.equal(shown[0], clean[0])
+    values = haarpsi(shown, mirrored(noisy, form))
+    assert values.tolist() == pytest.approx([float(values[0])] * 8, abs=1e-3)
+
+
+def test_local_normalisation_is_that_of_plain_pooling_and_so_is_its_gradient() -> None:
+    x = torch.rand(2, 3, 12, 15, dtype=torch.float64, generator=generator("pooling"))
+    padded = torch.nn.functional.pad(x, (3, 3, 3, 3), mode="reflect")
+    mean, square = (torch.nn.functional.avg_pool2d(v, 7, stride=1) for v in (padded, padded.square()))
+    assert torch.allclose(LocalNormalisation()(x), (x - mean) / (square - mean**2 + 0.01).sqrt(), atol=1e-12)
+    assert torch.autograd.gradcheck(LocalNormalisation(), x.requires_grad_(True))

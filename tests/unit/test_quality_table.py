@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -16,6 +17,7 @@ from robustspike.bench.contracts import Task
 from robustspike.bench.contracts import ThreatModel
 from robustspike.bench.records import CellRecord
 from robustspike.bench.records import SampleRecord
+from robustspike.leaderboard import quality_matched
 from robustspike.leaderboard import quality_table
 from robustspike.leaderboard.render import sort_sections
 from robustspike.leaderboard.render import to_csv
@@ -152,3 +154,66 @@ def test_rendering_holds_the_numbers_and_names_the_labels_pseudo_mos() -> None:
     for key in ("worst_case", "clean", "asr", "victim"):
         assert len(sort_sections(sections, key)[0].frame) == 2
     assert sort_sections(sections, "worst_case")[0].frame["mae"].tolist() == [9.0, 20.0]
+
+
+def at_budgets(attack: str, points: dict[int, tuple[float, float]], **changes: object) -> list[CellRecord]:
+    """Return records of one attack at budgets in 255ths: budget -> (change, SSIM)."""
+    made = []
+    for budget, (change, ssim) in points.items():
+        one = record(attack, change, ssim=ssim, **changes)
+        rows = tuple(replace(row, distance=budget / 255) for row in one.rows)
+        threat = replace(one.threat, eps=Fraction(budget, 255))
+        made.append(replace(one, key=f"{one.key}-{budget}", threat=threat, rows=rows))
+    return made
+
+
+def test_attacks_are_read_at_equal_visibility_between_their_budgets() -> None:
+    loud = at_budgets("loud", {1: (10.0, 0.996), 2: (16.0, 0.984), 4: (30.0, 0.93)})
+    quiet = at_budgets("quiet", {1: (2.0, 0.9999), 2: (4.0, 0.9996), 4: (9.0, 0.997)})
+    (section,) = quality_matched.sections([*loud, *quiet, *at_budgets("two", {1: (1, 0.9), 2: (2, 0.8)})])
+    rows = {row["attack"]: row for row in section.frame.to_dict("records")}
+    assert set(rows) == {"loud", "quiet", quality_matched.ALL}
+    assert rows["loud"]["mae_ssim"] == pytest.approx(13.0)  # half way between 10 and 16
+    assert rows["quiet"]["mae_ssim"] == 9.0 and rows["quiet"]["short_ssim"] == 1.0
+    assert rows["loud"]["mae_linf"] == 16.0 and rows["quiet"]["mae_linf"] == 4.0
+    assert rows[quality_matched.ALL]["mae_ssim"] == pytest.approx(13.0)
+    assert rows[quality_matched.ALL]["short_ssim"] == 0.0
+    by_ssim, by_distance = quality_matched.tables(section)
+    assert by_ssim[1] == [["all attacks", "13.0 [13.0, 13.0]"], ["loud", "13.0"], ["quiet", ">9.0"]]
+    assert by_distance[1][0] == ["all attacks", "16.0 [16.0, 16.0]"]
+
+
+def test_a_curve_never_falls_below_what_less_visible_points_reach() -> None:
+    curve = [(0.0, 0.0, 0.0), (0.004, 1 / 255, 20.0), (0.016, 2 / 255, 8.0), (0.1, 4 / 255, 30.0)]
+    assert quality_matched.change_at(curve, 0, 0.01) == (20.0, True)
+    assert quality_matched.change_at(curve, 1, 0.5 / 255) == (pytest.approx(10.0), True)
+    assert quality_matched.change_at(curve, 0, 0.5) == (30.0, False)
+
+
+def test_equal_visibility_leaves_out_errors_and_the_control_and_is_published() -> None:
+    points = {1: (10.0, 0.996), 2: (16.0, 0.984), 4: (30.0, 0.93)}
+    failing = at_budgets("a", points, failed=3)
+    noise = at_budgets("quality.random_sign", points, access=Access.SCORE)
+    sections = quality_matched.sections([*failing, *noise])
+    assert set(sections[0].frame["attack"]) == {"a", "all attacks"} and set(sections[0].frame["n"]) == {7}
+    assert quality_matched.sections(failing[:2]) == []
+    text, page = to_markdown(sections), to_html(sections)
+    assert "MAE at SSIM 0.99 under" in text and "<em>At equal visibility</em>" in page
+    (first, _) = csv.DictReader(io.StringIO(to_csv(sections)))
+    assert float(first["mae_ssim"]) == pytest.approx(13.0) and first["rank"] == ""
+    for key in ("worst_case", "clean", "victim"):
+        assert len(sort_sections(sections, key)[0].frame) == 2
+
+
+def test_training_seeds_are_summarised_with_an_interval() -> None:
+    records = [
+        record("a", move, victim=name) for move, name in ((10.0, "cnn"), (14.0, "cnn@1"), (12.0, "cnn@2"))
+    ]
+    (section,) = quality_table.sections([*records, *(control(victim=r.victim) for r in records)])
+    (headers, rows) = quality_table.tables(section)[2]
+    assert headers[0] == "mean of k training seeds"
+    assert (
+        rows[0][:3] == ["cnn", "none", "3"] and rows[0][5] == "12.0 [7.0, 17.0]"
+    )  # 12 +- 4.303 * 2 / sqrt 3
+    assert quality_table.by_training_seed(section.frame.iloc[:1]) is None
+    assert "Mean of k training seeds" in to_html([section])

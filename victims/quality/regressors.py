@@ -30,16 +30,28 @@ class LocalNormalisation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         padded = functional.pad(x, (3, 3, 3, 3), mode="reflect")
-        mean, square = (_box7(values) for values in (padded, padded.square()))
+        mean, square = (_Box7.apply(values) for values in (padded, padded.square()))
         return (x - mean) * torch.rsqrt((square - mean.square()).clamp(min=0) + 0.01)
 
 
-def _box7(x: Tensor) -> Tensor:
-    """Return 7x7 means of windows that fit, as sums of shifted copies (faster than pooling on a CPU)."""
-    rows, columns = x.shape[2] - 6, x.shape[3] - 6
-    tall = torch.stack([x[:, :, i : i + rows] for i in range(7)]).sum(dim=0)
-    wide = torch.stack([tall[:, :, :, i : i + columns] for i in range(7)]).sum(dim=0)
-    return wide / 49
+class _Box7(torch.autograd.Function):
+    """7x7 means of the windows that fit; the gradient is the same filter on the padded gradient."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        del ctx
+        for axis in (2, 3):  # sums of 7 = 4 + 2 + 1 neighbours
+            size = x.shape[axis]
+            two = x.narrow(axis, 0, size - 1) + x.narrow(axis, 1, size - 1)
+            four = two.narrow(axis, 0, size - 3) + two.narrow(axis, 2, size - 3)
+            x = four.narrow(axis, 0, size - 6) + two.narrow(axis, 4, size - 6) + x.narrow(axis, 6, size - 6)
+        return x / 49
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
+        del ctx
+        out: Tensor = _Box7.apply(functional.pad(grads[0], (6, 6, 6, 6)))  # type: ignore[no-untyped-call]
+        return out
 
 
 class Lif(nn.Module):
@@ -113,6 +125,8 @@ class QualityRegressor(VictimRecipe):
         tau: membrane time constant in steps.
         noise: largest deviation of the Gaussian noise that is added in training, in pixel units;
             without it the score follows imperceptible random noise.
+        mirror: show every training image in one of its eight mirrored and turned forms, drawn anew each
+            time; HaarPSI, the label of photopatch_iqa, is the same for all of them.
     """
 
     dataset: str = "photopatch_iqa"
@@ -121,6 +135,7 @@ class QualityRegressor(VictimRecipe):
     steps: int = 4
     tau: float = 2.0
     noise: float = 8 / 255
+    mirror: bool = True
     schedule: Schedule = Schedule(epochs=10, batch=64, lr=4e-3, keep="last")
 
     family: ClassVar[str] = "quality"
@@ -158,6 +173,8 @@ class QualityRegressor(VictimRecipe):
         return net
 
     def augment(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        if self.mirror:
+            x = mirrored(x, torch.randint(8, (len(x), 1, 1, 1), generator=rng).to(x.device))
         if not self.noise:
             return x
         strength = torch.rand(len(x), 1, 1, 1, generator=rng) * self.noise
@@ -182,6 +199,16 @@ class QualityRegressor(VictimRecipe):
             mine, given = _group_means(predicted, groups), _group_means(split.y, groups)
             found["image_srocc"] = round(spearman(mine, given), 4)
         return found
+
+
+def mirrored(x: Tensor, form: Tensor) -> Tensor:
+    """Return images in one of their eight forms each; those that are not square are flipped only.
+
+    form: [N, 1, 1, 1], 0..7; its bits flip the columns, flip the rows, and swap them.
+    """
+    x = torch.where((form & 1).bool(), x.flip(3), x)
+    x = torch.where((form & 2).bool(), x.flip(2), x)
+    return torch.where((form & 4).bool(), x.transpose(2, 3), x) if x.shape[2] == x.shape[3] else x
 
 
 def predict(module: nn.Module, x: Tensor, *, batch: int = 128) -> Tensor:
