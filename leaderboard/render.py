@@ -374,12 +374,6 @@ def to_html(
 ) -> str:
     """Return the leaderboard as one self-contained page; intervals are drawn as bars (see `to_markdown`)."""
     intro = re.sub(r"\*([^*]+)\*", r"<em>\1</em>", html.escape(introduction(sections)))
-def to_html(sections: Sequence[Section]) -> str:
-    """Return the leaderboard as one self-contained page; intervals are drawn as bars."""
-    intro = html.escape(introduction(sections)).replace("*Worst case*", "<em>Worst case</em>")
-    intro = intro.replace("*Median distance*", "<em>Median distance</em>").replace("*nJ*", "<em>nJ</em>")
-    for term in ("Mean of k training seeds", "At equal visibility"):
-        intro = intro.replace(f"*{term}*", f"<em>{term}</em>")
     parts = [
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>RobustSpike leaderboard</title>',
         '<meta name="viewport" content="width=device-width">',
