@@ -270,15 +270,16 @@ def by_training_seed(section: Section) -> Table | None:
     found = seeds.mean_rows(section.frame) if section.kind == "accuracy" else []
     if not found:
         return None
-    headers = ["mean of k training seeds", "defense", "k", "clean [95 %]", "worst case [95 %]", "flagged"]
+    attacks = [c for c in section.frame.columns if c.startswith("acc:")]
+    headers = ["mean of k training seeds", "defense", "k", "flagged", "clean [95 %]", "worst case [95 %]"]
     rows = []
     for row in found:
         shown = [
-            f"{percent(mean)} [{percent(low)}, {percent(high)}]"
-            for mean, low, high in (row["clean"], row["worst_case"])
+            "{} [{}, {}]".format(*map(percent, row[column])) if column in row else "-"
+            for column in ("clean", "worst_case", *attacks)
         ]
-        rows.append([row["victim"], row["defense"], str(row["seeds"]), *shown, str(row["flagged"])])
-    return headers, rows
+        rows.append([row["victim"], row["defense"], str(row["seeds"]), str(row["flagged"]), *shown])
+    return headers + [c.removeprefix("acc:") for c in attacks], rows
 
 
 def tables(section: Section, *, narrow: bool = False) -> list[Table]:
