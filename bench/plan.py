@@ -406,7 +406,7 @@ def _misfit(
     if find_weights(recipe, defense, seed, weights) is None:
         if named:
             raise ConfigError(missing_weights(recipe, defense, seed))
-        return "no trained weights: robustspike train"
+        return "no trained weights: robustspike train" + (f" --seed {seed}" if seed else "")
     return None
 
 

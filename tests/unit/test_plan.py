@@ -58,6 +58,16 @@ def test_shipped_suites_plan(name: str) -> None:
     assert make_plan(read_suite(name)).cells
 
 
+def test_training_seeds_without_weights_are_left_out_by_name(tmp_path: Path) -> None:
+    """Missing weights are a mistake where a suite names the defense; under a pattern they are n/a."""
+    victim = 'name = "lif_cnn.digits"'
+    plan = plan_of(tmp_path, SMALL.replace(victim, victim + '\ndefenses = ["s[r]"]\nseeds = [0, 97]'))
+    assert {(c.defense, c.victim_seed) for c in plan.cells} == {("sr", 0)}
+    assert [m.reason for m in plan.not_applicable] == ["no trained weights: robustspike train --seed 97"]
+    with pytest.raises(ConfigError, match=r"sr@97.*--defense sr --seed 97"):
+        plan_of(tmp_path, SMALL.replace(victim, victim + '\ndefenses = ["sr"]\nseeds = [0, 97]'))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

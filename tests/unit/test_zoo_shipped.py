@@ -15,6 +15,7 @@ from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.recipes import read_certificate
 from robustspike.bench.recipes import shipped_weights
+from robustspike.bench.recipes import variant
 
 # Accuracy and its deviation over seeds in percent, as measured for methods/victims.md, section 10
 # (there with 1297 training samples; here 1047 train and 250 validate).
@@ -57,6 +58,9 @@ EXPECTED = {
     "two_phase_cnn.digits": (98.0, 0.3),
 }
 
+WEIGHTS = Path(shipped_weights(registry("victims").get("ann_cnn.digits")))
+HARDENED = sorted(p for p in WEIGHTS.glob("*.digits*[+@]*.safetensors"))
+
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_shipped_victim_keeps_the_contract_and_its_accuracy(name: str) -> None:
@@ -77,6 +81,22 @@ def test_shipped_victim_keeps_the_contract_and_its_accuracy(name: str) -> None:
     assert 100 * right / n >= percent - 2 * math.hypot(deviation, binomial)
 
 
+@pytest.mark.parametrize("path", HARDENED, ids=lambda path: path.name.removesuffix(".safetensors"))
+def test_hardened_variants_load_and_answer_as_their_certificate_says(path: Path) -> None:
+    """Loading checks sha256, the network's shape and its answers to fixed inputs."""
+    certificate = read_certificate(path)
+    name, defense, seed = (certificate[key] for key in ("victim", "defense", "seed"))
+    assert path.name == f"{variant(name, defense, seed)}.safetensors"
+    victim = load_victim(name, defense=defense, seed=seed)
+    test = registry("victims").get(name).data().load("test")
+    noise = RowStreams.derive(test.ids, "validation") if victim.spec.stochastic else None
+    with torch.no_grad():
+        right = int((victim.logits(test.x, noise=noise).argmax(dim=1) == test.y).sum())
+    assert certificate["test"]["n"] == len(test)
+    assert abs(certificate["test"]["correct"] - right) <= 2  # another platform may flip a boundary sample
+    assert right >= 0.9 * len(test)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "percent"),
@@ -90,6 +110,5 @@ def test_mnist_victims_answer_the_real_test_set(name: str, percent: float, share
 
 
 def test_all_shipped_weights_stay_small() -> None:
-    folder = Path(shipped_weights(registry("victims").get("ann_cnn.digits")))
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    sizes = {path.name: path.stat().st_size for path in WEIGHTS.iterdir()}
     assert sum(sizes.values()) < 5_000_000, sizes
