@@ -266,11 +266,15 @@ def by_defense(section: Section) -> Table | None:
 
 
 def by_training_seed(section: Section) -> Table | None:
-    """Return means over training seeds; None where every victim has one, and for other than accuracies."""
+    """Return means over training seeds, attack by attack where the attacks are few enough to read.
+
+    None where every victim has one seed, and for other than accuracies.
+    """
     found = seeds.mean_rows(section.frame) if section.kind == "accuracy" else []
     if not found:
         return None
     attacks = [c for c in section.frame.columns if c.startswith("acc:")]
+    attacks = attacks if len(attacks) <= COLUMNS_THAT_FIT else []
     headers = ["mean of k training seeds", "defense", "k", "flagged", "clean [95 %]", "worst case [95 %]"]
     rows = []
     for row in found:
