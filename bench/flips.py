@@ -20,6 +20,7 @@ from torch import Tensor
 from torch import nn
 from torch.nn import functional
 
+from robustspike.bench import leaky
 from robustspike.bench.neurons import reset
 
 _POINTWISE = ("IFNode", "LIFNode", "ParametricLIFNode")
@@ -176,10 +177,8 @@ class _Base:
         h = x.transpose(0, 1)
         for block in engine.blocks:
             h = block.conv(h)
-            current = h = h if block.norm is None else block.norm(h)
-            with _recording(block.fire):
-                h = block.fire(h)
-                potential = block.fire.v_seq
+            current = h if block.norm is None else block.norm(h)
+            h, potential = _traced(block.fire, current)
             self.maps.append((_cells(current), _cells(h), _cells(potential)))
             self.sizes.append((h.shape[3], h.shape[4]))
             for side in block.sides:
@@ -209,36 +208,33 @@ class _Base:
         return replace(patch, delta=delta.sub_(spikes[first:].index_select(1, cells).view(shape)))
 
 
-def _spikes(fire: Any, current: Tensor, before: Tensor | None) -> Tensor:
-    """Run neurons on currents [T, ...] from the potential before them; the node's own, or the same in place.
+def _spikes(node: Any, current: Tensor, before: Tensor | None) -> Tensor:
+    """Run neurons on currents [T, ...] from the potential before them. Both are overwritten."""
+    if leaky.is_plain(node):
+        leaky.run(node, current, before, out=current)
+        return current
+    reset(node)
+    if before is not None:
+        node.v = before
+    spikes: Tensor = node(current)
+    reset(node)
+    return spikes
 
-    The plain leaky node is spelt out: its arithmetic in the same order, so the same bits, without a new
-    tensor for every operation. `current` is overwritten.
-    """
-    if type(fire).__name__ != "LIFNode" or fire.v_reset != 0.0:
-        reset(fire)
-        if before is not None:
-            fire.v = before
-        spikes: Tensor = fire(current)
-        reset(fire)
-        return spikes
-    v = torch.zeros_like(current[0]) if before is None else before
-    for h in current:  # charged in place, then turned into spikes in place
-        if fire.decay_input:
-            h.sub_(v).div_(fire.tau).add_(v)
-        else:
-            h.add_(v.sub_(v / fire.tau))
-        fires = h - fire.v_threshold >= 0
-        torch.mul(h, ~fires, out=v)
-        h.copy_(fires)
-    return current
+
+def _traced(node: Any, current: Tensor) -> tuple[Tensor, Tensor]:
+    """Run neurons from cleared state: spikes, and potentials after every step."""
+    reset(node)
+    if leaky.is_plain(node):
+        return leaky.traced(node, current)
+    with _recording(node):
+        spikes = node(current)
+        return spikes, node.v_seq
 
 
 @contextmanager
 def _recording(fire: nn.Module) -> Iterator[None]:
-    """Let a node keep its potential after every step, from cleared state, for the length of the block."""
+    """Let a node keep its potential after every step for the length of the block."""
     stored = fire.store_v_seq
-    reset(fire)
     fire.store_v_seq = True  # type: ignore[assignment]
     try:
         yield

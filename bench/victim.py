@@ -19,6 +19,8 @@ from robustspike.bench.flips import FlipEngine
 from robustspike.bench.gradients import GradientEstimator
 from robustspike.bench.gradients import LossGrad
 from robustspike.bench.gradients import Memory
+from robustspike.bench.leaky import in_place
+from robustspike.bench.leaky import is_plain
 from robustspike.bench.losses import Loss
 from robustspike.bench.neurons import Neuron
 from robustspike.bench.neurons import find_neurons
@@ -62,6 +64,7 @@ class ModuleVictim:
         self._noisy = [m for m in module.modules() if getattr(m, "draws_noise", False)]
         for parameter in module.parameters():
             parameter.requires_grad_(False)
+        self._plain = [neuron.module for neuron in self.neurons if is_plain(neuron.module)]
         reset(module)
 
     @property
@@ -95,7 +98,8 @@ class ModuleVictim:
             module.noise = noise  # type: ignore[assignment]
         reset(self.module)
         try:
-            out: Tensor = self.module(x)
+            with in_place(self._plain):
+                out: Tensor = self.module(x)
         finally:
             reset(self.module)
             for module in self._noisy:

@@ -63,7 +63,7 @@ class _PdsgRule(DeferredRule):
         sigma = running_deviation(u, self.scope)
         # exp(log(1 / (sqrt(2 pi) sigma)) - z^2) with z = (u - shift sigma) / (sqrt(2) sigma)
         z = (u * (math.sqrt(0.5) / sigma)).sub_(self.shift * math.sqrt(0.5))
-        return torch.addcmul(-torch.log(math.sqrt(2 * math.pi) * sigma), z, z, value=-1).exp_()
+        return torch.addcmul(-torch.log(math.sqrt(2 * math.pi) * sigma), z, z, value=-1, out=z).exp_()
 
 
 @dataclass(frozen=True)
