@@ -36,6 +36,7 @@ from robustspike.bench.oracle import Oracle
 from robustspike.bench.probes import probe_gradient
 from robustspike.bench.probes import quality_extras
 from robustspike.bench.probes import spike_extras
+from robustspike.bench.progress import late_hits
 from robustspike.bench.registry import registry
 from robustspike.bench.rng import RowStreams
 from robustspike.bench.stats import wilson
@@ -118,15 +119,27 @@ def evaluate_shard(
         "attacked": len(rows),
         "gradients": int(meter.gradients.sum()),
         "zero_gradients": int(meter.zero_gradients.sum()),
-        "zero_gradient_samples": int(((meter.gradients > 0) & (meter.zero_gradients > 0)).sum()),
+        "zero_gradient_samples": int(
+            ((meter.gradients > 0) & (2 * meter.zero_gradients >= meter.gradients)).sum()
+        ),
+        "averaged_gradients": int(meter.averaged.sum()),
+        "noisy": len(rows) if victim.spec.stochastic else 0,
+        "local": int(meter.local.sum()),
         "non_finite": int(meter.non_finite.sum()),
         "unconfirmed": 0,
         "silent": 0,
     }
-    if threat.access is Access.WHITE and victim.spec.task is Task.CLASSIFY and returned is not None:
-        result.counts |= probe_gradient(victim, meter.x0, meter.y, verify.fork("probe", rows=rows))
+    if meter.stops_at_hit:
+        result.counts["standing"] = int((~meter.hit).sum())
+        result.counts["rising"] = int((~meter.hit & meter.trace.rising(meter.forwards)).sum())
+        result.counts["late_hits"] = int(late_hits(meter.first_hit, meter.forwards, meter.hit).sum())
+    if victim.spec.task is Task.CLASSIFY and returned is not None:
+        again = decide(victim, meter.x0, meter.y, verify.fork("again", rows=rows))
+        result.counts["unstable"] = int((again.label != meter.y).sum())
+        if threat.access is Access.WHITE:
+            result.counts |= probe_gradient(victim, meter.x0, meter.y, verify.fork("probe", rows=rows))
     for name, cost in meter.stages.items():
-        for what in ("forwards", "backwards", "hits"):
+        for what in ("forwards", "backwards", "hits", "local"):
             result.counts[f"{what}:{name}"] = getattr(cost, what)
     if returned is None:
         result.status[rows] = ERROR

@@ -32,17 +32,24 @@ from robustspike.bench.joint import split
 from robustspike.bench.losses import LOSSES
 from robustspike.bench.losses import Loss
 from robustspike.bench.losses import margin
+from robustspike.bench.progress import Trace
 from robustspike.bench.rng import RowStreams
 from robustspike.bench.victim import ModuleVictim
 
 
 @dataclass
 class StageCost:
-    """What one named part of an attack spent, and how many samples it was the first to break."""
+    """What one named part of an attack spent, how many samples it was the first to break, and for how many
+    it attacked a victim of the attacker's own."""
 
     forwards: int = 0
     backwards: int = 0
     hits: int = 0
+    local: int = 0
+
+
+EOT_LEAST = 10
+"""Draws from which on an averaged gradient counts as one (ASSG's setting; defenses' minimum protocol)."""
 
 
 class Meter:
@@ -57,6 +64,9 @@ class Meter:
             for stochastic victims.
         merit: what `best` is best by (larger is better).
         gradients, zero_gradients: gradients handed out, and those that were zero everywhere.
+        averaged: gradients that were averages over at least `EOT_LEAST` draws of the victim's noise.
+        local: whether a victim of the attacker's own was attacked for the sample.
+        trace: how far the attack got after how many forwards.
         non_finite: whether the victim answered NaN or infinity.
         stages: passes and first hits of each named part of the attack (`Oracle.stage`).
 
@@ -93,7 +103,10 @@ class Meter:
         self.merit = torch.full((n,), -torch.inf, dtype=torch.float64, device=device)
         self.gradients = torch.zeros_like(self.forwards)
         self.zero_gradients = torch.zeros_like(self.forwards)
+        self.averaged = torch.zeros_like(self.forwards)
         self.non_finite = torch.zeros_like(self.hit)
+        self.local = torch.zeros_like(self.hit)
+        self.trace = Trace(n, device)
         self.queries = torch.zeros_like(self.forwards)
         self.stages: dict[str, StageCost] = {}
         self.stage: StageCost | None = None
@@ -181,6 +194,7 @@ class Meter:
         finite = torch.isfinite(logits).all(dim=1)
         self.non_finite[rows[~finite]] = True
         reached, merit = self.judge(logits, rows)
+        self.trace.note(rows, self.forwards[rows], merit)
         found = (reached & finite).nonzero().squeeze(1)
         if not len(found):
             return
@@ -304,6 +318,9 @@ class Oracle:
             rng: one stream per row, for the victim's noise.
         """
         meter = _METERS[self]
+        meter.local[rows] = True
+        if meter.stage is not None:
+            meter.stage.local += len(rows)
         threat = dataclasses.replace(meter.threat, access=Access.WHITE, budget=Budget())
         own = Meter(
             victim.to(meter.x0.device),
@@ -504,6 +521,8 @@ class Oracle:
             return out
         zero = (out.grad.flatten(1) == 0).all(dim=1)
         meter.gradients.index_add_(0, rows, torch.ones_like(rows))
+        if draws >= EOT_LEAST:
+            meter.averaged.index_add_(0, rows, torch.ones_like(rows))
         meter.zero_gradients.index_add_(0, rows, zero.to(torch.int64))
         meter.note(x, out.logits, rows)
         return out

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch import nn
 
 from robustspike.bench.errors import ContractError
 from robustspike.bench.fullref import haarpsi
@@ -11,6 +18,7 @@ from robustspike.bench.fullref import psnr
 from robustspike.bench.fullref import ssim
 from robustspike.bench.gradients import GradientEstimator
 from robustspike.bench.losses import LOSSES
+from robustspike.bench.neurons import Neuron
 from robustspike.bench.rng import RowStreams
 from robustspike.bench.victim import ModuleVictim
 
@@ -47,30 +55,85 @@ def quality_extras(
 PROBED, PROBE_RADIUS = 16, 1e-3
 """Samples of a shard whose gradient is probed, and how far away (share of the domain)."""
 
+SPARSE = 0.01
+"""Share of non-zero entries below which a layer's gradient is as good as none (methods: > 99 % zero)."""
+
 
 def probe_gradient(victim: ModuleVictim, x: Tensor, y: Tensor, streams: RowStreams) -> dict[str, int]:
-    """Measure whether the gradient still points the same way a thousandth of the domain away.
+    """Measure the victim's own gradient at clean samples: does it last, and does it pass every layer?
 
     Cost: 2 forwards + 2 backwards on at most `PROBED` samples, not charged to the attack.
-    Returns: probed (samples whose two gradients are not zero), and cosine_milli, the sum of the cosines
-        between the two gradients in thousandths.
+    Returns: probed (samples whose gradients here and a thousandth of the domain away are not zero), and
+        cosine_milli, the sum of the cosines between the two in thousandths; layer_probed (samples), and for
+        every spiking layer zero_layer:NAME and sparse_layer:NAME, the samples for which the gradient with
+        respect to the layer's input is zero everywhere, or but for a hundredth of its entries.
     """
     low, high = victim.spec.bounds
     x, y = x[:PROBED], y[:PROBED]
     rows = torch.arange(len(x), device=x.device)
     step = (streams.uniform(x.shape[1:], rows=rows, dtype=x.dtype) * 2 - 1) * PROBE_RADIUS * (high - low)
+
+    def gradient(point: Tensor) -> Tensor:
+        noise = streams.fork("noise", rows=rows) if victim.spec.stochastic else None
+        out = victim.loss_and_grad(point, y, LOSSES["margin"], GradientEstimator(), noise=noise)
+        return out.grad.flatten(1)
+
     try:
-        here, there = (
-            victim.loss_and_grad(
-                point, y, LOSSES["margin"], GradientEstimator(), noise=streams.fork("noise", rows=rows)
-            ).grad.flatten(1)
-            for point in (x, (x + step).clamp(low, high))
-        )
+        with watched(victim.neurons, len(x)) as shares:
+            here = gradient(x)
+        there = gradient((x + step).clamp(low, high))
     except ContractError:
         return {"probed": 0, "cosine_milli": 0}  # no gradient of its own; an estimator may still give one
     alive = (here != 0).any(dim=1) & (there != 0).any(dim=1)
     agreement = torch.nn.functional.cosine_similarity(here, there, dim=1)
-    return {"probed": int(alive.sum()), "cosine_milli": int((agreement[alive] * 1000).round().sum())}
+    found = {"probed": int(alive.sum()), "cosine_milli": int((agreement[alive] * 1000).round().sum())}
+    if shares:
+        found["layer_probed"] = len(x)
+    for name, share in shares.items():
+        found[f"zero_layer:{name}"] = int((share == 0).sum())
+        found[f"sparse_layer:{name}"] = int((share < SPARSE).sum())
+    return found
+
+
+@contextmanager
+def watched(neurons: Sequence[Neuron], n: int) -> Iterator[dict[str, Tensor]]:
+    """Watch the gradients that reach the inputs of spiking layers during the backward passes of the block.
+
+    Args:
+        neurons: the layers; one whose input has no batch axis of length n where its step mode says, or none
+            that carries a gradient, is left out.
+        n: samples of the batch.
+
+    Yields: a mapping, complete after the block, from a layer's name to the share of non-zero entries of
+        its gradient over all steps, a sample each: [n] float64.
+    """
+    entries: dict[str, int] = {}
+    alive: dict[str, Tensor] = {}
+    shares: dict[str, Tensor] = {}
+
+    def hook(neuron: Neuron) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        axis = 1 if neuron.is_multi_step else 0
+
+        def before(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            x = inputs[0] if inputs else None
+            if not isinstance(x, Tensor) or not x.requires_grad or x.dim() <= axis or x.shape[axis] != n:
+                return
+            entries[neuron.name] = entries.get(neuron.name, 0) + x.numel() // n
+            alive.setdefault(neuron.name, torch.zeros(n, dtype=torch.int64, device=x.device))
+            x.register_hook(lambda grad: count(grad))
+
+        def count(grad: Tensor) -> None:
+            alive[neuron.name] += (grad != 0).movedim(axis, 0).flatten(1).sum(dim=1)
+
+        return before
+
+    handles = [neuron.module.register_forward_pre_hook(hook(neuron)) for neuron in neurons]
+    try:
+        yield shares
+    finally:
+        for handle in handles:
+            handle.remove()
+    shares |= {name: count.double() / entries[name] for name, count in alive.items()}
 
 
 def spike_extras(x0: Tensor, x: Tensor) -> dict[str, Tensor]:

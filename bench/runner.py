@@ -277,7 +277,8 @@ def _finish(
         shards.append(shard)
     rows = tuple(row for shard in shards for row in sample_records(shard))
     samples = encode_samples(rows)
-    spec = victim_of(cell, weights=settings.weights, device=settings.device).spec
+    victim = victim_of(cell, weights=settings.weights, device=settings.device)
+    spec = victim.spec
     adversarials = adversarials_of(cell, shards)
     counts = count(rows)
     measures: dict[str, Any] = {}
@@ -298,7 +299,7 @@ def _finish(
         parameters=json.loads(
             json.dumps(
                 parameters
-                | {"cell": cell_parameters(cell), "declared": _declared(cell, spec, settings.weights)}
+                | {"cell": cell_parameters(cell), "declared": _declared(cell, victim, settings.weights)}
             )
         ),
         dataset=cell.dataset,
@@ -367,13 +368,14 @@ def cell_of(record: CellRecord) -> Cell:
         ) from error
 
 
-def _declared(cell: Cell, spec: VictimSpec, weights: Path | None) -> dict[str, Any]:
+def _declared(cell: Cell, victim: ModuleVictim, weights: Path | None) -> dict[str, Any]:
     """Return what victim and defense say about themselves, for a table that runs no model."""
     recipe = registry("victims").get(cell.victim, **dict(cell.victim_params))
     rule = registry("defenses").get(cell.defense)
     return {
-        "adaptive": [need for need in rule.spec.adaptive if _applies(need, cell, spec)],
-        "notes": list(spec.notes),
+        "adaptive": [need for need in rule.spec.adaptive if _applies(need, cell, victim.spec)],
+        "notes": list(victim.spec.notes),
+        "neurons": len(victim.neurons),
         "training_passes": training_passes(recipe, cell.defense, cell.victim_seed, weights),
     }
 

@@ -19,7 +19,7 @@ from robustspike.bench.records import SampleRecord
 from robustspike.bench.stats import sign_test
 from robustspike.leaderboard import quality
 from robustspike.leaderboard import seeds
-from robustspike.leaderboard.table import SIGNIFICANCE
+from robustspike.leaderboard.row_flags import SIGNIFICANCE
 from robustspike.leaderboard.table import Section
 
 CONTROL = "quality.random_sign"

@@ -14,9 +14,6 @@ from dataclasses import field
 
 import pandas as pd
 
-from robustspike.bench.contracts import Access
-from robustspike.bench.contracts import Goal
-from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
 from robustspike.bench.flags import FLAGS
 from robustspike.bench.records import CellRecord
@@ -25,9 +22,12 @@ from robustspike.bench.stats import wilson
 from robustspike.leaderboard import costs
 from robustspike.leaderboard import distances
 from robustspike.leaderboard import spikes
-
-SIGNIFICANCE = 0.05
-"""Two rows share a rank where the paired test's p-value is not below this."""
+from robustspike.leaderboard.row_flags import SIGNIFICANCE
+from robustspike.leaderboard.row_flags import Checks
+from robustspike.leaderboard.row_flags import is_unbounded
+from robustspike.leaderboard.row_flags import robust_by_sample
+from robustspike.leaderboard.row_flags import row_flags
+from robustspike.leaderboard.row_flags import row_owner
 
 COLUMNS = {
     "rank": "rank by worst case; shared where a paired test cannot separate; none for flagged rows",
@@ -72,21 +72,6 @@ class Section:
     geometry: str = ""
 
 
-Checks = dict[tuple[str, str, str], list[CellRecord]]
-"""The unbounded sanity checks of every victim, defense and weights."""
-
-
-def is_unbounded(record: CellRecord) -> bool:
-    """Say whether a record's threat allows the whole input domain: a check, not a competition.
-
-    Any class will do for it: that one given class cannot be reached proves nothing.
-    """
-    low, high = record.threat.bounds
-    eps, goal = record.threat.eps, record.threat.goal
-    whole = record.threat.geometry == "linf" and eps is not None and float(eps) >= high - low
-    return whole and goal is Goal.UNTARGETED
-
-
 def _section_key(record: CellRecord) -> tuple[str, ...]:
     return (
         record.dataset,
@@ -109,7 +94,7 @@ def sections(records: Iterable[CellRecord]) -> list[Section]:
     grouped: dict[tuple[str, ...], list[CellRecord]] = defaultdict(list)
     for record in (unique[key] for key in sorted(unique)):
         if is_unbounded(record):
-            checks[_owner(record)].append(record)
+            checks[row_owner(record)].append(record)
         else:
             grouped[_section_key(record)].append(record)
     made = []
@@ -133,22 +118,9 @@ def sections(records: Iterable[CellRecord]) -> list[Section]:
     return made
 
 
-def _owner(record: CellRecord) -> tuple[str, str, str]:
-    return record.victim, record.defense, record.digests["weights"]
-
-
 def _threat_order(record: CellRecord) -> tuple[str, float]:
     eps = record.threat.eps
     return record.threat.geometry, float("inf") if eps is None else float(eps)
-
-
-def robust_by_sample(records: Sequence[CellRecord]) -> dict[int, bool]:
-    """Return for every sample whether it is robust against all the records' attacks together."""
-    verdict: dict[int, bool] = {}
-    for record in records:
-        for row in record.rows:
-            verdict[row.row] = verdict.get(row.row, True) and row.status is Status.ROBUST
-    return verdict
 
 
 Groups = dict[tuple[str, str], list[CellRecord]]
@@ -168,7 +140,7 @@ def _frame(groups: Groups, checks: Checks, kind: str) -> pd.DataFrame:
     rows = []
     for (victim, defense), records in sorted(groups.items()):
         row = {"victim": victim, "defense": defense, **measure(records, labels)}
-        row |= {"training": costs.training(records), "flags": " ".join(_flags(records, checks))}
+        row |= {"training": costs.training(records), "flags": " ".join(row_flags(records, checks))}
         rows.append(row)
     costs.add_delta(rows)
     frame = pd.DataFrame(rows)
@@ -212,58 +184,6 @@ def accuracy_row(records: Sequence[CellRecord], labels: Sequence[str]) -> dict[s
         share = sum(robust_by_sample(of_label).values()) / n if of_label else float("nan")
         row[f"acc:{label}"] = share
     return row
-
-
-def _flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
-    raised = {flag for record in records for flag in record.flags}
-    if any(record.environment.get("attack_from") == "file" for record in records):
-        raised.add("unpublished")
-    raised |= _declared(records)
-    white = [r for r in records if r.threat.access is Access.WHITE]
-    black = [r for r in records if r.threat.access is not Access.WHITE]
-    if not white:
-        raised.add("no_gradient_attack")
-    elif black and _black_beats_white(white, black):
-        raised.add("black_box_beats_white_box")
-    if records[0].threat.geometry == "linf":
-        unbounded = checks.get(_owner(records[0]), [])
-        if not unbounded:
-            raised.add("no_unbounded_check")
-        else:
-            verdict = robust_by_sample(unbounded)
-            classes = 1 + max(int(row.label) for record in unbounded for row in record.rows)
-            if sum(verdict.values()) > len(verdict) / max(classes, 2):
-                raised.add("unbounded_attack_fails")
-    elif records[0].threat.is_minimum_norm and records[0].threat.goal is Goal.UNTARGETED and white:
-        reached = distances.nearest(white).values()
-        if sum(value == float("inf") for value in reached) > 0.01 * len(reached):
-            raised.add("unbounded_attack_fails")
-    return sorted(raised)
-
-
-def _declared(records: Sequence[CellRecord]) -> set[str]:
-    """Return the flags that follow from what victim and defense declare about themselves."""
-    declared = records[0].parameters.get("declared", {})
-    raised = {"poor_conversion" for note in declared.get("notes", ()) if note.startswith("conversion lost")}
-    white = [record for record in records if record.threat.access is Access.WHITE]
-    varied = [r for r in white if r.attack.startswith("autoattack.") or "estimator=" in r.label]
-    for need in declared.get("adaptive", ()):
-        run = {"eot": white, "straight_through": white, "wide_surrogate": varied}
-        if not run.get(need, [r for r in records if r.attack == need]):
-            raised.add("missing_adaptive_attack")
-    return raised
-
-
-def _black_beats_white(white: Sequence[CellRecord], black: Sequence[CellRecord]) -> bool:
-    """Say whether attacks without gradients win on significantly more samples than they lose."""
-    if white[0].threat.is_minimum_norm:
-        return distances.separated(distances.nearest(white), distances.nearest(black), SIGNIFICANCE) and (
-            distances.leads(distances.nearest(white), distances.nearest(black))
-        )
-    held, fell = robust_by_sample(white), robust_by_sample(black)
-    only_black = sum(held[i] and not fell[i] for i in held if i in fell)
-    only_white = sum(fell[i] and not held[i] for i in held if i in fell)
-    return only_black > only_white and sign_test(only_black, only_white) < SIGNIFICANCE
 
 
 def _ranks(frame: pd.DataFrame, groups: Groups, kind: str) -> list[int | None]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -13,9 +16,11 @@ from torch import Tensor
 from torch import nn
 
 from robustspike.bench.api import Access
+from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import Budget
 from robustspike.bench.api import ContractError
 from robustspike.bench.api import ModuleVictim
+from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import SpikeRule
 from robustspike.bench.api import Split
@@ -25,14 +30,30 @@ from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.api import wrap
+from robustspike.bench.flags import SURROGATE_GAP
 from robustspike.bench.flags import cell_flags
+from robustspike.bench.recipes import plain
 from robustspike.bench.records import CellRecord
 from robustspike.bench.records import count
+from robustspike.bench.records import digest
 from robustspike.bench.runner import sample_records
+from robustspike.leaderboard.row_flags import surrogate_gap
 from robustspike.leaderboard.table import sections
 from tests.support.records import make_record
 
 N = 40
+
+Attacks = Sequence[tuple[str, dict[str, Any], Fraction]]
+
+TENTH = Fraction(1, 10)
+SMALL: Attacks = (
+    ("pgd.linf", {"steps": 10}, TENTH),
+    ("pgd.linf", {"steps": 10, "estimator": "triangle(gamma=0.5)"}, TENTH),
+    ("noise", {}, TENTH),
+    ("square.linf", {}, TENTH),
+    ("pgd.linf", {"steps": 20}, Fraction(1)),
+)
+"""What a small suite would ask for, with the sanity check over the whole domain."""
 
 
 @pytest.fixture(scope="module")
@@ -41,29 +62,31 @@ def data() -> Split:
     return loaded
 
 
-def measured(victim: ModuleVictim, data: Split) -> tuple[set[str], Any]:
+def cell(victim: ModuleVictim, attack: Any, eps: Fraction | None, data: Split) -> CellRecord:
+    """Measure one cell as a run would."""
+    budget = Budget(forwards=150, backwards=150)
+    geometry = attack.spec.geometries[0]
+    access, domain = Access(attack.spec.access), victim.spec.domain
+    threat = ThreatModel(domain=domain, geometry=geometry, eps=eps, access=access, budget=budget)
+    shard = evaluate_shard(victim, attack, threat, data.x, data.y, data.ids)
+    rows = tuple(sample_records(shard))
+    counts = count(rows)
+    return replace(
+        make_record("r" * len(rows), victim="v", attack=attack.spec.name, eps=eps, access=access),
+        key=digest([attack.spec.name, plain(attack), str(eps)]),
+        rows=rows,
+        counts=counts,
+        threat=threat,
+        parameters={"attack": plain(attack), "declared": {"neurons": len(victim.neurons)}},
+        measures=shard.counts,
+        flags=cell_flags(shard.counts, counts),
+        cost={"attacked": shard.counts.get("attacked", 0), "forwards": 1, "backwards": 1},
+    )
+
+
+def measured(victim: ModuleVictim, data: Split, attacks: Attacks = SMALL) -> tuple[set[str], Any]:
     """Attack a victim as a small suite would; return the flags of its row, and the row."""
-    records: list[CellRecord] = []
-    plan = [("pgd.linf", {"steps": 10}, Fraction(1, 10)), ("noise", {}, Fraction(1, 10))]
-    plan += [("square.linf", {}, Fraction(1, 10)), ("pgd.linf", {"steps": 20}, Fraction(1))]
-    for name, params, eps in plan:
-        attack = registry("attacks").get(name, **params)
-        budget = Budget(forwards=150, backwards=100)
-        threat = ThreatModel(eps=eps, access=attack.spec.access, budget=budget)
-        shard = evaluate_shard(victim, attack, threat, data.x, data.y, data.ids)
-        rows = tuple(sample_records(shard))
-        counts = count(rows)
-        base = make_record("r" * N, victim="v", attack=name, eps=eps, access=Access(attack.spec.access))
-        records.append(
-            replace(
-                base,
-                rows=rows,
-                counts=counts,
-                measures=shard.counts,
-                flags=cell_flags(shard.counts, counts),
-                cost={"attacked": shard.counts.get("attacked", 0), "forwards": 1, "backwards": 1},
-            )
-        )
+    records = [cell(victim, registry("attacks").get(name, **given), e, data) for name, given, e in attacks]
     (section,) = sections(records)
     row = section.frame.iloc[0]
     return set(str(row["flags"]).split()), row
@@ -131,6 +154,133 @@ def test_shattered_gradients_are_flagged(data: Split) -> None:
     victim = load_victim("ann_cnn.digits")
     flags, _ = measured(ModuleVictim(_Shattered(victim.module), victim.spec), data)
     assert "shattered_gradient" in flags
+
+
+def test_a_dead_layer_is_named(data: Split) -> None:
+    victim = load_victim("lif_cnn.digits")
+    first, second = victim.neurons
+    first.module.surrogate_function = _Dead()
+    record = cell(victim, registry("attacks").get("pgd.linf", steps=2), TENTH, data)
+    assert "vanishing_layer" in record.flags
+    assert record.measures[f"zero_layer:{first.name}"] == record.measures["layer_probed"] == 16
+    assert record.measures[f"zero_layer:{second.name}"] == record.measures[f"sparse_layer:{second.name}"] == 0
+
+
+class _Backwards(SpikeRule):
+    """A slope of the wrong sign: the gradient leads away from the boundary."""
+
+    def slope(self, u: Tensor) -> Tensor:
+        return -1 / (1 + (3 * u) ** 2)
+
+
+def backwards() -> ModuleVictim:
+    victim = load_victim("lif_cnn.digits")
+    victim.neurons[0].module.surrogate_function = _Backwards()
+    return victim
+
+
+def test_a_surrogate_that_hides_the_gradient_is_flagged(data: Split) -> None:
+    pgd = [("pgd.linf", {"steps": 10, "estimator": e}, TENTH) for e in ("native", "atan(alpha=10)")]
+    flags, _ = measured(backwards(), data, pgd)
+    assert "surrogate_gap" in flags
+    assert "single_surrogate" not in flags
+    quick = registry("attacks").get("autoattack.snn", level="quick", only="pgd*")
+    assert surrogate_gap([cell(backwards(), quick, TENTH, data)]) > SURROGATE_GAP
+    assert surrogate_gap([cell(load_victim("lif_cnn.digits"), quick, TENTH, data)]) < SURROGATE_GAP
+
+
+def test_a_single_surrogate_is_noted(data: Split) -> None:
+    pgd = [("pgd.linf", {"steps": 5}, TENTH)]
+    assert "single_surrogate" in measured(load_victim("lif_cnn.digits"), data, pgd)[0]
+    assert "single_surrogate" not in measured(load_victim("ann_cnn.digits"), data, pgd)[0]
+    quick = [("autoattack.snn", {"level": "quick", "only": "pgd*"}, TENTH)]
+    assert "single_surrogate" not in measured(load_victim("lif_cnn.digits"), data, quick)[0]
+
+
+def test_a_twin_that_breaks_what_the_own_gradient_misses_is_flagged(data: Split) -> None:
+    fifth = Fraction(1, 5)
+    alone = [("pgd.linf", {"steps": 10}, fifth), ("transfer.linf", {}, fifth)]
+    flags, row = measured(backwards(), data, alone)
+    assert {"transfer_beats_white_box", "black_box_beats_white_box"} <= flags
+    assert pd.isna(row["rank"])
+    assert "transfer_beats_white_box" not in measured(load_victim("lif_cnn.digits"), data, alone)[0]
+    own = registry("attacks").get("autoattack.snn", level="quick", only="*native")
+    cascade = registry("attacks").get("autoattack.snn", level="quick", only="*[nt][ar]*[vf]e*")
+    assert "transfer_beats_white_box" not in cell(backwards(), own, fifth, data).flags
+    assert "transfer_beats_white_box" in cell(backwards(), cascade, fifth, data).flags
+
+
+@pytest.mark.parametrize(
+    ("name", "params"), [("lif_cnn.digits", {"steps": 1}), ("ann_cnn.digits", {"steps": 10, "step": 0.02})]
+)
+def test_an_attack_that_stops_too_early_is_flagged(name: str, params: dict[str, Any], data: Split) -> None:
+    victim = load_victim(name)
+    params = params | {"random_start": False}
+    flags, row = measured(victim, data, [("pgd.linf", params, TENTH)])
+    assert "incomplete_optimisation" in flags
+    assert pd.isna(row["rank"])
+    stronger = [("pgd.linf", params, TENTH), ("pgd.linf", {"steps": 20}, TENTH)]
+    assert "incomplete_optimisation" not in measured(victim, data, stronger)[0]
+
+
+@dataclass(frozen=True)
+class _Forgets:
+    """Ascends, and returns the clean input whatever it found."""
+
+    spec: ClassVar[AttackSpec] = AttackSpec(name="forgets", geometries=("linf",), source="test")
+
+    def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
+        registry("attacks").get("pgd.linf", steps=5).run(oracle, x0.clone(), y, rng=rng)
+        return x0.clone()
+
+
+def test_an_attack_that_forgets_its_success_is_marked_and_counted(data: Split) -> None:
+    record = cell(load_victim("lif_cnn.digits"), _Forgets(), Fraction(1, 5), data)
+    assert record.flags == ("silent_success",)
+    assert record.measures["silent"] == record.counts["broken"] > 0
+    (section,) = sections([record])
+    assert section.frame.iloc[0]["rank"] == 1
+
+
+class _Noisy(nn.Module):
+    """A healthy net behind noise that it draws as it should, or (with `seeded` false) as it should not."""
+
+    def __init__(self, inner: nn.Module, scale: float, *, seeded: bool = True) -> None:
+        super().__init__()
+        self.inner, self.scale, self.draws_noise = inner, scale, seeded
+        self.noise: RowStreams | None = None
+        self.own = torch.Generator().manual_seed(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.noise is not None:
+            u = self.noise.uniform(x.shape[1:], dtype=x.dtype)
+        else:
+            u = torch.rand(x.shape, generator=self.own)
+        out: Tensor = self.inner(x + self.scale * (2 * u - 1))
+        return out
+
+
+def noisy(scale: float, *, seeded: bool = True) -> ModuleVictim:
+    inner = load_victim("ann_cnn.digits")
+    return ModuleVictim(_Noisy(inner.module, scale, seeded=seeded), replace(inner.spec, stochastic=seeded))
+
+
+def test_a_stochastic_victim_needs_averaged_gradients(data: Split) -> None:
+    data = data[:16]
+    single = [("pgd.linf", {"steps": 10, "draws": 1}, TENTH)]
+    flags, row = measured(noisy(0.1), data, single)
+    assert "stochastic_without_eot" in flags
+    assert pd.isna(row["rank"])
+    averaged = [("pgd.linf", {"steps": 4}, TENTH)]
+    assert not {"stochastic_without_eot", "unstable"} & measured(noisy(0.1), data, averaged)[0]
+
+
+def test_decisions_that_change_from_pass_to_pass_are_flagged(data: Split) -> None:
+    pgd = [("pgd.linf", {"steps": 10}, TENTH)]
+    for victim in (noisy(2.0), noisy(0.5, seeded=False)):
+        flags, row = measured(victim, data, pgd)
+        assert "unstable" in flags
+        assert pd.isna(row["rank"])
 
 
 class _Unseeded(nn.Module):

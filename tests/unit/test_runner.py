@@ -86,6 +86,7 @@ def test_a_record_holds_energy_and_what_was_declared(plan: Plan, tmp_path: Path)
         assert record.parameters["declared"] == {
             "adaptive": [],
             "notes": [],
+            "neurons": 2,
             "training_passes": {"own": passes, "plain": passes},
         }
         assert record.parameters["cell"]["victim"] == "lif_cnn.digits"
