@@ -6,29 +6,42 @@ Intervals (S-IBP): sound bounds on every potential and spike of a small determin
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
+from typing import ClassVar
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch import nn
-from torch.nn import functional
 
+from robustspike.bench.contracts import Certifier
+from robustspike.bench.contracts import CertifierSpec
+from robustspike.bench.contracts import Domain
+from robustspike.bench.contracts import Goal
+from robustspike.bench.contracts import Task
+from robustspike.bench.contracts import ThreatModel
+from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
-from robustspike.bench.neurons import Neuron
-from robustspike.bench.neurons import find_neurons
-from robustspike.bench.neurons import reset
+from robustspike.bench.interval_bounds import lower_margins
+from robustspike.bench.limits import time_limit
 from robustspike.bench.rng import RowStreams
 from robustspike.bench.stats import clopper_pearson_lower
 from robustspike.bench.stats import wilson
+from robustspike.bench.verdicts import ERROR
+from robustspike.bench.verdicts import ROBUST
+from robustspike.bench.verdicts import UNCERTIFIED
+from robustspike.bench.verdicts import WRONG
+from robustspike.bench.verdicts import ShardResult
+from robustspike.bench.verdicts import decide
 from robustspike.bench.victim import ModuleVictim
+from robustspike.bench.victim import fingerprint_inputs
 
-SLACK = 1e-5
-"""Widening of every potential's interval: covers float32 rounding of potentials of order one."""
+SAME = 1e-3
+"""Largest typical gap between a network's margins and their bounds at radius 0 that rounding explains."""
 
 
 @dataclass(frozen=True)
@@ -52,95 +65,115 @@ class Certified:
     radius: Tensor
     confidence: float
 
-    def count(self, radius: float | Fraction) -> int:
-        """Count the samples certified correct at a radius (strictly inside for smoothing)."""
+    def holds(self, radius: float | Fraction) -> Tensor:
+        """Say which samples are certified correct at a radius (strictly inside for smoothing): [N] bool."""
         size = float(radius)
-        if self.method == "smoothing":
-            return int((self.radius > size).sum())
-        return int((self.radius >= size).sum())
+        return self.radius > size if self.method == "smoothing" else self.radius >= size
+
+    def count(self, radius: float | Fraction) -> int:
+        """Count the samples certified correct at a radius."""
+        return int(self.holds(radius).sum())
 
     def interval(self, radius: float | Fraction) -> tuple[float, float]:
         """Return the 95 % Wilson interval of the certified accuracy at a radius."""
         return wilson(self.count(radius), self.n)
 
 
-def certify(
-    victim: ModuleVictim,
-    x: Tensor,
-    y: Tensor,
-    *,
-    method: Literal["smoothing", "intervals"],
-    radii: Sequence[Fraction | float] = (),
-    votes: int = 100,
-    first_votes: int = 10,
-    error: float = 0.001,
-    seed: int = 0,
-) -> Certified:
-    """Certify a victim's answers on a batch.
-
-    Args:
-        victim: for "smoothing", one coded by Bernoulli spikes alone; for "intervals", a deterministic
-            directly coded network of convolutions, pools, linear layers, batch normalisation and
-            SpikingJelly's LIF and IF nodes.
-        x, y: inputs and labels.
-        method: see the module's docstring.
-        radii: L-inf radii that "intervals" tries ("smoothing" finds its own).
-        votes, first_votes: passes that certify, and passes that choose the class, for "smoothing".
-        error: probability that a smoothing certificate is wrong, per sample.
-        seed: root seed of the votes.
-
-    Raises: ContractError: the victim is not of the kind that the method can certify.
-    """
-    if method == "smoothing":
-        return smoothing(victim, x, y, votes=votes, first_votes=first_votes, error=error, seed=seed)
-    return intervals(victim, x, y, radii=radii)
-
-
-def smoothing(
-    victim: ModuleVictim,
-    x: Tensor,
-    y: Tensor,
-    *,
-    votes: int = 100,
-    first_votes: int = 10,
-    error: float = 0.001,
-    seed: int = 0,
-) -> Certified:
+@dataclass(frozen=True)
+class Smoothing:
     """Certify the majority vote over Bernoulli encodings.
 
     The encodings of x and x' differ in total variation by at most T ||x - x'||_1, so no vote share moves
     by more; with a lower confidence bound p on the winner's share, the vote is safe for
     ||x - x'||_1 < (p - 1/2) / T.
 
-    Cost: votes + first_votes forwards per sample.
-    Source: Mukhoty et al., ICLR 2024. Differs: the radius has the factor 1/T that the released code
-        drops, and error is 0.001 (its default 1.0 makes the bound vacuous).
+    Args:
+        votes, first_votes: passes that certify, and passes that choose the class.
+        error: probability that a certificate is wrong, per sample.
     """
-    shifts = [getattr(m, "votes_shift_per_l1", None) for m in victim.module.modules()]
-    known = [int(s) for s in shifts if s is not None]
-    noisy = [m for m in victim.module.modules() if getattr(m, "draws_noise", False)]
-    if len(known) != 1 or len(noisy) != 1:
-        raise ContractError(
-            f"certify: victim '{victim.spec.name}' must draw noise in one Bernoulli input coding and nowhere "
-            f"else; {len(noisy)} modules draw noise, {len(known)} are such codings. Harden it with "
-            "rate_smoothing."
-        )
-    if not 0 < error < 1 or votes < 1 or first_votes < 1:
-        raise ContractError(
-            f"certify: error must be inside (0, 1) and votes at least 1, got {error}, {votes}, {first_votes}."
-        )
-    streams = RowStreams.derive(range(len(x)), seed, "certify", device=x.device)
-    first = _votes(victim, x, first_votes, streams.fork("first"))
-    winner = first.argmax(dim=1)
-    share = _votes(victim, x, votes, streams.fork("certify")).gather(1, winner[:, None]).squeeze(1)
-    lower = torch.tensor(
-        [clopper_pearson_lower(int(k), votes, error=error) for k in share], dtype=torch.float64
+
+    votes: int = 100
+    first_votes: int = 10
+    error: float = 0.001
+    spec: ClassVar[CertifierSpec] = CertifierSpec(
+        name="smoothing",
+        norm="l1",
+        source=(
+            "Mukhoty et al., ICLR 2024. Differs: the radius has the factor 1/T that the released code drops, "
+            "and error is 0.001 (its default 1.0 makes the bound vacuous)."
+        ),
+        cost="votes + first_votes forwards per sample",
     )
-    sure, right = lower > 0.5, (winner == y).cpu()
-    radius = torch.where(sure & right, (lower - 0.5) / known[0], torch.full_like(lower, -1.0))
-    return Certified(
-        "smoothing", "l1", len(x), int(right.sum()), int((~sure).sum()), radius, confidence=1 - error
-    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.error < 1 or self.votes < 1 or self.first_votes < 1:
+            raise ConfigError(
+                f"smoothing: error must be inside (0, 1) and votes and first_votes at least 1, got "
+                f"{self.error}, {self.votes}, {self.first_votes}."
+            )
+
+    @property
+    def confidence(self) -> float:
+        """Probability that the certificate of a sample holds."""
+        return 1 - self.error
+
+    def fits(self, victim: ModuleVictim) -> str | None:
+        codings = [m for m in victim.module.modules() if hasattr(m, "votes_shift_per_l1")]
+        noisy = sum(bool(getattr(m, "draws_noise", False)) for m in victim.module.modules())
+        if len(codings) != 1 or noisy != 1:
+            return (
+                "it must draw noise in one Bernoulli input coding and nowhere else "
+                f"({noisy} modules draw noise, {len(codings)} are such codings): see rate_smoothing"
+            )
+        if not _sees_through(victim, codings[0]):
+            return "its answers do not follow from the Bernoulli coding of its raw input alone"
+        return None
+
+    def certify(
+        self, victim: ModuleVictim, x: Tensor, y: Tensor, *, radii: Sequence[float], streams: RowStreams
+    ) -> Certified:
+        del radii  # it finds the largest one
+        shift = next(filter(None, (getattr(m, "votes_shift_per_l1", 0) for m in victim.module.modules())))
+        first = _votes(victim, x, self.first_votes, streams.fork("first"))
+        winner = first.argmax(dim=1)
+        share = _votes(victim, x, self.votes, streams.fork("certify")).gather(1, winner[:, None]).squeeze(1)
+        lower = torch.tensor(
+            [clopper_pearson_lower(int(k), self.votes, error=self.error) for k in share], dtype=torch.float64
+        )
+        sure, right = lower > 0.5, (winner == y).cpu()
+        radius = torch.where(sure & right, (lower - 0.5) / shift, torch.full_like(lower, -1.0))
+        return Certified(
+            "smoothing", "l1", len(x), int(right.sum()), int((~sure).sum()), radius, self.confidence
+        )
+
+
+@torch.no_grad()
+def _sees_through(victim: ModuleVictim, coding: nn.Module) -> bool:
+    """Say whether a network sees its raw input through a coding and in no other way.
+
+    The coding must be handed the input itself, and with its output held fixed no other input may matter.
+    """
+    x = fingerprint_inputs(victim.spec).to(victim.device)
+    streams = RowStreams.derive(range(len(x)), "sees through", device=x.device)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def keep(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        seen.append((args[0], out))
+
+    handle = coding.register_forward_hook(keep)
+    try:
+        answers = victim.logits(x, noise=streams)
+    finally:
+        handle.remove()
+    if len(seen) != 1 or seen[0][0].shape[-x.dim() :] != x.shape:
+        return False
+    given, coded = seen[0]
+    handle = coding.register_forward_hook(lambda *_: coded)
+    try:
+        held = victim.logits(x.flip(0), noise=streams)
+    finally:
+        handle.remove()
+    return torch.equal(given, x.expand_as(given)) and torch.equal(held, answers)
 
 
 @torch.no_grad()
@@ -153,128 +186,160 @@ def _votes(victim: ModuleVictim, x: Tensor, n: int, streams: RowStreams) -> Tens
     return counts
 
 
-@torch.no_grad()
-def intervals(victim: ModuleVictim, x: Tensor, y: Tensor, *, radii: Sequence[Fraction | float]) -> Certified:
-    """Certify by interval bounds on every potential and spike (S-IBP).
+@dataclass(frozen=True)
+class Intervals:
+    """Certify by interval bounds on every potential and spike (S-IBP) of a directly coded network."""
 
-    Cost: two forwards of twice the size per radius, in float64.
-    Source: Liang et al., NeurIPS 2022, arXiv:2205.01625, S-IBP. Differs: any SpikingJelly leak, input gain
-        and reset; potentials are widened by 1e-5 against rounding. S-CROWN is not implemented.
+    spec: ClassVar[CertifierSpec] = CertifierSpec(
+        name="intervals",
+        norm="linf",
+        source=(
+            "Liang et al., NeurIPS 2022, arXiv:2205.01625, S-IBP. Differs: any SpikingJelly leak, input gain "
+            "and reset; potentials are widened by 1e-5 against rounding. S-CROWN is not implemented."
+        ),
+        cost="1 forward, and 2 of twice the size in float64 per radius",
+    )
+    confidence: ClassVar[float] = 1.0
+
+    def fits(self, victim: ModuleVictim) -> str | None:
+        x = fingerprint_inputs(victim.spec).to(victim.device)
+        y = torch.zeros(len(x), dtype=torch.int64, device=victim.device)
+        try:
+            margins = lower_margins(victim, x, y, eps=0.0)[:, 1:]
+        except ContractError as error:
+            return str(error)
+        with torch.no_grad():
+            logits = victim.logits(x).double()
+        gap = (
+            (margins - (logits[:, :1] - logits[:, 1:])).abs().amax(dim=1).median()
+        )  # spikes may hang on SLACK
+        return None if float(gap) < SAME else "its answers are not those of its layers alone"
+
+    @torch.no_grad()
+    def certify(
+        self, victim: ModuleVictim, x: Tensor, y: Tensor, *, radii: Sequence[float], streams: RowStreams
+    ) -> Certified:
+        del streams
+        right = victim.logits(x).argmax(dim=1) == y
+        best = torch.full((len(x),), -1.0, dtype=torch.float64)
+        best[right.cpu()] = 0.0
+        for eps in sorted(radii):
+            safe = (lower_margins(victim, x, y, eps=eps) > 0).all(dim=1) & right
+            best[safe.cpu()] = eps
+        return Certified("intervals", "linf", len(x), int(right.sum()), 0, best, self.confidence)
+
+
+def certify(
+    victim: ModuleVictim,
+    x: Tensor,
+    y: Tensor,
+    *,
+    method: Literal["smoothing", "intervals"],
+    radii: Sequence[Fraction | float] = (),
+    seed: int = 0,
+    **params: Any,
+) -> Certified:
+    """Certify a victim's answers on a batch.
+
+    Args:
+        victim: for "smoothing", one coded by Bernoulli spikes alone; for "intervals", a deterministic
+            directly coded network of convolutions, pools, linear layers, batch normalisation and
+            SpikingJelly's LIF and IF nodes.
+        x, y: inputs and labels.
+        method: see `Smoothing` and `Intervals`.
+        radii: L-inf radii that "intervals" tries ("smoothing" finds its own).
+        seed: root seed of the votes.
+        params: parameters of the method, e.g. votes=200.
+
+    Raises: ContractError: the victim is not of the kind that the method can certify.
     """
-    with torch.enable_grad():
-        logits = victim.logits(x)
-    right = logits.argmax(dim=1) == y
-    best = torch.full((len(x),), -1.0, dtype=torch.float64)
-    best[right.cpu()] = 0.0
-    for eps in sorted(float(r) for r in radii):
-        safe = (lower_margins(victim, x, y, eps=eps) > 0).all(dim=1) & right
-        best[safe.cpu()] = eps
-    return Certified("intervals", "linf", len(x), int(right.sum()), 0, best, confidence=1.0)
+    certifier: Certifier = Smoothing(**params) if method == "smoothing" else Intervals(**params)
+    reason = certifier.fits(victim)
+    if reason:
+        raise ContractError(f"certify: victim '{victim.spec.name}' does not fit '{method}': {reason}.")
+    streams = RowStreams.derive(range(len(x)), seed, "certify", device=x.device)
+    return certifier.certify(victim, x, y, radii=[float(r) for r in radii], streams=streams)
 
 
-@dataclass
-class Interval:
-    """Elementwise bounds."""
+def radius_needed(threat: ThreatModel, norm: str, size: int) -> float | None:
+    """Return the radius, in a certifier's norm, of a ball that holds the threat's.
 
-    low: Tensor
-    high: Tensor
+    Args:
+        size: how many numbers an input has.
 
-    def through(self, centre: Callable[[Tensor], Tensor], radius: Callable[[Tensor], Tensor]) -> Interval:
-        """Map by an affine layer, given its action on centres and on radii."""
-        middle, half = centre((self.low + self.high) / 2), radius((self.high - self.low) / 2)
-        return Interval(middle - half, middle + half)
-
-
-def lower_margins(victim: ModuleVictim, x: Tensor, y: Tensor, *, eps: float) -> Tensor:
-    """Return lower bounds on z_y - z_k over the L-inf ball within the domain, +inf at k = y: [N, K]."""
-    features, head = bounds_before_head(victim, x, eps=eps)
-    weight, bias = head.weight, head.bias
-    mean = Interval(features.low.mean(dim=0), features.high.mean(dim=0))
-    rows = weight[y][:, None, :] - weight[None]  # C_y W, [N, K, F]
-    centre, half = (mean.low + mean.high) / 2, (mean.high - mean.low) / 2
-    margins = torch.einsum("nkf,nf->nk", rows, centre) - torch.einsum("nkf,nf->nk", rows.abs(), half)
-    if bias is not None:
-        margins = margins + bias[y][:, None] - bias[None]
-    return margins.scatter(1, y[:, None], torch.inf)
+    Returns: None where there is none: other geometries, domains and goals, and threats without a bound.
+    """
+    if threat.eps is None or threat.domain is not Domain.STATIC or threat.goal is not Goal.UNTARGETED:
+        return None
+    factor = {
+        ("linf", "linf"): 1.0,
+        ("linf", "l1"): float(size),
+        ("l2", "linf"): 1.0,
+        ("l2", "l1"): math.sqrt(size),
+    }.get((threat.geometry, norm))
+    return None if factor is None else factor * float(threat.eps)
 
 
-def bounds_before_head(victim: ModuleVictim, x: Tensor, *, eps: float) -> tuple[Interval, nn.Linear]:
-    """Return bounds [T, N, F] on the read-out's inputs over the ball, and the read-out in float64."""
-    body, steps = getattr(victim.module, "body", None), getattr(victim.module, "steps", 0)
-    where = f"certify: victim '{victim.spec.name}'"
-    if not isinstance(body, nn.Sequential) or victim.spec.stochastic or not steps:
-        raise ContractError(
-            f"{where} is not a deterministic, directly coded sequence of layers. Certify a lif_cnn or if_cnn."
-        )
-    network = copy.deepcopy(body).double().eval()
-    reset(network)
-    neurons = {id(neuron.module): neuron for neuron in find_neurons(network)}
-    low, high = victim.spec.bounds
-    point = x.double().unsqueeze(0).expand(steps, *x.shape)
-    interval = Interval((point - eps).clamp(low, high), (point + eps).clamp(low, high))
-    layers = list(network)
-    head = layers.pop()
-    if not isinstance(head, nn.Linear):
-        raise ContractError(f"{where} does not end in a linear read-out.")
-    for layer in layers:
-        interval = _layer_bounds(layer, interval, neurons.get(id(layer)), where)
-    return interval, head
+def cannot_certify(certifier: Certifier, threat: ThreatModel, victim: ModuleVictim) -> str | None:
+    """Say why a certifier does not apply to a victim under a threat model, or None where it does."""
+    if victim.spec.task is not Task.CLASSIFY:
+        return "it is no classifier"
+    if radius_needed(threat, certifier.spec.norm, 1) is None:
+        return f"no bound in {certifier.spec.norm} covers {threat.label} on {threat.domain} inputs"
+    return certifier.fits(victim)
 
 
-def _layer_bounds(layer: nn.Module, given: Interval, neuron: Neuron | None, where: str) -> Interval:
-    if neuron is not None:
-        # A parameter (PLIF's w) or another submodule (a defense's gate or scale) changes the neuron.
-        if [*layer.children()] != [layer.surrogate_function] or [*layer.parameters()]:
-            raise ContractError(f"{where}: neuron '{neuron.name}' is not a plain LIF or IF node.")
-        return _neuron_bounds(neuron, given)
-    if isinstance(layer, nn.Conv2d):
+def certify_shard(
+    victim: ModuleVictim,
+    certifier: Certifier,
+    threat: ThreatModel,
+    x: Tensor,
+    y: Tensor,
+    ids: Tensor,
+    *,
+    seed: int = 0,
+    timeout: float | None = None,
+) -> ShardResult:
+    """Certify one batch: ROBUST where no input of the threat model changes the answer, else UNCERTIFIED.
 
-        def spread(r: Tensor) -> Tensor:
-            out = functional.conv2d(
-                r.flatten(0, 1),
-                layer.weight.abs(),
-                None,
-                layer.stride,
-                layer.padding,
-                layer.dilation,
-                layer.groups,
-            )
-            return out.unflatten(0, r.shape[:2])
-
-        return given.through(layer, spread)
-    if isinstance(layer, nn.Linear):
-        return given.through(layer, lambda r: functional.linear(r, layer.weight.abs()))
-    if isinstance(layer, nn.BatchNorm2d) and layer.running_var is not None:
-        scale = (layer.weight / (layer.running_var + layer.eps).sqrt()).abs()[:, None, None]
-        return given.through(layer, lambda r: r * scale)
-    if isinstance(layer, nn.AvgPool2d | nn.Flatten | nn.Identity):
-        return Interval(layer(given.low), layer(given.high))
-    raise ContractError(f"{where}: no interval bounds for a {type(layer).__name__}.")
-
-
-def _neuron_bounds(neuron: Neuron, current: Interval) -> Interval:
-    """Bound the spikes of one layer given bounds on its input current: [T, N, ...] of 0 and 1."""
-    threshold, leak, gain = neuron.threshold, neuron.leak, neuron.gain
-    to: float | None = neuron.module.v_reset  # type: ignore[assignment]
-    rest = 0.0 if to is None else float(to)
-    v = Interval(torch.full_like(current.low[0], rest), torch.full_like(current.low[0], rest))
-    drift = (1 - leak) * rest  # SpikingJelly decays towards the reset potential
-    lows, highs = [], []
-    for t in range(len(current.low)):
-        u_low = leak * v.low + gain * current.low[t] + drift - SLACK
-        u_high = leak * v.high + gain * current.high[t] + drift + SLACK
-        surely, maybe = u_low >= threshold, u_high >= threshold
-        lows.append(surely.to(u_low.dtype))
-        highs.append(maybe.to(u_low.dtype))
-        if to is None:  # silent keeps u (below the threshold), firing subtracts the threshold
-            fired_low, fired_high = (u_low - threshold).clamp(min=0.0), u_high - threshold
-            fired_low = torch.where(surely, u_low - threshold, fired_low)
-        else:
-            fired_low = fired_high = torch.full_like(u_low, rest)
-        silent_high = u_high.clamp(max=threshold)
-        open_low, open_high = torch.minimum(u_low, fired_low), torch.maximum(silent_high, fired_high)
-        v = Interval(
-            torch.where(surely, fired_low, torch.where(maybe, open_low, u_low)),
-            torch.where(surely, fired_high, torch.where(maybe, open_high, u_high)),
-        )
-    return Interval(torch.stack(lows), torch.stack(highs))
+    A sample that the harness counts as wrong without attack is never certified. The column "radius" holds
+    the certified radius in the certifier's own norm, -1 where there is none.
+    """
+    x, y, ids = x.to(victim.device), y.to(victim.device), ids.to(victim.device)
+    needed = radius_needed(threat, certifier.spec.norm, x[0].numel())
+    if needed is None:
+        raise ContractError(f"{certifier.spec.name}: does not apply to {threat.label}.")
+    answer = decide(victim, x, y, RowStreams.derive(ids, seed, "verify", device=x.device).fork("clean"))
+    wrong = answer.label != y
+    status = torch.where(wrong, WRONG, UNCERTIFIED)
+    status[~answer.finite] = ERROR
+    radius = torch.full((len(x),), -1.0, dtype=torch.float64)
+    errors = []
+    try:
+        streams = RowStreams.derive(ids, seed, "certify", certifier.spec.name, device=x.device)
+        with time_limit(timeout):
+            found = certifier.certify(victim, x, y, radii=[needed], streams=streams)
+        safe = found.holds(needed).to(x.device) & (status == UNCERTIFIED)
+        status[safe] = ROBUST
+        radius[safe.cpu()] = found.radius.cpu()[safe.cpu()]
+    except Exception as error:  # noqa: BLE001  (a certifier may be foreign code; its failure is its own)
+        status[status == UNCERTIFIED] = ERROR
+        errors.append(f"{certifier.spec.name}: {type(error).__name__}: {error}")
+    zeros = torch.zeros(len(x), dtype=torch.int64)
+    return ShardResult(
+        ids=ids.cpu(),
+        labels=y.cpu(),
+        clean=answer.label.cpu(),
+        adv=answer.label.cpu().clone(),
+        status=status.cpu(),
+        distance=zeros.double(),
+        forwards=zeros,
+        backwards=zeros.clone(),
+        first_hit=zeros - 1,
+        clean_score=answer.score.cpu(),
+        adv_score=answer.score.cpu().clone(),
+        x_adv=x.cpu(),
+        errors=errors,
+        counts={"attacked": int((~wrong & answer.finite).sum())},
+        extras={"radius": radius},
+    )

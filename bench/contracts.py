@@ -6,6 +6,7 @@ Plain data types only: nothing here computes. Plugins import these through `robu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
 from enum import StrEnum
@@ -21,8 +22,10 @@ from robustspike.bench.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from robustspike.bench.certify import Certified
     from robustspike.bench.oracle import Oracle
     from robustspike.bench.rng import RowStreams
+    from robustspike.bench.victim import ModuleVictim
 
 API_VERSION = "1"
 
@@ -48,10 +51,14 @@ class Domain(StrEnum):
 
 
 class Task(StrEnum):
-    """What a victim answers: class logits [N, K], or one quality score [N, 1]."""
+    """What a victim answers: class logits [N, K], or one quality score [N, 1].
+
+    CERTIFY is the task of records alone: a certificate on a classifier, kept apart from all attacks.
+    """
 
     CLASSIFY = "classify"
     QUALITY = "quality"
+    CERTIFY = "certify"
 
 
 class Goal(StrEnum):
@@ -69,12 +76,16 @@ class Goal(StrEnum):
 
 
 class Status(StrEnum):
-    """The verdict on one sample. ERROR is never ROBUST."""
+    """The verdict on one sample. ERROR is never ROBUST.
+
+    In a certificate ROBUST is proven, and UNCERTIFIED is neither proven nor refuted.
+    """
 
     ROBUST = "robust"
     BROKEN = "broken"
     WRONG_CLEAN = "wrong_clean"
     ERROR = "error"
+    UNCERTIFIED = "uncertified"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +241,23 @@ class DefenseSpec:
     source: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertifierSpec:
+    """What a certifier declares about itself.
+
+    Args:
+        name: registry name, e.g. "intervals".
+        norm: the norm of its radii, "linf" or "l1".
+        source: paper, equation or algorithm, and each deviation.
+        cost: passes per sample in words.
+    """
+
+    name: str
+    norm: str
+    source: str = ""
+    cost: str = ""
+
+
 @runtime_checkable
 class Victim(Protocol):
     """A pure function from raw inputs to logits (or one quality score).
@@ -271,6 +299,29 @@ class Defense(Protocol):
 
     def fits(self, recipe: Any) -> str | None:
         """Say why the defense does not apply to a victim recipe, or None where it does."""
+        ...
+
+
+@runtime_checkable
+class Certifier(Protocol):
+    """A proof that no input of a ball changes the answer; a frozen dataclass of plain parameters.
+
+    `confidence` is the probability that the certificate of one sample holds, 1 for a proof.
+    """
+
+    spec: ClassVar[CertifierSpec]
+
+    @property
+    def confidence(self) -> float: ...
+
+    def fits(self, victim: ModuleVictim) -> str | None:
+        """Say why it cannot certify a loaded victim, or None where it can."""
+        ...
+
+    def certify(
+        self, victim: ModuleVictim, x: Tensor, y: Tensor, *, radii: Sequence[float], streams: RowStreams
+    ) -> Certified:
+        """Certify the answers on a batch at some radii, or find the largest."""
         ...
 
 

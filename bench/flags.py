@@ -140,6 +140,10 @@ FLAGS: dict[str, Flag] = {
         "the defense names an adaptive attack that was not run against it",
         "run autoattack.snn, or the attack that robustspike show DEFENSE names",
     ),
+    "certificate_contradicted": Flag(
+        "attacks broke samples that were certified: the certificate or the verdict is wrong",
+        "report the row with its records: one of the two has a defect",
+    ),
     "poor_conversion": Flag(
         "the spiking network is more than 2 points less accurate than the ANN it was converted from",
         "its robustness says little: use more time steps or another conversion",

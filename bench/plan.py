@@ -9,6 +9,7 @@ import importlib.resources
 import inspect
 import sys
 import tomllib
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from robustspike.bench.certify import cannot_certify
 from robustspike.bench.contracts import Attack
+from robustspike.bench.contracts import Certifier
 from robustspike.bench.contracts import ThreatModel
 from robustspike.bench.contracts import VictimSpec
 from robustspike.bench.data.base import Dataset
@@ -52,12 +55,15 @@ _TOP = {
     "threats",
     "victims",
     "attacks",
+    "certify",
 }
 _ENTRY = {
     "threats": {"domain", "geometry", "eps", "bounds", "goal", "levels", "budget", "attacks", "samples"},
     "victims": {"name", "params", "defenses", "seeds"},
     "attacks": {"name", "params"},
+    "certify": {"name", "params"},
 }
+_OPTIONAL = {"certify"}
 
 
 @dataclass(frozen=True)
@@ -74,12 +80,16 @@ class Suite:
     threats: tuple[Mapping[str, Any], ...]
     victims: tuple[Mapping[str, Any], ...]
     attacks: tuple[Mapping[str, Any], ...]
+    certify: tuple[Mapping[str, Any], ...]
     digest: str
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One experiment, by names and plain parameters, so that it travels to a worker process."""
+    """One experiment, by names and plain parameters, so that it travels to a worker process.
+
+    Where `certify` is set, `attack` and its parameters name a certifier, and nothing is attacked.
+    """
 
     victim: str
     victim_params: tuple[tuple[str, Any], ...]
@@ -93,6 +103,12 @@ class Cell:
     samples: int
     shard: int
     seed: int
+    certify: bool = False
+
+    @property
+    def rules(self) -> Registry:
+        """The registry that `attack` is a name in."""
+        return registry("certifiers" if self.certify else "attacks")
 
     @property
     def label(self) -> str:
@@ -175,6 +191,9 @@ def _parse(value: Mapping[str, Any], where: str) -> Suite:
     lists: dict[str, tuple[Mapping[str, Any], ...]] = {}
     for key, known in _ENTRY.items():
         entries = value.get(key)
+        if entries is None and key in _OPTIONAL:
+            lists[key] = ()
+            continue
         if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
             raise ConfigError(f"suite '{where}': needs at least one [[{key}]] table.")
         for number, entry in enumerate(entries, start=1):
@@ -212,6 +231,7 @@ def _parse(value: Mapping[str, Any], where: str) -> Suite:
         threats=lists["threats"],
         victims=lists["victims"],
         attacks=lists["attacks"],
+        certify=lists["certify"],
     )
 
 
@@ -321,8 +341,14 @@ def make_plan(
                         if reason:
                             misfits[NotApplicable(name, defense, reason)] = None
                             continue
-                        for cell in _cells(suite, recipe, params, trained, defense, samples, seed, root):
-                            if _passes(cell, only):
+                        found = _cells(suite, recipe, params, trained, defense, samples, seed, root)
+                        kept = [cell for cell in found if _passes(cell, only)]
+                        cells |= dict.fromkeys(cell for cell in kept if not cell.certify)
+                        for cell in (cell for cell in kept if cell.certify):
+                            reason = _uncertifiable(cell, weights)
+                            if reason:
+                                misfits[NotApplicable(name, defense, f"{cell.attack}: {reason}")] = None
+                            else:
                                 cells[cell] = None
     if not cells:
         detail = f" ({next(iter(misfits)).reason})" if misfits else ""
@@ -428,30 +454,48 @@ def _cells(
             continue
         wanted = samples or threat_entry.get("samples", suite.samples)
         available = len(dataset_split(recipe.dataset, suite.split, root))
-        for entry in suite.attacks:
-            for name in _expand(registry("attacks"), entry["name"]):
-                attack: Attack = registry("attacks").get(name, **entry.get("params", {}))
-                label = label_of(name, entry.get("params", {}))
-                wanted_here = _chosen(label, threat_entry.get("attacks", ["*"]))
-                if not wanted_here or not fits(attack, threat, spec):
-                    continue
-                for number in suite.seeds if seed is None else (seed,):
-                    cell = Cell(
-                        victim=recipe.name,
-                        victim_params=params,
-                        victim_seed=trained,
-                        defense=defense,
-                        attack=name,
-                        attack_params=frozen(entry.get("params", {})),
-                        threat=dataclasses.replace(threat, access=attack.spec.access),
-                        dataset=recipe.dataset,
-                        split=suite.split,
-                        samples=min(wanted, available),
-                        shard=suite.shard,
-                        seed=number,
-                    )
-                    found[cell] = None
+        for name, changed, certify in _rules(suite, threat, threat_entry.get("attacks", ["*"]), spec):
+            for number in suite.seeds if seed is None else (seed,):
+                cell = Cell(
+                    victim=recipe.name,
+                    victim_params=params,
+                    victim_seed=trained,
+                    defense=defense,
+                    attack=name,
+                    attack_params=frozen(changed),
+                    threat=threat
+                    if certify
+                    else dataclasses.replace(threat, access=registry("attacks").get(name).spec.access),
+                    dataset=recipe.dataset,
+                    split=suite.split,
+                    samples=min(wanted, available),
+                    shard=suite.shard,
+                    seed=number,
+                    certify=certify,
+                )
+                found[cell] = None
     return list(found)
+
+
+def _rules(
+    suite: Suite, threat: ThreatModel, patterns: Sequence[str], spec: VictimSpec
+) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
+    """Yield the attacks that fit a threat, then the certifiers: name, changed parameters, certifier?"""
+    for kind, entries in (("attacks", suite.attacks), ("certifiers", suite.certify)):
+        known = registry(kind)
+        for entry in entries:
+            changed = entry.get("params", {})
+            for name in _expand(known, entry["name"]):
+                rule = known.get(name, **changed)
+                certify = kind == "certifiers"
+                if _chosen(label_of(name, changed), patterns) and (certify or fits(rule, threat, spec)):
+                    yield name, changed, certify
+
+
+def _uncertifiable(cell: Cell, weights: Path | None) -> str | None:
+    """Say why a certifier does not apply to the victim of a cell, or None where it does."""
+    certifier: Certifier = cell.rules.get(cell.attack, **dict(cell.attack_params))
+    return cannot_certify(certifier, cell.threat, victim_of(cell, weights=weights, device="cpu"))
 
 
 def _threat(entry: Mapping[str, Any], spec: VictimSpec) -> ThreatModel | None:
@@ -481,12 +525,13 @@ def _code_digest(module: str) -> str:
     """Return the digest of a component's code.
 
     For our own parts that is every file of the part (robustspike.attacks, ...), because an attack runs
-    others and shares loops with them; for a plugin it is the file that defines it.
+    others and shares loops with them; for the harness (certifiers) and for a plugin it is the file that
+    defines it.
     """
     file = Path(inspect.getfile(sys.modules[module]))
     root, part, *_ = (*module.split("."), "")
     files = [file]
-    if root == "robustspike":
+    if root == "robustspike" and part != "bench":
         base = next(folder for folder in file.parents if folder.name == part)
         files = sorted(base.rglob("*.py"))
     return digest([path.read_text(encoding="utf-8", errors="replace") for path in files])
@@ -498,7 +543,7 @@ def identity(
     """Return a cell's key, the digests that enter it, and the full parameters of its components."""
     recipe = registry("victims").get(cell.victim, **dict(cell.victim_params))
     defense = trained_with(recipe, cell.defense, cell.victim_seed, weights)
-    attack = registry("attacks").get(cell.attack, **dict(cell.attack_params))
+    attack = cell.rules.get(cell.attack, **dict(cell.attack_params))
     victim = victim_of(cell, weights=weights, device=device)
     data = samples_of(cell, root)
     code = {
@@ -506,7 +551,8 @@ def identity(
         for part, component in (("victim", recipe), ("defense", defense), ("attack", attack))
     }
     digests = {"weights": victim.spec.weights, "data": data.digest, "code": digest(code)}
-    parameters = {"victim": plain(recipe), "defense": plain(defense), "attack": plain(attack)}
+    how = "certifier" if cell.certify else "attack"
+    parameters = {"victim": plain(recipe), "defense": plain(defense), how: plain(attack)}
     key = digest(
         {
             "protocol": PROTOCOL,

@@ -82,7 +82,7 @@ class CellRecord:
     Args:
         key: digest of everything below that defines the experiment.
         suite: name of the suite that asked for it (not part of the key).
-        task: "classify" or "quality".
+        task: "classify", "quality", or "certify" for a certificate (attack is then the certifier).
         victim, defense, attack: registry names; the label of the attack includes changed parameters.
         parameters: full parameters of victim, defense and attack.
         dataset, split, samples, shard: the data and how it was cut.
@@ -226,11 +226,15 @@ def encode_record(record: CellRecord) -> bytes:
 
 
 def count(rows: tuple[SampleRecord, ...]) -> dict[str, int]:
-    """Count verdicts: n, clean (correct on the clean input), robust, broken, wrong_clean, errors."""
+    """Count verdicts: n, clean (correct on the clean input), robust, broken, wrong_clean, errors.
+
+    A certificate that leaves samples open also counts them: uncertified.
+    """
     of = {status: sum(row.status is status for row in rows) for status in Status}
-    return {
+    uncertified = of[Status.UNCERTIFIED]
+    return ({"uncertified": uncertified} if uncertified else {}) | {
         "n": len(rows),
-        "clean": of[Status.ROBUST] + of[Status.BROKEN],
+        "clean": of[Status.ROBUST] + of[Status.BROKEN] + uncertified,
         "robust": of[Status.ROBUST],
         "broken": of[Status.BROKEN],
         "wrong_clean": of[Status.WRONG_CLEAN],

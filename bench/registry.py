@@ -27,12 +27,13 @@ from robustspike.bench.contracts import API_VERSION
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
 
-KINDS = ("attacks", "defenses", "victims", "datasets", "estimators", "geometries")
+KINDS = ("attacks", "defenses", "certifiers", "victims", "datasets", "estimators", "geometries")
 
 _REQUIRED: dict[str, dict[str, tuple[str, ...]]] = {
     # kind -> method -> parameter names it must accept
     "attacks": {"run": ("oracle", "x0", "y", "rng")},
     "defenses": {"fits": ("recipe",)},
+    "certifiers": {"fits": ("victim",), "certify": ("victim", "x", "y", "radii", "streams")},
     "victims": {"build": ("rng",)},
     "datasets": {"load": ("split", "root")},
     "estimators": {"rule": ("neuron", "memory")},
@@ -207,7 +208,7 @@ def validate_component(component: Any, kind: str, *, where: str) -> None:
         raise ContractError(
             f"{where}: written for plugin API {api}; this version supports {API_VERSION}. Update the plugin."
         )
-    if kind in ("attacks", "defenses") and not hasattr(component, "spec"):
+    if kind in ("attacks", "defenses", "certifiers") and not hasattr(component, "spec"):
         raise ContractError(f"{where}: lacks `spec`. Declare a class attribute spec.")
     for method, expected in _REQUIRED.get(kind, {}).items():
         function = getattr(component, method, None)
@@ -257,7 +258,7 @@ def registry(kind: str) -> Registry:
 
 
 def load_file(path: Path) -> list[Registered]:
-    """Register every attack and defense class, and every victim recipe, that a Python file defines.
+    """Register every component that a Python file defines: attacks, defenses, certifiers, victim recipes.
 
     Such entries carry the distribution "file"; records made with them are marked unpublished.
     Raises: ConfigError: the file is missing, fails to import, or defines no component.
@@ -309,5 +310,6 @@ def _kind_of(value: Any, module: str) -> str | None:
     if inspect.isclass(value):
         if not hasattr(value, "spec"):
             return None
-        return "attacks" if hasattr(value, "run") else "defenses" if hasattr(value, "fits") else None
+        named = {"run": "attacks", "certify": "certifiers", "fits": "defenses"}
+        return next((kind for method, kind in named.items() if hasattr(value, method)), None)
     return "victims" if hasattr(value, "build") and hasattr(value, "name") else None

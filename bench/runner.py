@@ -17,15 +17,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from robustspike.bench import provenance
-from robustspike.bench.contracts import Attack
+from robustspike.bench.certify import Certified
+from robustspike.bench.certify import certify_shard
 from robustspike.bench.contracts import AttackSpec
+from robustspike.bench.contracts import Certifier
+from robustspike.bench.contracts import CertifierSpec
 from robustspike.bench.contracts import Status
+from robustspike.bench.contracts import Task
 from robustspike.bench.contracts import VictimSpec
 from robustspike.bench.data.base import Split
 from robustspike.bench.energy import count_synops
@@ -126,12 +129,18 @@ def work_guarded(unit: Unit, settings: Settings) -> Unit:
 
 @dataclass(frozen=True)
 class Died:
-    """Stands in for an attack whose process died."""
+    """Stands in for an attack or a certifier whose process died."""
 
-    spec: AttackSpec
+    spec: AttackSpec | CertifierSpec
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
-        raise ContractError(
+        raise self._error()
+
+    def certify(self, *_: object, **__: object) -> Certified:
+        raise self._error()
+
+    def _error(self) -> ContractError:
+        return ContractError(
             f"{self.spec.name}: its worker process died, twice, on one shard: it left (os._exit), crashed, "
             "hung in compiled code, or was killed for its memory. Mend it, remove the record, and run again."
         )
@@ -141,13 +150,14 @@ def compute(unit: Unit, settings: Settings, *, died: bool = False) -> ShardResul
     """Compute one shard; one whose process died has errors for verdicts."""
     cell = unit.cell
     victim = victim_of(cell, weights=settings.weights, device=settings.device)
-    attack: Attack = registry("attacks").get(cell.attack, **dict(cell.attack_params))
+    rule = cell.rules.get(cell.attack, **dict(cell.attack_params))
     if died:
-        attack = cast("Attack", Died(attack.spec))
+        rule = Died(rule.spec)
     data = _shard(cell, unit.index, settings)
-    result = evaluate_shard(
+    judge = certify_shard if cell.certify else evaluate_shard
+    result = judge(
         victim,
-        attack,
+        rule,
         cell.threat,
         data.x,
         data.y,
@@ -155,7 +165,8 @@ def compute(unit: Unit, settings: Settings, *, died: bool = False) -> ShardResul
         seed=cell.seed,
         timeout=settings.timeout,
     )
-    result.counts |= energy_of(victim, data, result, seed=cell.seed)
+    if not cell.certify:
+        result.counts |= energy_of(victim, data, result, seed=cell.seed)
     return result
 
 
@@ -291,7 +302,7 @@ def _finish(
     record = CellRecord(
         key=key,
         suite=plan.suite.name,
-        task=spec.task,
+        task=Task.CERTIFY if cell.certify else spec.task,
         victim=cell.victim_label,
         defense=cell.defense,
         attack=cell.attack,
@@ -318,8 +329,7 @@ def _finish(
         flags=cell_flags(measures, counts),
         errors=tuple(dict.fromkeys(message for shard in shards for message in shard.errors)),
         digests=digests | {"samples": sha256(samples), "adversarials": sha256(adversarials)},
-        environment=environment(settings)
-        | {"attack_from": registry("attacks").entry(cell.attack).distribution},
+        environment=environment(settings) | {"attack_from": cell.rules.entry(cell.attack).distribution},
         rows=rows,
     )
     store.write_record(record, samples, adversarials)
@@ -361,6 +371,7 @@ def cell_of(record: CellRecord) -> Cell:
             samples=record.samples,
             shard=record.shard,
             seed=record.seed,
+            certify=record.task is Task.CERTIFY,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(
@@ -372,7 +383,11 @@ def _declared(cell: Cell, victim: ModuleVictim, weights: Path | None) -> dict[st
     """Return what victim and defense say about themselves, for a table that runs no model."""
     recipe = registry("victims").get(cell.victim, **dict(cell.victim_params))
     rule = registry("defenses").get(cell.defense)
-    return {
+    declared: dict[str, Any] = {}
+    if cell.certify:
+        certifier: Certifier = cell.rules.get(cell.attack, **dict(cell.attack_params))
+        declared["certificate"] = {"norm": certifier.spec.norm, "confidence": certifier.confidence}
+    return declared | {
         "adaptive": [need for need in rule.spec.adaptive if _applies(need, cell, victim.spec)],
         "notes": list(victim.spec.notes),
         "neurons": len(victim.neurons),

@@ -23,10 +23,10 @@ from robustspike.bench.rng import RowStreams
 from robustspike.bench.rng import stable_hash
 from robustspike.bench.victim import ModuleVictim
 
-STATUS = (Status.ROBUST, Status.BROKEN, Status.WRONG_CLEAN, Status.ERROR)
-"""Order of the status codes 0..3 in stored arrays."""
+STATUS = (Status.ROBUST, Status.BROKEN, Status.WRONG_CLEAN, Status.ERROR, Status.UNCERTIFIED)
+"""Order of the status codes 0..4 in stored arrays."""
 
-ROBUST, BROKEN, WRONG, ERROR = range(4)
+ROBUST, BROKEN, WRONG, ERROR, UNCERTIFIED = range(5)
 
 QUALITY_TOLERANCE = 0.1
 """A quality model is broken on a sample whose score moves by more than this share of its range."""

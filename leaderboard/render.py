@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from robustspike.bench.contracts import Goal
 from robustspike.bench.flags import FLAGS
+from robustspike.leaderboard import certificates
 from robustspike.leaderboard import costs
 from robustspike.leaderboard import curves
 from robustspike.leaderboard import distances
@@ -121,10 +122,10 @@ def details_csv(sections: Sequence[Section]) -> dict[str, str]:
     """Return what goes into files beside the CSV, by the end of their names; empty where nothing does.
 
     "attacks": one line an attack (`spikes.COLUMNS`). "curves": one line a step of the curve of success
-    over budget (`spikes.CURVE_COLUMNS`).
+    over budget (`spikes.CURVE_COLUMNS`). "certificates": one line a certificate (`certificates.FRAME`).
     """
     found = {}
-    for name in ("attacks", "curves"):
+    for name in ("attacks", "curves", "certificates"):
         frames = [(s.title, getattr(s, name)) for s in sections if len(getattr(s, name))]
         if frames:
             whole = pd.concat([f.assign(section=title) for title, f in frames], ignore_index=True)
@@ -154,7 +155,9 @@ def display(section: Section) -> Table:
     """Return headers and cells of a section's main table for people."""
     far = section.kind == "distance"
     names = ["rank", "victim", "defense", "clean"]
+    proven = len(section.certificates) > 0
     result = ["success", "median distance [95 %]"] if far else ["worst case [95 %]", "ASR"]
+    result += ["certified [95 %]"] * proven
     headers = [*names, *result, "strongest attack", "nJ", "nJ attacked/clean", "passes", "flags"]
     rows = []
     for _, row in section.frame.iterrows():
@@ -162,8 +165,10 @@ def display(section: Section) -> Table:
             span = f"[{number(row['median_low'])}, {number(row['median_high'])}]"
             result = [percent(row["success"]), f"{number(row['median_all'])} {span}"]
         else:
-            span = f"[{percent(row['low'])}, {percent(row['high'])}]"
-            result = [f"{percent(row['worst_case'])} {span}", percent(row["asr"])]
+            result = [within(row, "worst_case", "low", "high"), percent(row["asr"])]
+        if proven:
+            proof = within(row, "certified", "certified_low", "certified_high")
+            result.append("n/a" if proof == "-" else proof)
         rows.append(
             [
                 "-" if pd.isna(row["rank"]) else str(int(row["rank"])),
@@ -179,6 +184,31 @@ def display(section: Section) -> Table:
             ]
         )
     return headers, rows
+
+
+def within(row: pd.Series[Any], value: str, low: str, high: str) -> str:
+    """Return a share of a row with its interval; a dash where it was not measured."""
+    if math.isnan(row[value]):
+        return "-"
+    return f"{percent(row[value])} [{percent(row[low])}, {percent(row[high])}]"
+
+
+def by_certificate(section: Section) -> Table | None:
+    """Return every certificate with its n, radius and confidence; None without one."""
+    if not len(section.certificates):
+        return None
+    headers = ["victim", "defense", "certified by", "certified of n", "largest radius", "confidence"]
+    return headers, [
+        [
+            row["victim"],
+            row["defense"],
+            row["certified_by"],
+            f"{row['certified']}/{row['n']}",
+            f"{row['norm']} {number(row['radius'])}",
+            f"{row['confidence']:.6g}",
+        ]
+        for _, row in section.certificates.iterrows()
+    ]
 
 
 def _strongest(row: pd.Series[Any], *, far: bool) -> str:
@@ -294,6 +324,7 @@ def tables(section: Section, *, narrow: bool = False) -> list[Table]:
         return quality_matched.tables(section)
     found = [display(section), by_attack(section)]
     more = (
+        by_certificate(section),
         by_budget(section),
         by_defense(section),
         by_change(section, narrow=narrow),
@@ -314,6 +345,8 @@ def introduction(sections: Sequence[Section]) -> str:
         more.append(SPIKES_INTRODUCTION)
     if any(s.title.endswith(f" {Goal.TARGETED}") for s in sections):
         more.append(TARGETED_INTRODUCTION)
+    if any(len(s.certificates) for s in sections):
+        more.append(certificates.INTRODUCTION)
     if any(by_defense(s) for s in sections):
         more.append(costs.INTRODUCTION)
     if any(s.kind == "visibility" for s in sections):

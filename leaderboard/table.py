@@ -19,6 +19,7 @@ from robustspike.bench.flags import FLAGS
 from robustspike.bench.records import CellRecord
 from robustspike.bench.stats import sign_test
 from robustspike.bench.stats import wilson
+from robustspike.leaderboard import certificates
 from robustspike.leaderboard import costs
 from robustspike.leaderboard import distances
 from robustspike.leaderboard import spikes
@@ -39,6 +40,7 @@ COLUMNS = {
     "worst_case": "share of samples that stay correct under every attack of the section",
     "low": "lower end of the 95 % Wilson interval of worst_case",
     "high": "upper end of it",
+    **certificates.COLUMNS,
     "asr": "attack success rate: broken samples over samples correct without attack",
     "energy_nj": distances.COLUMNS["energy_nj"],
     "energy_ratio": distances.COLUMNS["energy_ratio"],
@@ -62,6 +64,7 @@ class Section:
             binary frames; else empty.
         curves: success over budget of every attack (`spikes.CURVE_COLUMNS`), for minimum-norm threats.
         geometry: name of the geometry of its threat.
+        certificates: what was certified (`certificates.FRAME`); empty without certificates.
     """
 
     title: str
@@ -70,6 +73,7 @@ class Section:
     attacks: pd.DataFrame = field(default_factory=pd.DataFrame)
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     geometry: str = ""
+    certificates: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def _section_key(record: CellRecord) -> tuple[str, ...]:
@@ -84,16 +88,16 @@ def _section_key(record: CellRecord) -> tuple[str, ...]:
 
 
 def sections(records: Iterable[CellRecord]) -> list[Section]:
-    """Build the tables of the classification records.
+    """Build the tables of the classification records and of certificates on classifiers.
 
     Args:
         records: finished cells, from one or several folders; a key that comes twice counts once.
     """
-    unique = {record.key: record for record in records if record.task is Task.CLASSIFY}
+    unique = {record.key: record for record in records if record.task in (Task.CLASSIFY, Task.CERTIFY)}
     checks: Checks = defaultdict(list)
     grouped: dict[tuple[str, ...], list[CellRecord]] = defaultdict(list)
     for record in (unique[key] for key in sorted(unique)):
-        if is_unbounded(record):
+        if is_unbounded(record) and record.task is Task.CLASSIFY:
             checks[row_owner(record)].append(record)
         else:
             grouped[_section_key(record)].append(record)
@@ -102,9 +106,11 @@ def sections(records: Iterable[CellRecord]) -> list[Section]:
         first = grouped[key][0]
         title = f"{first.dataset} ({first.split}, n = {first.samples}), {first.threat.label}"
         kind = "distance" if first.threat.is_minimum_norm else "accuracy"
-        groups = _by_owner(grouped[key])
-        frame = _frame(groups, checks, kind)
-        groups = {owner: groups[owner] for owner in zip(frame["victim"], frame["defense"], strict=True)}
+        groups = _by_owner([record for record in grouped[key] if record.task is Task.CLASSIFY])
+        proofs = _by_owner([record for record in grouped[key] if record.task is Task.CERTIFY])
+        frame = _frame(groups, proofs, checks, kind)
+        owners = zip(frame["victim"], frame["defense"], strict=True)
+        groups = {owner: groups[owner] for owner in owners if owner in groups}
         made.append(
             Section(
                 title,
@@ -113,6 +119,7 @@ def sections(records: Iterable[CellRecord]) -> list[Section]:
                 attacks=spikes.attack_frame(groups) if spikes.applies(first) else pd.DataFrame(),
                 curves=spikes.curve_frame(groups) if kind == "distance" else pd.DataFrame(),
                 geometry=first.threat.geometry,
+                certificates=certificates.frame(proofs),
             )
         )
     return made
@@ -134,14 +141,20 @@ def _by_owner(members: Sequence[CellRecord]) -> Groups:
     return groups
 
 
-def _frame(groups: Groups, checks: Checks, kind: str) -> pd.DataFrame:
+def _frame(groups: Groups, proofs: Groups, checks: Checks, kind: str) -> pd.DataFrame:
     labels = sorted({record.label for members in groups.values() for record in members})
     measure = distances.distance_row if kind == "distance" else accuracy_row
     rows = []
-    for (victim, defense), records in sorted(groups.items()):
-        row = {"victim": victim, "defense": defense, **measure(records, labels)}
-        row |= {"training": costs.training(records), "flags": " ".join(row_flags(records, checks))}
-        rows.append(row)
+    for owner in sorted(groups.keys() | proofs.keys()):
+        records, proven = groups.get(owner, []), proofs.get(owner, [])
+        row: dict[str, object] = {"victim": owner[0], "defense": owner[1]}
+        row |= measure(records, labels) if records else _unattacked(proven[0], labels)
+        row |= certificates.row(proven) | {"training": costs.training(records or proven)}
+        flags = set(row_flags(records, checks)) if records else {"no_gradient_attack"}
+        flags |= {flag for record in proven for flag in record.flags}
+        if certificates.contradicted(proven, records):
+            flags.add("certificate_contradicted")
+        rows.append(row | {"flags": " ".join(sorted(flags))})
     costs.add_delta(rows)
     frame = pd.DataFrame(rows)
     frame["ranked"] = [not _blocked(flags) for flags in frame["flags"]]
@@ -159,6 +172,14 @@ def _frame(groups: Groups, checks: Checks, kind: str) -> pd.DataFrame:
 
 def _blocked(flags: str) -> bool:
     return any(FLAGS[flag].blocks for flag in flags.split() if flag in FLAGS)
+
+
+def _unattacked(proof: CellRecord, labels: Sequence[str]) -> dict[str, object]:
+    """Return the measured columns of a victim that was certified and never attacked."""
+    n = proof.counts["n"]
+    unknown = ("worst_case", "low", "high", "asr", "energy_nj", "energy_ratio")
+    row: dict[str, object] = {"n": n, "clean": proof.counts["clean"] / n, "propagations": 0.0}
+    return row | dict.fromkeys([*unknown, *(f"acc:{label}" for label in labels)], float("nan"))
 
 
 def accuracy_row(records: Sequence[CellRecord], labels: Sequence[str]) -> dict[str, object]:

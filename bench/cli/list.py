@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-_KINDS = ("victims", "attacks", "defenses", "datasets", "estimators", "geometries", "suites")
+_KINDS = ("victims", "attacks", "defenses", "certifiers", "datasets", "estimators", "geometries", "suites")
 
 
 @click.command("list")
@@ -87,6 +87,8 @@ def _details(kind: str, component: Any) -> dict[str, Any]:
         spec = component.spec
         needs = ", ".join(spec.adaptive) or "-"
         return {"trains": "yes" if spec.trains else "no", "adaptive attack": needs, "about": about}
+    if kind == "certifiers":
+        return {"norm": component.spec.norm, "about": about}
     if kind == "victims":
         return {**_victim(component), "about": about}
     if kind == "datasets":

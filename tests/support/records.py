@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,13 @@ from robustspike.bench.records import digest
 from robustspike.bench.records import encode_record
 from robustspike.bench.records import encode_samples
 
-CODES = {"r": Status.ROBUST, "b": Status.BROKEN, "w": Status.WRONG_CLEAN, "e": Status.ERROR}
+CODES = {
+    "r": Status.ROBUST,
+    "b": Status.BROKEN,
+    "w": Status.WRONG_CLEAN,
+    "e": Status.ERROR,
+    "u": Status.UNCERTIFIED,
+}
 
 
 def make_record(
@@ -34,7 +41,7 @@ def make_record(
     data: str = "d1",
     seed: int = 0,
 ) -> CellRecord:
-    """Make a record of made-up verdicts, one letter a sample: r, b, w or e."""
+    """Make a record of made-up verdicts, one letter a sample: r, b, w, e or u."""
     rows = tuple(
         SampleRecord(
             row=i,
@@ -87,6 +94,17 @@ def make_record(
         environment={"torch": "test"},
         rows=rows,
     )
+
+
+def make_proof(verdicts: str, *, confidence: float = 1.0, **changes: Any) -> CellRecord:
+    """Make a record of a made-up certificate."""
+    record = make_record(verdicts, attack="intervals", **changes)
+    stated = {"certificate": {"norm": "linf", "confidence": confidence}}
+    rows = tuple(
+        replace(row, extras={"radius": 0.1 if row.status is Status.ROBUST else -1.0}) for row in record.rows
+    )
+    parameters = record.parameters | {"declared": stated}
+    return replace(record, task=Task.CERTIFY, parameters=parameters, rows=rows)
 
 
 def write(record: CellRecord, root: Path) -> Path:

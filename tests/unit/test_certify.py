@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch import nn
 
+from robustspike.bench.api import ConfigError
 from robustspike.bench.api import ContractError
 from robustspike.bench.api import ModuleVictim
 from robustspike.bench.api import certify
@@ -17,8 +18,8 @@ from robustspike.bench.api import evaluate
 from robustspike.bench.api import generator
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
-from robustspike.bench.certify import bounds_before_head
-from robustspike.bench.certify import lower_margins
+from robustspike.bench.interval_bounds import bounds_before_head
+from robustspike.bench.interval_bounds import lower_margins
 from robustspike.bench.stats import clopper_pearson_lower
 
 DATA = registry("datasets").get("digits").load("test")[:60]
@@ -129,5 +130,5 @@ def test_method_that_cannot_certify_a_victim_says_so() -> None:
     with pytest.raises(ContractError, match="plain LIF"):  # its neurons have a scale of their own
         hardened = load_victim("lif_cnn.digits", defense="mppd")
         certify(hardened, DATA.x, DATA.y, method="intervals", radii=[0.01])
-    with pytest.raises(ContractError, match="error must be"):
+    with pytest.raises(ConfigError, match="error must be"):
         certify(smoothed(), torch.rand(1, 2), torch.tensor([0]), method="smoothing", error=1.0)

@@ -51,6 +51,8 @@ class Encoder(nn.Module):
         self.steps = steps
         self.backward = backward
         self.draws_noise = code == "poisson"
+        if code == "poisson":
+            self.votes_shift_per_l1 = steps  # what smoothing relies on, as in the defense rate_smoothing
         self.emits_spikes = code != "direct"
         self.noise: RowStreams | None = None
 
