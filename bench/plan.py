@@ -337,6 +337,11 @@ def make_plan(
                 for defense in _expand_defenses(wanted):
                     named = explicit and not _is_glob(wanted)
                     for trained in entry.get("seeds", [0]):
+                        label = label_of(name, dict(params)) + (f"@{trained}" if trained else "")
+                        if not all(
+                            _matches(name, p) or _matches(label, p) for key, p in only if key == "victim"
+                        ):
+                            continue  # before its data are read
                         reason = _misfit(recipe, defense, trained, weights, root, named=named)
                         if reason:
                             misfits[NotApplicable(name, defense, reason)] = None

@@ -66,6 +66,7 @@ class VictimRecipe:
         family: "direct", "converted", "timing", "quality", ...; the group in listings.
         source: paper and equation, with each deviation.
         weights_package: package with the shipped weights, in its folder `weights`.
+        retrains: whether a recipe that shares weights can also be trained; its own weights then come first.
     """
 
     name: str
@@ -76,6 +77,7 @@ class VictimRecipe:
     family: ClassVar[str] = ""
     source: ClassVar[str] = ""
     weights_package: ClassVar[str] = "robustspike.victims"
+    retrains: ClassVar[bool] = False
 
     def spec(self) -> VictimSpec:
         """Describe the deployed victim."""
@@ -164,7 +166,7 @@ def train(
             f"defense '{defense.spec.name}' is not trained: it is put on the weights of '{recipe.name}'. "
             "Train that without a defense."
         )
-    if recipe.shares:
+    if recipe.shares and not recipe.retrains:
         raise ConfigError(
             f"victim '{recipe.name}' is not trained: it uses the weights of '{recipe.shares}'. Train that."
         )
@@ -306,10 +308,12 @@ def find_weights(recipe: VictimRecipe, defense: str, seed: int, folder: Path | N
     A defense that changes no training is put on the undefended victim's weights.
     """
     trained: DefenseBase = registry("defenses").get(defense)
-    name = variant(recipe.shares or recipe.name, defense if trained.spec.trains else "none", seed)
-    for place in (folder, shipped_weights(recipe)):
-        if place is not None and (place / f"{name}.safetensors").is_file():
-            return place / f"{name}.safetensors"
+    shown = (recipe.name, recipe.shares) if recipe.retrains else (recipe.shares or recipe.name,)
+    for base in filter(None, shown):
+        name = variant(base, defense if trained.spec.trains else "none", seed)
+        for place in (folder, shipped_weights(recipe)):
+            if place is not None and (place / f"{name}.safetensors").is_file():
+                return place / f"{name}.safetensors"
     return None
 
 
@@ -389,7 +393,7 @@ def load_victim(
     except (RuntimeError, SafetensorError) as error:
         raise ArtefactError(f"{path}: does not fit the network of '{name}': {error}") from error
     victim = ModuleVictim(module, spec if rule.spec.trains else recipe.spec())
-    if not params and not recipe.shares:
+    if not params and certificate.get("victim", recipe.name) == recipe.name:
         _check_fingerprint(victim, certificate, path)
     if not rule.spec.trains:
         victim = ModuleVictim(rule.transform(module, spec), spec)
@@ -399,9 +403,10 @@ def load_victim(
 def missing_weights(recipe: VictimRecipe, defense: str, seed: int) -> str:
     """Say that a variant has no weights, and how to make them."""
     option = f" --defense {shlex.quote(defense)}" if defense != "none" else ""
+    base = recipe.name if recipe.retrains else recipe.shares or recipe.name
     return (
         f"victim '{variant(recipe.name, defense, seed)}' has no weights. Train it first: "
-        f"robustspike train {recipe.shares or recipe.name}{option} --seed {seed} --out DIR, "
+        f"robustspike train {base}{option} --seed {seed} --out DIR, "
         "then pass --weights DIR."
     )
 

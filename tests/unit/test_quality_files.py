@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,15 @@ from robustspike.bench.data.quality_files import Tid2013
 from robustspike.bench.data.quality_files import part_of
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
+from robustspike.bench.plan import make_plan
+from robustspike.bench.plan import read_suite
+from robustspike.bench.recipes import find_weights
+from robustspike.bench.recipes import load_victim
+from robustspike.bench.recipes import read_certificate
+from robustspike.bench.recipes import train
+from robustspike.bench.registry import registry
+from robustspike.bench.training import Schedule
+from robustspike.defenses.none import Undefended
 
 
 def picture(path: Path, grey: int = 128) -> None:
@@ -192,3 +202,28 @@ def test_rated_images_at_hand(tmp_path: Path, shared_data: Path) -> None:
     savemat(tmp_path / "Data/AllMOS_release.mat", {"AllMOS_release": [values]})
     wild = LiveChallenge().entries(tmp_path)
     assert [e.score for e in wild] == pytest.approx(values[7:]) and all(e.path.is_file() for e in wild)
+
+
+def test_a_published_set_is_judged_with_borrowed_weights_until_trained_on(tmp_path: Path) -> None:
+    koniq(tmp_path)
+    shipped = registry("victims").get("cnn_iqa.koniq10k")
+    borrowed = find_weights(shipped, "none", 0, tmp_path)
+    assert borrowed is not None and borrowed.name == "cnn_iqa.photopatch.safetensors"
+    (note,) = shipped.notes(read_certificate(borrowed))
+    assert "trained on photopatch_iqa" in note and "robustspike train cnn_iqa.koniq10k" in note
+    recipe = replace(shipped, dataset="koniq10k(crop=32)", schedule=Schedule(epochs=1, keep="last"))
+    _, certificate = train(recipe, Undefended(), out=tmp_path, root=tmp_path)
+    own = find_weights(shipped, "none", 0, tmp_path)
+    assert own == tmp_path / "cnn_iqa.koniq10k.safetensors" and certificate["data"]["name"] == "koniq10k"
+    loaded = load_victim("cnn_iqa.koniq10k", weights=tmp_path, dataset="koniq10k(crop=32)")
+    assert loaded.spec.notes == () and loaded.spec.shape == (3, 32, 32)
+
+
+def test_a_filter_on_victims_keeps_other_sets_unread(tmp_path: Path) -> None:
+    koniq(tmp_path)
+    live_challenge(tmp_path)
+    only = [("victim", "cnn_iqa.koniq10k"), ("attack", "quality.fgsm"), ("defense", "none")]
+    with pytest.raises(ArtefactError, match="512x384"):  # 40x32 pixels; the other set is not read
+        make_plan(read_suite("quality"), only=only, root=tmp_path)
+    with pytest.raises(ConfigError, match="nothing to measure"):
+        make_plan(read_suite("quality"), only=[("victim", "no_such")], root=tmp_path)
