@@ -47,8 +47,10 @@ class NormRegularization(DefenseBase):
     perturbation of size eps moves the score to first order.
 
     Args:
-        weight: factor of the penalty mean |D|^p / p; 0 gives plain training bit for bit. None: 2e-4 for a
-            quality model, 0.02 for a classifier.
+        weight: factor of the penalty mean |D|^p / p; 0 gives plain training bit for bit. None: 0.02 for a
+            classifier, 1e-4 for a quality model: on the CNN's validation photograph (seed 0) it kept more
+            rank correlation (.921 against .916; plain .942) and moved less under I-FGSM at 2/255 (32.9
+            against 39.5; plain 41.2) than 2e-4. The spiking model takes the CNN's weight.
         p: 1 (the norm, as in text and theory) or 2 (half the square, as released).
         h: length of the difference in pixel units. None: 1e-3 for a quality model (0.01 would regularise
             a secant), 0.01 for a classifier.
@@ -117,7 +119,7 @@ class NormRegularization(DefenseBase):
             logits = step.logits(x)
             h = self.h or (1e-3 if scores else 0.01)
             steep = slope(step, x, logits, self.score(step, logits), h=h)
-        weight = (2e-4 if scores else 0.02) if self.weight is None else self.weight
+        weight = (1e-4 if scores else 0.02) if self.weight is None else self.weight
         return weight * (steep.abs().mean() if self.p == 1 else steep.square().mean() / 2)
 
     def score(self, step: Step, logits: Tensor) -> Score:
