@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
 from dataclasses import dataclass
-from dataclasses import field
 from typing import ClassVar
 
 import numpy as np
@@ -18,12 +14,14 @@ from robustspike.attacks.gumbel import annealed
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import ConfigError
 from robustspike.bench.api import Domain
+from robustspike.bench.api import EventLists
 from robustspike.bench.api import Goal
 from robustspike.bench.api import GradientEstimator
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import Recording
 from robustspike.bench.api import RowStreams
-from robustspike.bench.api import bin_events
+from robustspike.bench.api import VictimSpec
+from robustspike.bench.api import recording
 from robustspike.bench.api import registry
 
 _TINY = 2.0**-25
@@ -73,20 +71,22 @@ def slope(soft: Tensor, gain: Tensor, temperature: float) -> Tensor:
     return soft * (gain - (soft * gain).sum(dim=-1, keepdim=True)) / temperature
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class GumbelEvents:
     """Ascend the loss of sampled event lists minus a price per changed event.
 
-    Candidates are the events of the recording and the places of a donor's: a recording of the target
-    class (untargeted: of the class after the true one). Every list that is tried is binned by the
-    dataset's own `bin_events`; the victim, the budget and the L0 distance (cells) are the oracle's.
-    It needs recordings, so it is handed to `evaluate_shard` from Python and has no registry entry. Every
-    attacked input must be the binary frames of one of the recordings.
+    The events that are searched are those of the recording (`oracle.events`) and the places of a donor's:
+    a training recording of the target class (untargeted: of the class after the true one), where the data
+    set has one. Every list that is tried goes through the data set's own binning, and the frames that
+    it makes are what the victim is shown, what the budget and the L0 distance (cells) are counted on, and
+    what is returned and verified. The list is handed in beside them: how many of its events were added,
+    removed or turned is in the samples' extras (events_added, ...). A changed event in a cell that holds
+    another one costs nothing in cells, and moves nothing.
+
+    Where the harness has no recordings (inputs of one's own, from Python), every spike of the frames
+    stands for one event, and there is no donor.
 
     Args:
-        recordings: the raw events of the samples, in any order.
-        donors: class -> one recording of it.
-        window: microseconds of a time bin; the number of bins and the sensor are those of the input.
         steps: gradient steps.
         draws: hard samples averaged in one gradient.
         rate: Adam's step size at the start; it falls to zero by a cosine.
@@ -96,14 +96,10 @@ class GumbelEvents:
         hot, cold: temperature at the start and at the end (cosine).
         loss: name of the loss that is increased.
         estimator: registry name of the gradient estimator.
-        sink: is told (position in `recordings`, event list) for every sample that was fooled.
 
     Cost: steps * (draws + 1) forwards, steps * draws backwards.
     """
 
-    recordings: Sequence[Recording] = field(repr=False)
-    donors: Mapping[int, Recording] = field(repr=False)
-    window: int
     steps: int = 100
     draws: int = 1
     rate: float = 0.3
@@ -115,7 +111,6 @@ class GumbelEvents:
     cold: float = 0.1
     loss: str = "margin"
     estimator: str = "native"
-    sink: Callable[[int, Recording], None] | None = field(default=None, repr=False)
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="gumbel_events.l0",
         geometries=("l0",),
@@ -133,16 +128,22 @@ class GumbelEvents:
     )
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.draws, self.window) < 1 or not 0 < self.cold <= self.hot:
+        if min(self.steps, self.draws) < 1 or not 0 < self.cold <= self.hot:
             raise ConfigError(
-                f"{self.spec.name}: expected steps, draws, window >= 1 and 0 < cold <= hot, got "
-                f"{self.steps}, {self.draws}, {self.window}, {self.cold} and {self.hot}."
+                f"{self.spec.name}: expected steps, draws >= 1 and 0 < cold <= hot, got "
+                f"{self.steps}, {self.draws}, {self.cold} and {self.hot}."
             )
         if not self.limit >= max(self.start, self.start_absent):
             raise ConfigError(
                 f"{self.spec.name}: start and start_absent must not exceed limit = {self.limit}, got "
                 f"{self.start} and {self.start_absent}."
             )
+
+    def fits(self, spec: VictimSpec) -> str | None:
+        """Refuse frames without an OFF and an ON plane: they are not made of events."""
+        if len(spec.shape) == 4 and spec.shape[1] == 2:
+            return None
+        return f"its frames {list(spec.shape)} have no OFF and ON plane"
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
         rule: GradientEstimator = registry("estimators").get(self.estimator)
@@ -154,8 +155,10 @@ class GumbelEvents:
             if not len(rows):
                 break
             heat = annealed(step, self.steps, self.hot, self.cold)
-            draw = rng.uniform((self.draws, *search.odds.shape[1:]), rows=rows, dtype=search.odds.dtype)
-            hard, soft = sampled(search.odds[rows][:, None], draw, heat)
+            # One stream a step, candidates first: the numbers do not depend on the padding.
+            shape = (search.odds.shape[1], self.draws, 3)
+            draw = rng.fork("step", step).uniform(shape, rows=rows, dtype=search.odds.dtype)
+            hard, soft = sampled(search.odds[rows][:, None], draw.transpose(1, 2), heat)
             owner, lists = rows.repeat_interleave(self.draws), hard.flatten(0, 1)
             x = search.frames(owner, lists)
             out = oracle.loss_and_grad(x, owner, self.loss, estimator=rule)
@@ -163,48 +166,43 @@ class GumbelEvents:
             gain = search.gains(owner, out.grad).view_as(soft)
             grad = slope(soft, gain, heat).mean(dim=1) * search.real[rows][:, :, None]
             grad = grad.flatten(1)
-            grad = grad * (20 / grad.norm(dim=1, keepdim=True).clamp(min=20))
+            grad = grad * (20 / search.norms(rows, grad).clamp(min=20))
             moved = search.adam.step(rows, grad, annealed(step, self.steps, self.rate, 0.0))
             odds = search.odds[rows] + moved.view(len(rows), -1, 3)
             search.odds[rows] = odds.clamp(-self.limit, self.limit)
             likely = search.odds[rows].argmax(dim=-1)
             x = search.frames(rows, likely)
             search.note(rows, likely, x, oracle.logits(x, rows))
-        if self.sink is not None:
-            for row in search.least.isfinite().nonzero().squeeze(1).tolist():
-                self.sink(search.which[row], chosen(search.merged[row], search.kept[row]))
+        for row in search.least.isfinite().nonzero().squeeze(1).tolist():
+            oracle.hand_in(row, chosen(search.merged[row], search.kept[row]))
         return search.best
 
 
 class _Search:
-    """Candidates, log-odds and the best list so far of every sample; padded to one common length.
-
-    The length follows from the attack's recordings, not from the batch, so that random numbers do too.
-    """
+    """Candidates, log-odds and the best list so far of every sample; padded to one common length."""
 
     def __init__(self, attack: GumbelEvents, oracle: Oracle, x0: Tensor, y: Tensor) -> None:
         self.attack, self.oracle, self.x0 = attack, oracle, x0
-        self.which = _matched(attack, x0, oracle.threat.bounds)
+        self.lists = oracle.events or _made_of(x0, oracle.threat.bounds)
+        self._check()
         aim = (y + 1) % oracle.spec.classes if oracle.targets is None else oracle.targets
-        missing = sorted(set(aim.tolist()) - set(attack.donors))
-        if missing:
-            raise ConfigError(f"{attack.spec.name}: `donors` has no recording of class {missing[0]}.")
-        longest = max((len(r) for r in attack.recordings), default=0)
-        longest += max((len(r) for r in attack.donors.values()), default=0)
-        n = len(x0)
+        found = [
+            candidates(events, self.lists.donors.get(label, events[:0]))
+            for events, label in zip(self.lists.recordings, aim.tolist(), strict=True)
+        ]
+        self.merged = [merged for merged, _ in found]
+        n, longest = len(x0), max((len(merged) for merged in self.merged), default=0)
         state = torch.full((n, longest), _ABSENT, device=x0.device)
         self.cells = torch.zeros(n, longest, dtype=torch.int64, device=x0.device)
         self.real = torch.zeros(n, longest, dtype=torch.bool, device=x0.device)
-        self.merged: list[Recording] = []
         _, steps, _, height, width = x0.shape
-        for row, (at, label) in enumerate(zip(self.which, aim.tolist(), strict=True)):
-            merged, own = candidates(attack.recordings[at], attack.donors[label])
-            index = merged["t"].astype(np.int64) // attack.window
-            off = (index.clip(0, steps - 1) * 2 * height + merged["y"]) * width + merged["x"]
+        for row, (merged, own) in enumerate(found):
+            index = merged["t"].astype(np.int64) // self.lists.window
+            place = merged["y"] // self.lists.block * width + merged["x"] // self.lists.block
+            off = index.clip(0, steps - 1) * 2 * height * width + place
             state[row, : len(own)] = own.to(x0.device)
             self.cells[row, : len(own)] = torch.from_numpy(off).to(x0.device)
             self.real[row, : len(own)] = torch.from_numpy((index >= 0) & (index < steps)).to(x0.device)
-            self.merged.append(merged)
         lead = torch.where(state == _ABSENT, attack.start_absent, attack.start).to(x0)
         self.odds = torch.nn.functional.one_hot(state, 3).to(x0) * lead[:, :, None]
         # Deletion and insertion cost one, a changed polarity two.
@@ -216,10 +214,24 @@ class _Search:
     def frames(self, rows: Tensor, lists: Tensor) -> Tensor:
         """Bin event lists with the dataset's own code: [n, T, 2, H, W]."""
         parts = [
-            _frames(chosen(self.merged[r], s), self.attack.window, self.x0, self.oracle.threat.bounds)
+            _frames(self.lists, chosen(self.merged[r], s), self.x0, self.oracle.threat.bounds)
             for r, s in zip(rows.tolist(), lists, strict=True)
         ]
         return torch.stack(parts) if parts else self.x0[:0]
+
+    def _check(self) -> None:
+        """Raise unless every input is the frames of its recording."""
+        for row, events in enumerate(self.lists.recordings):
+            if not torch.equal(_frames(self.lists, events, self.x0, self.oracle.threat.bounds), self.x0[row]):
+                raise ConfigError(
+                    f"{self.attack.spec.name}: expected input {row} of the batch to be the frames of its "
+                    "recording, and it is not. Hand over the raw events of these samples, in their order."
+                )
+
+    def norms(self, rows: Tensor, grad: Tensor) -> Tensor:
+        """Return the l2 norm of each row's own entries [n, 1]; sums would round with the padding."""
+        own = [g[: 3 * len(self.merged[r])].norm() for r, g in zip(rows.tolist(), grad, strict=True)]
+        return torch.stack(own)[:, None]
 
     def gains(self, rows: Tensor, grad: Tensor) -> Tensor:
         """Return what each state of each candidate adds to the objective, to first order: [n, K, 3].
@@ -244,25 +256,15 @@ class _Search:
                 self.least[row], self.best[row], self.kept[row] = distance[i], x[i], lists[i]
 
 
-def _frames(events: Recording, window: int, like: Tensor, bounds: tuple[float, float]) -> Tensor:
-    counts = bin_events(events, steps=like.shape[1], window=window, size=(like.shape[3], like.shape[4]))
-    return torch.where(torch.from_numpy(counts).to(like.device) > 0, bounds[1], bounds[0]).to(like)
+def _frames(lists: EventLists, events: Recording, like: Tensor, bounds: tuple[float, float]) -> Tensor:
+    held = lists.frames(events, steps=like.shape[1], size=(like.shape[3], like.shape[4]))
+    return torch.where(torch.from_numpy(held).to(like.device), bounds[1], bounds[0]).to(like)
 
 
-def _matched(attack: GumbelEvents, x0: Tensor, bounds: tuple[float, float]) -> list[int]:
-    """Find for every input the recording whose frames it is."""
-    if x0.dim() != 5 or x0.shape[2] != 2:
-        raise ConfigError(f"{attack.spec.name}: expected frames [N, T, 2, H, W], got {list(x0.shape)}.")
-    if not len(x0):
-        return []
-    known: dict[bytes, int] = {}
-    for at, events in enumerate(attack.recordings):
-        known.setdefault(_frames(events, attack.window, x0, bounds).cpu().numpy().tobytes(), at)
-    which = [known.get(row.cpu().numpy().tobytes(), -1) for row in x0]
-    if -1 in which:
-        raise ConfigError(
-            f"{attack.spec.name}: input {which.index(-1)} of the batch is not the frames of any of the "
-            f"{len(attack.recordings)} recordings with windows of {attack.window} us. Give the recordings "
-            "of these samples and the dataset's window."
-        )
-    return which
+def _made_of(x: Tensor, bounds: tuple[float, float]) -> EventLists:
+    """Let every spike of frames [N, T, 2, H, W] stand for one event, at the time of its step."""
+    size, lists = (x.shape[3], x.shape[4]), []
+    for held in (x != bounds[0]).cpu().numpy():
+        t, p, row, column = held.nonzero()
+        lists.append(recording(column, row, t, p, size=size, where="frames"))
+    return EventLists(lists, window=1)

@@ -28,6 +28,7 @@ from robustspike.bench.data.base import SplitName
 from robustspike.bench.data.base import as_split
 from robustspike.bench.data.base import stratified
 from robustspike.bench.data.events import EVENT
+from robustspike.bench.data.events import EventLists
 from robustspike.bench.data.events import Recording
 from robustspike.bench.data.events import bin_events
 from robustspike.bench.data.events import recording
@@ -135,6 +136,7 @@ __all__ = [
     "Domain",
     "EnergyCost",
     "Evaluation",
+    "EventLists",
     "FunctionRule",
     "Geometry",
     "Goal",

@@ -7,6 +7,7 @@ separate passes; the verdict comes from the last one alone.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from robustspike.bench.contracts import Goal
 from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
 from robustspike.bench.contracts import ThreatModel
+from robustspike.bench.data.events import EventLists
 from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.errors import ThreatViolation
@@ -33,6 +35,7 @@ from robustspike.bench.limits import TimedOut
 from robustspike.bench.limits import time_limit
 from robustspike.bench.oracle import Meter
 from robustspike.bench.oracle import Oracle
+from robustspike.bench.probes import event_extras
 from robustspike.bench.probes import probe_gradient
 from robustspike.bench.probes import quality_extras
 from robustspike.bench.probes import spike_extras
@@ -69,6 +72,7 @@ def evaluate_shard(
     *,
     seed: int = 0,
     timeout: float | None = None,
+    events: Callable[[], EventLists | None] | None = None,
 ) -> ShardResult:
     """Attack one batch and judge every sample.
 
@@ -79,6 +83,7 @@ def evaluate_shard(
         x, y, ids: inputs [N, *shape], labels [N], global ids [N].
         seed: root seed; every sample's random numbers derive from (seed, attack, sample).
         timeout: seconds that the attack may take on this batch; by default as many as it likes.
+        events: returns the raw events behind the samples, for attacks on them; called where one asks.
 
     Returns: verdicts; failures of the attack are ERROR rows with a message, never exceptions.
     """
@@ -110,6 +115,7 @@ def evaluate_shard(
         clean=clean.logits[rows],
         estimators=_estimator,
         targets=target_classes(y[rows], ids[rows], victim.spec.classes) if targeted else None,
+        events=None if events is None else lambda: _of_rows(events(), rows),
     )
     rng = RowStreams.derive(ids[rows], seed, "attack", attack.spec.name, device=device)
     returned = _run(attack, meter, rng, result, timeout)
@@ -150,10 +156,17 @@ def evaluate_shard(
         result.extras = quality_extras(victim, x, y, result.x_adv, verify.fork("extras"))
     elif victim.spec.domain is Domain.SPIKES:
         result.extras = spike_extras(x, result.x_adv)
+        if meter.lists and events is not None and (raw := events()) is not None:
+            lists = {int(rows[place]): final for place, final in meter.lists.items()}
+            result.extras |= event_extras(raw, lists, result.x_adv)
     if targeted:
         result.extras["target"] = target_classes(y, ids, victim.spec.classes).double()
     assert n == len(result.status)
     return to_cpu(result)
+
+
+def _of_rows(events: EventLists | None, rows: Tensor) -> EventLists | None:
+    return None if events is None else events.of(rows.tolist())
 
 
 def _run(

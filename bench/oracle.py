@@ -20,6 +20,8 @@ from robustspike.bench.contracts import Goal
 from robustspike.bench.contracts import Task
 from robustspike.bench.contracts import ThreatModel
 from robustspike.bench.contracts import VictimSpec
+from robustspike.bench.data.events import EventLists
+from robustspike.bench.data.events import Recording
 from robustspike.bench.errors import AccessDenied
 from robustspike.bench.errors import BudgetExceeded
 from robustspike.bench.errors import ContractError
@@ -69,9 +71,11 @@ class Meter:
         trace: how far the attack got after how many forwards.
         non_finite: whether the victim answered NaN or infinity.
         stages: passes and first hits of each named part of the attack (`Oracle.stage`).
+        lists: row -> the event list that an attack on raw events handed in last.
 
     Args:
         keeps_going: keep a sample in the batch after its first hit (the attacker's own victims).
+        events: returns the raw events behind the samples, if the data set has any.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Meter:
         estimators: Callable[[str], GradientEstimator],
         targets: Tensor | None = None,
         keeps_going: bool = False,
+        events: Callable[[], EventLists | None] | None = None,
     ) -> None:
         n, device = len(x0), x0.device
         self.width = max(1, len(victim.members))
@@ -94,6 +99,8 @@ class Meter:
         self.victim, self.threat, self.geometry = victim, threat, geometry
         self.x0, self.y, self.targets, self.clean = x0, y, targets, clean
         self.noise, self.estimators = noise, estimators
+        self.events = events
+        self.lists: dict[int, Recording] = {}
         self.eps = float("inf") if threat.eps is None else float(threat.eps)
         self.forwards = torch.zeros(n, dtype=torch.int64, device=device)
         self.backwards = torch.zeros_like(self.forwards)
@@ -255,6 +262,19 @@ class Oracle:
         """The target classes [N] of a targeted goal, else None."""
         targets = _METERS[self].targets
         return None if targets is None else targets.clone()
+
+    @property
+    def events(self) -> EventLists | None:
+        """The raw events behind the samples, row by row; None where the frames are all there is."""
+        events = _METERS[self].events
+        return None if events is None else events()
+
+    def hand_in(self, row: int, events: Recording) -> None:
+        """Say which event list makes the best candidate of a sample; what changed on it is recorded.
+
+        The verdict is on the returned frames as always. A list whose frames they are not is ignored.
+        """
+        _METERS[self].lists[row] = events.copy()
 
     @property
     def radius(self) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +14,8 @@ import torch
 from torch import Tensor
 from torch import nn
 
+from robustspike.bench.data.events import EventLists
+from robustspike.bench.data.events import Recording
 from robustspike.bench.errors import ContractError
 from robustspike.bench.fullref import haarpsi
 from robustspike.bench.fullref import psnr
@@ -148,3 +152,32 @@ def spike_extras(x0: Tensor, x: Tensor) -> dict[str, Tensor]:
         "added": (after & ~before).sum(dim=1).double(),
         "removed": (before & ~after).sum(dim=1).double(),
     }
+
+
+def event_extras(before: EventLists, after: Mapping[int, Recording], x: Tensor) -> dict[str, Tensor]:
+    """Count what became of the events of recordings: [N] float64 each.
+
+    Args:
+        before: the raw events of the samples.
+        after: sample -> the list that an attack says its frames x come from.
+        x: final frames [N, T, 2, H, W].
+    Returns: events_added and events_removed, and events_turned, those that changed their polarity only
+        (a turned event is in neither of the others). NaN where there is no list, or x are not its frames.
+    """
+    names = ("events_added", "events_removed", "events_turned")
+    found = {name: x.new_full((len(x),), torch.nan, dtype=torch.float64) for name in names}
+    for row, final in after.items():
+        binned = before.frames(final, steps=x.shape[1], size=(x.shape[3], x.shape[4]))
+        if not torch.equal(torch.from_numpy(binned).to(x.device), x[row] != 0):
+            continue
+        own, new = _counted(before.recordings[row]), _counted(final)
+        added, removed = new - own, own - new
+        turned = sum(min(k, removed[(*place, 1 - p)]) for (*place, p), k in added.items())
+        counts = (added.total() - turned, removed.total() - turned, turned)
+        for name, number in zip(names, counts, strict=True):
+            found[name][row] = number
+    return found
+
+
+def _counted(events: Recording) -> Counter[tuple[int, ...]]:
+    return Counter(zip(*(events[name].tolist() for name in "tyxp"), strict=True))

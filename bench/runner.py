@@ -30,7 +30,9 @@ from robustspike.bench.contracts import CertifierSpec
 from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
 from robustspike.bench.contracts import VictimSpec
+from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
+from robustspike.bench.data.events import EventLists
 from robustspike.bench.energy import count_synops
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ContractError
@@ -164,6 +166,7 @@ def compute(unit: Unit, settings: Settings, *, died: bool = False) -> ShardResul
         data.ids,
         seed=cell.seed,
         timeout=settings.timeout,
+        events=lambda: _events(cell, unit.index, settings),
     )
     if not cell.certify:
         result.counts |= energy_of(victim, data, result, seed=cell.seed)
@@ -194,6 +197,12 @@ def energy_of(victim: ModuleVictim, data: Split, result: ShardResult, *, seed: i
 
 def _shard(cell: Cell, index: int, settings: Settings) -> Split:
     return samples_of(cell, settings.root)[index * cell.shard : (index + 1) * cell.shard]
+
+
+def _events(cell: Cell, index: int, settings: Settings) -> EventLists | None:
+    data: Dataset = registry("datasets").get(cell.dataset)
+    stop = min((index + 1) * cell.shard, cell.samples)
+    return data.events(cell.split, range(index * cell.shard, stop), root=settings.root)  # type: ignore[arg-type]
 
 
 def run(

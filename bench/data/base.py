@@ -16,6 +16,7 @@ from torch import Tensor
 
 from robustspike.bench.contracts import Domain
 from robustspike.bench.contracts import Task
+from robustspike.bench.data.events import EventLists
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -78,6 +79,15 @@ class Dataset:
         """Say whether the folder given with `--data` holds this data set (checked where it can be)."""
         del root
         return True
+
+    def events(self, split: SplitName, rows: range, *, root: Path | None = None) -> EventLists | None:
+        """Return the raw events of some samples of a split; None for data that are no recordings.
+
+        Args:
+            rows: positions in the split; positions past its end are left out.
+        """
+        del split, rows, root
+        return None
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
         """Return a split, always the same samples in the same order.

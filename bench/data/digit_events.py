@@ -22,8 +22,8 @@ from robustspike.bench.data.base import SplitName
 from robustspike.bench.data.cache import cached
 from robustspike.bench.data.digits import Digits
 from robustspike.bench.data.events import EVENT
+from robustspike.bench.data.events import EventLists
 from robustspike.bench.data.events import Recording
-from robustspike.bench.data.events import bin_events
 from robustspike.bench.data.sensor import Sensor
 from robustspike.bench.data.sensor import resized
 from robustspike.bench.data.sensor import saccades
@@ -82,11 +82,17 @@ class DigitEvents(Dataset):
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
         still = Digits().load(split)
-        window = _DURATION // self.steps
+        lists = EventLists(self.recordings(split), _DURATION // self.steps)
         frames = np.zeros((len(still), *self.shape), dtype=np.float32)
-        for row, events in enumerate(self.recordings(split)):
-            frames[row] = bin_events(events, steps=self.steps, window=window, size=(_SIZE, _SIZE)) > 0
+        for row, events in enumerate(lists.recordings):
+            frames[row] = lists.frames(events, steps=self.steps, size=(_SIZE, _SIZE))
         return Split(torch.from_numpy(frames), still.y, still.ids)
+
+    def events(self, split: SplitName, rows: range, *, root: Path | None = None) -> EventLists:
+        chosen = self.recordings(split)[rows.start : rows.stop]
+        labels, held = Digits().load("train").y.tolist(), self.recordings("train")
+        donors = dict(zip(reversed(labels), reversed(held), strict=True))  # the first one of each class
+        return EventLists(chosen, _DURATION // self.steps, donors)
 
 
 def scenes(images: npt.NDArray[np.float64]) -> Iterator[npt.NDArray[np.float64]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -22,8 +24,8 @@ from robustspike.bench.data.event_files import read_aer_bin
 from robustspike.bench.data.event_files import read_bytes
 from robustspike.bench.data.event_files import read_gesture_labels
 from robustspike.bench.data.event_files import read_npy_events
+from robustspike.bench.data.events import EventLists
 from robustspike.bench.data.events import Recording
-from robustspike.bench.data.events import bin_events
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 
@@ -77,18 +79,36 @@ class EventSet(Dataset):
         """Read one recording; its times start near 0."""
         raise TypeError(f"{type(self).__name__} does not define read().")
 
+    def lists(self, recordings: Sequence[Recording], donors: Mapping[int, Recording]) -> EventLists:
+        """Say how recordings of this data set become frames."""
+        return EventLists(recordings, self.duration // self.steps, donors, self.sensor // self.side)
+
     def frames(self, events: Recording) -> np.ndarray:
         """Bin a recording to binary frames [T, 2, side, side] with fixed edges."""
-        block = self.sensor // self.side
-        if block > 1:
-            events = events.copy()
-            events["x"] //= block
-            events["y"] //= block
-        size = (self.side, self.side)
-        counts = bin_events(events, steps=self.steps, window=self.duration // self.steps, size=size)
-        return (counts > 0).astype(np.float32)
+        frames = self.lists([], {}).frames(events, steps=self.steps, size=(self.side, self.side))
+        return frames.astype(np.float32)
+
+    def events(self, split: SplitName, rows: range, *, root: Path | None = None) -> EventLists:
+        chosen = self._chosen(split, root)[rows.start : rows.stop]
+        first: dict[int, Sample] = {}
+        for sample in self._chosen("train", root):
+            first.setdefault(sample.label, sample)
+        recordings, donors = (dict(self._read_all(part)) for part in (chosen, list(first.values())))
+        return self.lists(
+            [recordings[row] for row in range(len(chosen))],
+            {label: donors[row] for row, label in enumerate(first)},
+        )
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
+        chosen = self._chosen(split, root)
+        x = np.zeros((len(chosen), *self.shape), dtype=np.float32)
+        for row, events in self._read_all(chosen):
+            x[row] = self.frames(events)
+        y = torch.tensor([sample.label for sample in chosen], dtype=torch.int64)
+        return Split(torch.from_numpy(x), y, torch.tensor([sample.id for sample in chosen]))
+
+    def _chosen(self, split: SplitName, root: Path | None) -> list[Sample]:
+        """List a split's samples in its order."""
         if root is None:
             raise ArtefactError(f"data set '{self.name}' is read from its published files: pass --data DIR.")
         inner = root / self.folder
@@ -101,12 +121,7 @@ class EventSet(Dataset):
         held_out = 0 if split == "test" else max(1, len(listing) // _VALIDATION)
         sizes = {"validation": held_out, "train": -1}
         part = "train" if split == "test" else split
-        chosen = [listing[i] for i in stratified(labels, sizes, salt=f"{self.name}/1")[part]]
-        x = np.zeros((len(chosen), *self.shape), dtype=np.float32)
-        for row, events in self._read_all(chosen):
-            x[row] = self.frames(events)
-        y = torch.tensor([sample.label for sample in chosen], dtype=torch.int64)
-        return Split(torch.from_numpy(x), y, torch.tensor([sample.id for sample in chosen]))
+        return [listing[i] for i in stratified(labels, sizes, salt=f"{self.name}/1")[part]]
 
     def _read_all(self, chosen: list[Sample]) -> Iterable[tuple[int, Recording]]:
         """Read the chosen samples, each file once."""

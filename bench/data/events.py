@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -80,3 +87,32 @@ def bin_events(
     cell = (index[inside] * 2 + kept["p"]) * height + kept["y"]
     counts = np.bincount(cell * width + kept["x"], minlength=steps * 2 * height * width)
     return counts.astype(np.int32).reshape(steps, 2, height, width)
+
+
+@dataclass(frozen=True)
+class EventLists:
+    """The raw events behind some samples, and the binning that makes the victim's frames of events.
+
+    Args:
+        recordings: the raw events of every sample, in the order of the samples.
+        window: microseconds of a time bin.
+        donors: class -> a training recording of it, for attacks that borrow events.
+        block: side of the sensor's blocks that fall into one pixel of the frames.
+    """
+
+    recordings: Sequence[Recording] = field(repr=False)
+    window: int
+    donors: Mapping[int, Recording] = field(default_factory=dict, repr=False)
+    block: int = 1
+
+    def of(self, rows: Iterable[int]) -> EventLists:
+        """Return the lists of some samples."""
+        return replace(self, recordings=[self.recordings[row] for row in rows])
+
+    def frames(self, events: Recording, *, steps: int, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """Bin events as the data set does: [T, 2, H, W], whether a cell holds an event."""
+        if self.block > 1:
+            events = events.copy()
+            events["x"] //= self.block
+            events["y"] //= self.block
+        return bin_events(events, steps=steps, window=self.window, size=size) > 0

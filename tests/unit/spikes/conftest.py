@@ -17,6 +17,7 @@ from torch import nn
 
 from robustspike.bench.api import Budget
 from robustspike.bench.api import Domain
+from robustspike.bench.api import EventLists
 from robustspike.bench.api import Goal
 from robustspike.bench.api import ModuleVictim
 from robustspike.bench.api import ShardResult
@@ -152,6 +153,7 @@ def attacked() -> Callable[..., ShardResult]:
         budget: Budget = PLENTY,
         goal: Goal = Goal.UNTARGETED,
         seed: int = 0,
+        events: EventLists | None = None,
     ) -> ShardResult:
         threat = ThreatModel(
             domain=Domain.SPIKES,
@@ -163,6 +165,6 @@ def attacked() -> Callable[..., ShardResult]:
         )
         y = victim.logits(x).argmax(dim=1) if y is None else y
         ids = torch.arange(len(x)) if ids is None else ids
-        return evaluate_shard(victim, attack, threat, x, y, ids, seed=seed)
+        return evaluate_shard(victim, attack, threat, x, y, ids, seed=seed, events=lambda: events)
 
     return run

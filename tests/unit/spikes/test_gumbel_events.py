@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +16,18 @@ from robustspike.attacks.gumbel_events import sampled
 from robustspike.attacks.gumbel_events import slope
 from robustspike.bench.api import Budget
 from robustspike.bench.api import ConfigError
+from robustspike.bench.api import EventLists
 from robustspike.bench.api import Goal
 from robustspike.bench.api import RowStreams
+from robustspike.bench.api import Status
 from robustspike.bench.api import bin_events
 from robustspike.bench.api import generator
 from robustspike.bench.api import recording
+from robustspike.bench.oracle import _METERS
+from robustspike.bench.plan import make_plan
+from robustspike.bench.plan import read_suite
+from robustspike.bench.runner import Settings
+from robustspike.bench.runner import run
 
 SHAPE, WINDOW = (3, 2, 4, 4), 10
 
@@ -105,81 +113,125 @@ def test_linear_victim_gets_each_candidate_in_its_best_state(toys, attacked) -> 
     values = torch.tensor(worth, dtype=torch.float64)
     top = float(values.max(dim=1).values.sum())
     victim = toys.gains(gain, 1e-6 - top, SHAPE)  # fooled by the best list only
-    told = []
-    attack = GumbelEvents(
-        recordings=[own],
-        donors={0: donor, 1: donor},
-        window=WINDOW,
-        steps=80,
-        rate=1.0,
-        price=0.0,
-        sink=lambda i, e: told.append((i, e)),
-    )
-    result = attacked(victim, attack, frames([own]), y=torch.zeros(1, dtype=torch.int64))
+    attack = GumbelEvents(steps=80, rate=1.0, price=0.0)
+    lists = EventLists([own], WINDOW, {0: donor, 1: donor})
+    result = attacked(victim, attack, frames([own]), y=torch.zeros(1, dtype=torch.int64), events=lists)
     assert result.errors == [] and result.status.tolist() == [1]
     best = chosen(merged, values.argmax(dim=1))
     assert torch.equal(result.x_adv, frames([best]))
-    assert told[0][0] == 0 and told[0][1].tolist() == best.tolist()
+    before, after = ({tuple(e) for e in part.tolist()} for part in (own, best))
+    turned = float(result.extras["events_turned"][0])
+    assert float(result.extras["events_added"][0]) + turned == len(after - before)
+    assert float(result.extras["events_removed"][0]) + turned == len(before - after)
 
 
 @pytest.fixture
 def scene(toys):
     lists = [events(i) for i in range(6)]
     victim = toys.gains(torch.randn(96, generator=generator("w"), dtype=torch.float64), -6.0, SHAPE)
-    attack = GumbelEvents(
-        recordings=lists, donors={0: events(20, 20), 1: events(21, 20)}, window=WINDOW, steps=15
-    )
-    return victim, attack, frames(lists), lists
+    held = EventLists(lists, WINDOW, {0: events(20, 20), 1: events(21, 20)})
+    return victim, frames(lists), held
+
+
+class Kept(GumbelEvents):
+    """Keeps the lists that were handed in."""
+
+    def run(self, oracle, x0, y, *, rng):
+        x = super().run(oracle, x0, y, rng=rng)
+        object.__setattr__(self, "told", dict(_METERS[oracle].lists))
+        return x
 
 
 def test_returned_inputs_are_the_frames_of_lists_made_of_candidates(scene, attacked) -> None:
-    victim, attack, x, lists = scene
-    told = {}
-    attack = GumbelEvents(
-        recordings=lists, donors=attack.donors, window=WINDOW, steps=40, sink=told.__setitem__
-    )
-    result = attacked(victim, attack, x, y=torch.zeros(6, dtype=torch.int64))
+    victim, x, held = scene
+    attack = Kept(steps=40, draws=2)
+    result = attacked(victim, attack, x, y=torch.zeros(6, dtype=torch.int64), events=held)
     hits = (result.status == 1).nonzero().squeeze(1).tolist()
+    right = (result.status != 2).nonzero().squeeze(1).tolist()
+    told = {right[row]: found for row, found in attack.told.items()}  # the oracle counts attacked samples
     assert result.errors == [] and hits and sorted(told) == hits
     for i in hits:
-        merged, _ = candidates(lists[i], attack.donors[1])
+        merged, _ = candidates(held.recordings[i], held.donors[1])
         places = {(int(e["t"]), int(e["y"]), int(e["x"])) for e in merged}
         assert {(int(e["t"]), int(e["y"]), int(e["x"])) for e in told[i]} <= places
         assert torch.equal(frames([told[i]])[0], result.x_adv[i])
+    counted = torch.stack([result.extras[f"events_{what}"] for what in ("added", "removed", "turned")])
+    assert bool((counted[:, hits].sum(dim=0) >= 1).all())
+    assert torch.equal(torch.isfinite(counted[0]), result.status == 1)
 
 
 def test_samples_do_not_depend_on_their_batch_mates(scene, attacked) -> None:
-    victim, attack, x, _ = scene
-    y = torch.zeros(6, dtype=torch.int64)
-    together = attacked(victim, attack, x, y=y)
+    victim, x, held = scene
+    attack, y = GumbelEvents(steps=15, draws=2), torch.zeros(6, dtype=torch.int64)
+    longer = EventLists([*held.recordings[:5], events(9, 40)], WINDOW, held.donors)
+    x = torch.cat([x[:5], frames([longer.recordings[5]])])
+    together = attacked(victim, attack, x, y=y, events=longer)
     for i in range(3):
-        alone = attacked(victim, attack, x[i : i + 1], y=y[:1], ids=torch.tensor([i]))
+        alone = attacked(victim, attack, x[i : i + 1], y=y[:1], ids=torch.tensor([i]), events=longer.of([i]))
         assert torch.equal(alone.x_adv[0], together.x_adv[i])
         assert int(alone.forwards[0]) == int(together.forwards[i])
 
 
 def test_no_room_and_no_budget_leave_the_input(scene, attacked) -> None:
-    victim, attack, x, _ = scene
-    y = torch.zeros(6, dtype=torch.int64)
-    assert torch.equal(attacked(victim, attack, x, y=y, eps=Fraction(0)).x_adv, x)
+    victim, x, held = scene
+    attack, y = GumbelEvents(steps=15), torch.zeros(6, dtype=torch.int64)
+    assert torch.equal(attacked(victim, attack, x, y=y, eps=Fraction(0), events=held).x_adv, x)
     for forwards in (0, 1, 3):
-        result = attacked(victim, attack, x, y=y, budget=Budget(forwards=forwards, backwards=9))
+        budget = Budget(forwards=forwards, backwards=9)
+        result = attacked(victim, attack, x, y=y, budget=budget, events=held)
         assert result.errors == [] and int(result.forwards.max()) <= forwards
 
 
-def test_foreign_inputs_missing_donors_and_wrong_parameters_are_named(scene, attacked) -> None:
-    victim, attack, x, lists = scene
+def test_foreign_inputs_and_wrong_parameters_are_named(scene, attacked) -> None:
+    victim, x, held = scene
     y = torch.zeros(6, dtype=torch.int64)
-    assert "not the frames" in attacked(victim, attack, torch.zeros_like(x), y=y).errors[0]
-    bare = GumbelEvents(recordings=lists, donors={}, window=WINDOW)
-    assert "donors" in attacked(victim, bare, x, y=y).errors[0]
+    result = attacked(victim, GumbelEvents(), torch.zeros_like(x), y=y, events=held)
+    assert "input 0" in result.errors[0]
     with pytest.raises(ConfigError, match="cold"):
-        GumbelEvents(recordings=lists, donors={}, window=WINDOW, cold=3.0)
+        GumbelEvents(cold=3.0)
     with pytest.raises(ConfigError, match="limit"):
-        GumbelEvents(recordings=lists, donors={}, window=WINDOW, start=9.0)
+        GumbelEvents(start=9.0)
+
+
+def test_without_recordings_every_spike_is_an_event(scene, attacked) -> None:
+    victim, x, _ = scene
+    result = attacked(victim, GumbelEvents(steps=15), x, y=torch.zeros(6, dtype=torch.int64))
+    assert result.errors == [] and "events_added" not in result.extras
+    here = x.amax(dim=2, keepdim=True)
+    assert bool((result.x_adv <= here).all())  # no donor: events vanish or turn, none appears elsewhere
 
 
 def test_targeted_goal_takes_the_donor_of_the_target(scene, attacked) -> None:
-    victim, attack, x, _ = scene
-    result = attacked(victim, attack, x, y=torch.zeros(6, dtype=torch.int64), goal=Goal.TARGETED)
+    victim, x, held = scene
+    y = torch.zeros(6, dtype=torch.int64)
+    result = attacked(victim, GumbelEvents(steps=15), x, y=y, goal=Goal.TARGETED, events=held)
     assert result.errors == [] and (result.adv[result.status == 1] == 1).all()
+
+
+SUITE = """
+name = "raw"
+samples = 6
+shard = 4
+[[threats]]
+domain = "spikes"
+geometry = "l0"
+eps = "min"
+[[victims]]
+name = "lif_cnn.digits_events"
+[[attacks]]
+name = "gumbel_events.l0"
+params = { steps = 20 }
+"""
+
+
+def test_a_suite_hands_the_recordings_of_its_data_set_over(tmp_path: Path) -> None:
+    suite = tmp_path / "raw.toml"
+    suite.write_text(SUITE)
+    plan = make_plan(read_suite(str(suite)))
+    (record,) = run(plan, Settings(out=tmp_path / "out"))
+    assert record.label == "gumbel_events.l0[steps=20]" and record.counts["errors"] == 0
+    broken = [row for row in record.rows if row.status is Status.BROKEN]
+    assert broken
+    for row in broken:
+        changed = sum(row.extras[f"events_{what}"] for what in ("added", "removed", "turned"))
+        assert 2 * changed >= row.distance >= 1  # a turned event changes two cells, others one at most
