@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pandas as pd
 import torch
+from torch import Tensor
 
 from robustspike.bench.api import Split
 from robustspike.bench.api import Step
@@ -29,11 +30,12 @@ from robustspike.defenses.slopes import slope
 
 DEFENSES = ("none", "sr", "nt", "gradient_penalty", "pgd_at", "sr_star", "mppd(rho=0)", "mppd", "tv_l1")
 """The regularisers, and the controls that they are compared with: "none", "pgd_at" and "mppd(rho=0)"."""
+EPS = 0.1
 TARGETS: dict[str, Target] = {"prob": "softmax_prob", "margin": "margin", "loss": "loss"}
 
 
 def gradients(step: Step) -> dict[str, float]:
-    """Measure input gradients of the true probability (SR), the margin (NT) and the loss, in evaluation mode.
+    """Measure the input gradients of the true probability (SR), the margin (NT) and the loss.
 
     l1 NAME: mean l1 norm of the surrogate gradient; slope NAME: mean |f(x + h sign) - f(x)| / h at h = 0.01,
     which the surrogate does not enter. l2 loss: mean l2 norm. Of the probability's gradient also, dense: the
@@ -60,7 +62,7 @@ def gradients(step: Step) -> dict[str, float]:
     return found
 
 
-def potentials(step: Step, eps: float) -> dict[str, float]:
+def potentials(step: Step) -> dict[str, float]:
     """Measure the perturbation e of the last spiking layer's potential (simplified dynamics, no resets).
 
     e2 NAME, |e| NAME: means over steps, samples and neurons; relative NAME: e2 over the same mean for the
@@ -68,7 +70,7 @@ def potentials(step: Step, eps: float) -> dict[str, float]:
     """
     found = {}
     for setting in ("gaussian", "adversarial"):
-        moved = Mppd(setting=setting, eps=eps).perturbed(step)
+        moved = Mppd(setting=setting, eps=EPS).perturbed(step)
         with torch.no_grad():
             clean, other = (last_current(step, x, scaled=True)[2] for x in (step.x, moved))
             leak, gain = clean.neuron.leak, clean.neuron.gain
@@ -83,10 +85,25 @@ def potentials(step: Step, eps: float) -> dict[str, float]:
 def measure(
     recipe: VictimRecipe, defense: str, seed: int, split: Split, weights: Path | None
 ) -> dict[str, object]:
-    """Return the row of one network."""
+    """Return the row of one network, in evaluation mode.
+
+    "at FGSM": the gradients one signed step of EPS away from the clean points, where SR* penalises them.
+    """
     victim = load_victim(recipe.name, defense=defense, seed=seed, weights=weights)
-    step = Step(victim.module, split.x, split.y, generator("measure"), 0, recipe.loss)
-    return {"defense": defense, "seed": seed, "n": len(split), **gradients(step), **potentials(step, 0.1)}
+
+    def seen(x: Tensor) -> Step:
+        return Step(victim.module, x, split.y, generator("measure"), 0, recipe.loss)
+
+    step = seen(split.x)
+    attacked = gradients(seen(Mppd(setting="adversarial", eps=EPS).perturbed(step)))
+    return {
+        "defense": defense,
+        "seed": seed,
+        "n": len(split),
+        **gradients(step),
+        **{f"{name} at FGSM": value for name, value in attacked.items()},
+        **potentials(step),
+    }
 
 
 @click.command()
