@@ -228,8 +228,10 @@ class DefenseSpec:
         trains: whether it changes the training; its weights are then separate files.
         stochastic: whether the hardened victim draws noise at test time.
         hides_gradient: whether a part of it has no useful gradient of its own.
-        adaptive: what an honest evaluation must include against it ("eot", "straight_through",
-            "wide_surrogate", or an attack name); a run without it is marked incomplete.
+        adaptive: what an honest evaluation must include against it; a run without it is marked incomplete.
+            "eot" for a stochastic one; "straight_through" for a filter without a gradient of its own;
+            "wide_surrogate" for a training rule that lowers, or trains on, gradients under one surrogate,
+            which tells nothing about another; or the name of an attack.
         source: paper, equation or algorithm, and each deviation.
     """
 

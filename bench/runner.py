@@ -29,7 +29,6 @@ from robustspike.bench.contracts import Certifier
 from robustspike.bench.contracts import CertifierSpec
 from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
-from robustspike.bench.contracts import VictimSpec
 from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
 from robustspike.bench.data.events import EventLists
@@ -397,17 +396,19 @@ def _declared(cell: Cell, victim: ModuleVictim, weights: Path | None) -> dict[st
         certifier: Certifier = cell.rules.get(cell.attack, **dict(cell.attack_params))
         declared["certificate"] = {"norm": certifier.spec.norm, "confidence": certifier.confidence}
     return declared | {
-        "adaptive": [need for need in rule.spec.adaptive if _applies(need, cell, victim.spec)],
+        "adaptive": [need for need in rule.spec.adaptive if _applies(need, cell, victim)],
         "notes": list(victim.spec.notes),
         "neurons": len(victim.neurons),
         "training_passes": training_passes(recipe, cell.defense, cell.victim_seed, weights),
     }
 
 
-def _applies(need: str, cell: Cell, spec: VictimSpec) -> bool:
+def _applies(need: str, cell: Cell, victim: ModuleVictim) -> bool:
     """Say whether an adaptive attack that a defense names can be run under a cell's threat model."""
+    if need == "wide_surrogate":
+        return bool(victim.neurons)  # without spiking neurons there is no surrogate to exchange
     attacks = registry("attacks")
-    return need not in attacks.names() or fits(attacks.get(need), cell.threat, spec)
+    return need not in attacks.names() or fits(attacks.get(need), cell.threat, victim.spec)
 
 
 def sample_records(shard: ShardResult) -> list[SampleRecord]:

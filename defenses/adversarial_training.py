@@ -23,6 +23,7 @@ class FgsmTraining(Adversarial):
     spec: ClassVar[DefenseSpec] = DefenseSpec(
         name="fgsm_at",
         trains=True,
+        adaptive=("wide_surrogate",),
         source="Goodfellow et al. 2015, arXiv:1412.6572. Differs: adversarial points only, no clean share.",
     )
 
@@ -37,6 +38,7 @@ class PgdTraining(Adversarial):
     spec: ClassVar[DefenseSpec] = DefenseSpec(
         name="pgd_at",
         trains=True,
+        adaptive=("wide_surrogate",),
         source=(
             "Madry et al. 2018, arXiv:1706.06083, eq. 2.1. Differs: 5 steps of eps/2 at the suite's eps; the "
             "attack sees running BatchNorm statistics (SNN-RAT's and FEEL's code), batch ones as an option."

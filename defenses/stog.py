@@ -102,7 +102,7 @@ class StochasticGating(Adversarial):
         name="stog",
         trains=True,
         stochastic=True,
-        adaptive=("eot",),
+        adaptive=("eot", "wide_surrogate"),
         source=(
             "Ding et al., AAAI 2024, 38(1):492-502. Differs: the derivative to P has the correct positive "
             "sign (the release's is negative); one optimiser for weights and gates; gates start at 0.9 "

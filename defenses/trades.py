@@ -39,6 +39,7 @@ class Trades(Adversarial):
     spec: ClassVar[DefenseSpec] = DefenseSpec(
         name="trades",
         trains=True,
+        adaptive=("wide_surrogate",),
         source="Zhang et al. 2019, arXiv:1901.08573, eq. 5. Differs: 5 steps of eps/2 at the suite's eps.",
     )
 
@@ -75,6 +76,7 @@ class Mart(Adversarial):
     spec: ClassVar[DefenseSpec] = DefenseSpec(
         name="mart",
         trains=True,
+        adaptive=("wide_surrogate",),
         source=(
             "Wang et al., ICLR 2020 (misclassification aware adversarial training). Differs: 5 steps of "
             "eps/2 at the suite's eps; beta=4 as in robust conversion's code."

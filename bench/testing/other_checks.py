@@ -44,6 +44,8 @@ def defense_declares_itself(defense: Any) -> None:
         require(known, f"spec.adaptive names '{need}', which is neither {sorted(_ADAPTIVE)} nor an attack")
     if spec.stochastic:
         require("eot" in spec.adaptive, "a randomised defense must require the adaptive attack 'eot'")
+    if spec.hides_gradient:
+        require("straight_through" in spec.adaptive, "a part without gradient needs 'straight_through'")
 
 
 def defense_builds_a_sound_victim(defense: Any) -> None:
