@@ -492,6 +492,8 @@ def _rules(
             changed = entry.get("params", {})
             for name in _expand(known, entry["name"]):
                 rule = known.get(name, **changed)
+                if isinstance(estimator := getattr(rule, "estimator", None), str):
+                    registry("estimators").get(estimator)  # a wrong name is told now, not by every cell
                 certify = kind == "certifiers"
                 if _chosen(label_of(name, changed), patterns) and (certify or fits(rule, threat, spec)):
                     yield name, changed, certify

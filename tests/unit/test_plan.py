@@ -92,6 +92,12 @@ def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], message: st
     assert "\n" not in str(caught.value)
 
 
+def test_an_unknown_gradient_estimator_is_named_before_anything_runs(tmp_path: Path) -> None:
+    text = SMALL.replace('name = "fgsm.linf"', 'name = "pgd.linf"\nparams = { estimator = "atan(5)" }')
+    with pytest.raises(ConfigError, match=r"expected NAME or NAME\(key=value"):
+        plan_of(tmp_path, text)
+
+
 def test_unknown_and_unreadable_suites(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'quick'"):
         read_suite("quik")

@@ -29,6 +29,7 @@ from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import generator
 from robustspike.bench.api import initialise
+from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.api import spearman
 from robustspike.bench.api import ssim
@@ -49,6 +50,11 @@ FAST = {
     "quality.uap_generative": {"images": 16, "epochs": 4, "batch": 8, "width": 4, "levels": 2, "lr": 0.05},
 }
 NAMES = registry("attacks").names("quality.*")
+QUICK: dict[str, dict[str, object]] = {
+    "quality.bbq_like": {"queries": 100},
+    "quality.nes": {"iterations": 8},
+    "quality.square": {"queries": 150},
+}
 
 
 class Toy(nn.Module):
@@ -277,3 +283,22 @@ def test_unet_takes_odd_sizes() -> None:
 def test_wrong_parameters_are_refused(name: str, wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=name):
         registry("attacks").get(name, **wrong)
+
+
+@pytest.mark.slow
+def test_every_attack_does_its_work_on_a_shipped_spiking_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # real practice images and sources
+    target = load_victim("snn_iqa.photopatch")
+    data = registry("datasets").get("photopatch_iqa").load("test")[:8]
+    change = {}
+    for name in NAMES:
+        attack = registry("attacks").get(name, **QUICK.get(name, {}))
+        threat = ThreatModel(eps=Fraction(4, 255), goal=Goal.SHIFT, levels=255, access=attack.spec.access)
+        result = evaluate_shard(target, attack, threat, data.x, data.y, data.ids)
+        assert result.errors == [] and float(result.distance.max()) <= 4 / 255 + 1e-6, name
+        assert torch.equal((result.x_adv * 255).round() / 255, result.x_adv), name
+        change[name] = float((result.adv_score - result.clean_score).abs().mean())
+    weak = ("quality.random_sign", "quality.bbq_like")
+    assert min(change[name] for name in weak) > 0
+    beaten = {name for name in NAMES if change[name] <= change["quality.random_sign"]}
+    assert beaten <= set(weak), change
