@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 
 from robustspike.bench import provenance
 from robustspike.bench.errors import ArtefactError
+from robustspike.bench.errors import ProtocolError
 from robustspike.bench.files import sha256
 from robustspike.bench.files import write_atomic
 from robustspike.bench.records import PROTOCOL
@@ -129,7 +130,7 @@ def _manifest(archive: zipfile.ZipFile, bundle: Path) -> dict[str, str]:
     if not isinstance(files, dict) or value.get("format") != FORMAT:
         raise ArtefactError(f"{bundle}: not a bundle of format {FORMAT}.")
     if value.get("protocol") != PROTOCOL:
-        raise ArtefactError(
+        raise ProtocolError(
             f"{bundle}: measured under protocol {value.get('protocol')!r}, this version's is {PROTOCOL!r}; "
             "its rows cannot stand in one table with these. Run the suite again."
         )

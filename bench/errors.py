@@ -27,3 +27,7 @@ class ThreatViolation(BenchError):
 
 class ArtefactError(BenchError, OSError):
     """A file (weights, record, data) that is missing, unreadable or not what it claims to be."""
+
+
+class ProtocolError(ArtefactError):
+    """A record or bundle that is sound, but was measured under other rules than this version's."""

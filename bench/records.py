@@ -32,6 +32,7 @@ from robustspike.bench.contracts import Task
 from robustspike.bench.contracts import ThreatModel
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
+from robustspike.bench.errors import ProtocolError
 from robustspike.bench.files import sha256
 
 FORMAT = 1
@@ -81,7 +82,8 @@ class CellRecord:
 
     Args:
         key: digest of everything below that defines the experiment.
-        suite: name of the suite that asked for it (not part of the key).
+        suite, suite_version, suite_digest: the suite that last asked for it (not part of the key); 0 and ""
+            where the record is older than these fields.
         task: "classify", "quality", or "certify" for a certificate (attack is then the certifier).
         victim, defense, attack: registry names; the label of the attack includes changed parameters.
         parameters: full parameters of victim, defense and attack.
@@ -120,6 +122,8 @@ class CellRecord:
     digests: Mapping[str, str]
     environment: Mapping[str, str]
     rows: tuple[SampleRecord, ...]
+    suite_version: int = 0
+    suite_digest: str = ""
 
 
 def encode_threat(threat: ThreatModel) -> dict[str, Any]:
@@ -259,7 +263,8 @@ def read_limited(path: Path) -> bytes:
 def read_record(folder: Path) -> CellRecord:
     """Read a record back and check it against itself.
 
-    Raises: ArtefactError: unreadable, of another format or protocol, or its parts disagree.
+    Raises: ArtefactError: unreadable, of another format, or its parts disagree. ProtocolError: measured
+        under another protocol.
     """
     path = folder / "record.json"
     try:
@@ -271,7 +276,7 @@ def read_record(folder: Path) -> CellRecord:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ArtefactError(f"{path}: not a record of format {FORMAT}. Delete the folder and run again.")
     if value.get("protocol") != PROTOCOL:
-        raise ArtefactError(
+        raise ProtocolError(
             f"{path}: measured under protocol {value.get('protocol')!r}, this version's is {PROTOCOL!r}. "
             "Run the suite again, or read it with the version that made it."
         )

@@ -43,6 +43,7 @@ from robustspike.bench.limits import watchdog
 from robustspike.bench.oracle import Oracle
 from robustspike.bench.plan import Cell
 from robustspike.bench.plan import Plan
+from robustspike.bench.plan import Suite
 from robustspike.bench.plan import dataset_split
 from robustspike.bench.plan import fits
 from robustspike.bench.plan import frozen
@@ -221,7 +222,7 @@ def run(
     with store.locked():
         store.clean()
         keyed = _identify(plan, settings)
-        records = {key: store.read(key) for key, _, _, _ in keyed if store.has(key)}
+        records = {key: _adopt(store, key, plan.suite) for key, _, _, _ in keyed if store.has(key)}
         units = [
             Unit(cell, key, index)
             for key, cell, _, _ in keyed
@@ -244,6 +245,17 @@ def run(
             if on_tick is not None:
                 on_tick(Tick(done, total, unit.cell))
     return [records[key] for key, _, _, _ in keyed]
+
+
+def _adopt(store: Store, key: str, suite: Suite) -> CellRecord:
+    """Read a record that is there already, and note on it the suite that asks for it now."""
+    record = store.read(key)
+    known = dataclasses.replace(
+        record, suite=suite.name, suite_version=suite.version, suite_digest=suite.digest
+    )
+    if known != record:
+        store.note_suite(known)
+    return known
 
 
 def _identify(plan: Plan, settings: Settings) -> list[tuple[str, Cell, dict[str, str], dict[str, Any]]]:
@@ -310,6 +322,8 @@ def _finish(
     record = CellRecord(
         key=key,
         suite=plan.suite.name,
+        suite_version=plan.suite.version,
+        suite_digest=plan.suite.digest,
         task=Task.CERTIFY if cell.certify else spec.task,
         victim=cell.victim_label,
         defense=cell.defense,

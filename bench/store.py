@@ -128,6 +128,10 @@ class Store:
             building.rename(final)
         shutil.rmtree(self.shards / record.key, ignore_errors=True)
 
+    def note_suite(self, record: CellRecord) -> None:
+        """Write record.json of a finished cell again; nothing but its suite may have changed."""
+        write_atomic(self.records / record.key / "record.json", encode_record(record))
+
     def clean(self) -> None:
         """Remove what killed runs left behind."""
         for leftover in self.records.glob(".*.tmp"):

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ import pandas as pd
 from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
 from robustspike.bench.records import CellRecord
+from robustspike.leaderboard import protocol
 from robustspike.leaderboard import quality
 from robustspike.leaderboard.quality_table import attacks_of
 from robustspike.leaderboard.quality_table import figure
@@ -58,18 +60,21 @@ INTRODUCTION = (
 def sections(records: Iterable[CellRecord]) -> list[Section]:
     """Build one table for each data set, goal, rounding and shard size with enough budgets."""
     unique = {record.key: record for record in records if record.task is Task.QUALITY}
+    apart = protocol.competing(unique.values())
     grouped: dict[tuple[str, ...], list[CellRecord]] = defaultdict(list)
     for record in (unique[key] for key in sorted(unique)):
         threat = record.threat
         if threat.geometry == "linf" and threat.eps is not None:
-            about = (record.dataset, record.split, record.digests["data"], str(threat.goal))
-            grouped[(*about, str(threat.levels), str(record.shard))].append(record)
+            free = replace(record, threat=replace(threat, eps=None))  # budgets are what is compared here
+            grouped[protocol.rules(free, apart)].append(record)
     made = []
     for key in sorted(grouped):
         frame = _frame(grouped[key])
         if len(frame):
-            title = f"{key[0]} ({key[1]}, n = {frame['n'].max()}), {key[3]}, at equal visibility"
-            made.append(Section(title, "visibility", frame))
+            first = grouped[key][0]
+            title = f"{key[0]} ({key[1]}, n = {frame['n'].max()}), {first.threat.goal}, at equal visibility"
+            title += protocol.remarks(first, apart)
+            made.append(Section(title, "visibility", frame, protocol=protocol.line(grouped[key])))
     return made
 
 

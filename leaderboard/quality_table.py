@@ -17,6 +17,7 @@ from robustspike.bench.flags import FLAGS
 from robustspike.bench.records import CellRecord
 from robustspike.bench.records import SampleRecord
 from robustspike.bench.stats import sign_test
+from robustspike.leaderboard import protocol
 from robustspike.leaderboard import quality
 from robustspike.leaderboard import seeds
 from robustspike.leaderboard.row_flags import SIGNIFICANCE
@@ -66,10 +67,10 @@ COLUMNS = {
 def sections(records: Iterable[CellRecord]) -> list[Section]:
     """Build the tables of the quality records, one per data set, threat model and shard size."""
     unique = {record.key: record for record in records if record.task is Task.QUALITY}
+    apart = protocol.competing(unique.values())
     grouped: dict[tuple[str, ...], list[CellRecord]] = defaultdict(list)
     for record in (unique[name] for name in sorted(unique)):
-        about = (record.dataset, record.split, record.digests["data"], record.threat.label)
-        grouped[(*about, str(record.threat.levels), str(record.shard))].append(record)
+        grouped[protocol.rules(record, apart)].append(record)
 
     def order(key: tuple[str, ...]) -> tuple[object, ...]:
         eps = grouped[key][0].threat.eps
@@ -86,7 +87,9 @@ def sections(records: Iterable[CellRecord]) -> list[Section]:
         )
         if first.dataset.startswith("photopatch"):
             title += ", pseudo-MOS (HaarPSI)"
-        made.append(Section(title, "quality", _frame(grouped[key])))
+        title += protocol.remarks(first, apart)
+        line = protocol.line(grouped[key])
+        made.append(Section(title, "quality", _frame(grouped[key]), protocol=line))
     return made
 
 

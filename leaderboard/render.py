@@ -101,17 +101,15 @@ def to_csv(sections: Sequence[Section]) -> str:
     for section in sections:
         frame = section.frame.copy()
         frame.insert(0, "section", section.title)
+        frame.insert(1, "protocol", section.protocol)
         frames.append(frame)
     if not frames:
         return ""
     whole = pd.concat(frames, ignore_index=True)
     whole["rank"] = whole["rank"].astype("Int64")
     known_columns = (COLUMNS, distances.COLUMNS, quality_table.COLUMNS, quality_matched.COLUMNS)
-    known = [
-        c
-        for c in dict.fromkeys(["section", *(name for columns in known_columns for name in columns)])
-        if c in whole.columns
-    ]
+    named = ["section", "protocol", *(name for columns in known_columns for name in columns)]
+    known = [c for c in dict.fromkeys(named) if c in whole.columns]
     attacks = sorted(c for c in whole.columns if c not in known)
     ordered = [c for c in known if c != "flags"] + attacks + ["flags"]
     text: str = whole[ordered].to_csv(index=False, float_format="%.6f", lineterminator="\n")
@@ -367,7 +365,7 @@ def to_markdown(
     made = [f"- Measured by `{line.replace('`', '')}`" for line in about]
     parts = ["# Leaderboard", "", *made, *([""] if made else []), introduction(sections), ""]
     for section in sections:
-        parts += [f"## {section.title}", ""]
+        parts += [f"## {section.title}", "", section.protocol, ""]
         for position, (headers, rows) in enumerate(tables(section)):
             if not position and section.kind != "visibility":
                 best = 4 if section.kind == "accuracy" else 5
@@ -420,7 +418,7 @@ def to_html(
         f"<p>{intro}</p>",
     ]
     for section in sections:
-        parts.append(f"<h2>{html.escape(section.title)}</h2>")
+        parts.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.protocol)}</p>")
         for position, (headers, rows) in enumerate(tables(section)):
             bars = _bars(section) if not position and section.kind == "accuracy" else None
             parts.append(_html_table(headers, rows, bars))

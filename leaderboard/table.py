@@ -22,6 +22,7 @@ from robustspike.bench.stats import wilson
 from robustspike.leaderboard import certificates
 from robustspike.leaderboard import costs
 from robustspike.leaderboard import distances
+from robustspike.leaderboard import protocol
 from robustspike.leaderboard import spikes
 from robustspike.leaderboard.row_flags import SIGNIFICANCE
 from robustspike.leaderboard.row_flags import Checks
@@ -65,6 +66,7 @@ class Section:
         curves: success over budget of every attack (`spikes.CURVE_COLUMNS`), for minimum-norm threats.
         geometry: name of the geometry of its threat.
         certificates: what was certified (`certificates.FRAME`); empty without certificates.
+        protocol: the rules and suites that it was measured by, a line.
     """
 
     title: str
@@ -74,17 +76,7 @@ class Section:
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     geometry: str = ""
     certificates: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-
-def _section_key(record: CellRecord) -> tuple[str, ...]:
-    return (
-        record.dataset,
-        record.split,
-        record.digests["data"],
-        str(record.threat.domain),
-        record.threat.label,
-        str(record.shard),
-    )
+    protocol: str = ""
 
 
 def sections(records: Iterable[CellRecord]) -> list[Section]:
@@ -94,17 +86,19 @@ def sections(records: Iterable[CellRecord]) -> list[Section]:
         records: finished cells, from one or several folders; a key that comes twice counts once.
     """
     unique = {record.key: record for record in records if record.task in (Task.CLASSIFY, Task.CERTIFY)}
+    apart = protocol.competing(unique.values())
     checks: Checks = defaultdict(list)
     grouped: dict[tuple[str, ...], list[CellRecord]] = defaultdict(list)
     for record in (unique[key] for key in sorted(unique)):
         if is_unbounded(record) and record.task is Task.CLASSIFY:
             checks[row_owner(record)].append(record)
         else:
-            grouped[_section_key(record)].append(record)
+            grouped[protocol.rules(record, apart)].append(record)
     made = []
-    for key in sorted(grouped, key=lambda k: (k[0], k[3], _threat_order(grouped[k][0]), k)):
+    for key in sorted(grouped, key=lambda k: (k[0], *_threat_order(grouped[k][0]), k)):
         first = grouped[key][0]
         title = f"{first.dataset} ({first.split}, n = {first.samples}), {first.threat.label}"
+        title += protocol.remarks(first, apart)
         kind = "distance" if first.threat.is_minimum_norm else "accuracy"
         groups = _by_owner([record for record in grouped[key] if record.task is Task.CLASSIFY])
         proofs = _by_owner([record for record in grouped[key] if record.task is Task.CERTIFY])
@@ -120,14 +114,15 @@ def sections(records: Iterable[CellRecord]) -> list[Section]:
                 curves=spikes.curve_frame(groups) if kind == "distance" else pd.DataFrame(),
                 geometry=first.threat.geometry,
                 certificates=certificates.frame(proofs),
+                protocol=protocol.line(grouped[key]),
             )
         )
     return made
 
 
-def _threat_order(record: CellRecord) -> tuple[str, float]:
+def _threat_order(record: CellRecord) -> tuple[str, str, float]:
     eps = record.threat.eps
-    return record.threat.geometry, float("inf") if eps is None else float(eps)
+    return str(record.threat.domain), record.threat.geometry, float("inf") if eps is None else float(eps)
 
 
 Groups = dict[tuple[str, str], list[CellRecord]]

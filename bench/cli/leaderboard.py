@@ -26,30 +26,55 @@ _SORT = ("worst_case", "clean", "asr", "propagations", "victim", "defense")
 @click.option("--sort", type=click.Choice(_SORT), help="Sort rows by this column instead of by rank.")
 def command(
     folders: tuple[Path, ...], csv: Path | None, md: Path | None, html: Path | None, sort: str | None
-) -> None:
-    """Build the tables of the records in folders and bundles; no model is run."""
-    publish(*read_folders(folders), csv=csv, md=md, html=html, sort=sort)
+) -> int:
+    """Build the tables of the records in folders and bundles; no model is run.
+
+    Records measured under another protocol are refused, a line a folder; the others make the tables, and
+    the exit code is 1.
+    """
+    records, about, refused = read_folders(folders)
+    for line in refused:
+        click.echo(line, err=True)
+    if records or not refused:
+        publish(records, about, csv=csv, md=md, html=html, sort=sort)
+    return 1 if refused else 0
 
 
-def read_folders(folders: Sequence[Path]) -> tuple[list[CellRecord], list[str]]:
-    """Read every record of folders and bundles, and the lines that say how they were made.
+def read_folders(folders: Sequence[Path]) -> tuple[list[CellRecord], list[str], list[str]]:
+    """Read every record of folders and bundles.
 
-    Raises: ArtefactError: none is there, or one is damaged.
+    Returns: the records, the lines that say how they were made, and a line for every folder some of whose
+        records were measured under another protocol and left out.
+
+    Raises: ArtefactError: no record is there, or one is damaged.
     """
     from contextlib import nullcontext
 
     from robustspike.bench import provenance
     from robustspike.bench.bundle import unpacked
+    from robustspike.bench.errors import ProtocolError
     from robustspike.bench.records import read_record
     from robustspike.bench.store import record_folders
 
     records: list[CellRecord] = []
     sessions: list[provenance.Session] = []
+    refused: list[str] = []
     for folder in folders:
-        with unpacked(folder) if folder.is_file() else nullcontext(folder) as root:
-            records += [read_record(place) for place in record_folders(root)]
-            sessions += provenance.read(root)
-    return records, provenance.lines(sessions)
+        reasons: list[str] = []
+        try:
+            with unpacked(folder) if folder.is_file() else nullcontext(folder) as root:
+                for place in record_folders(root):
+                    try:
+                        records.append(read_record(place))
+                    except ProtocolError as error:
+                        reasons.append(str(error))
+                sessions += provenance.read(root)
+        except ProtocolError as error:
+            reasons.append(str(error))
+        if reasons:
+            more = f" (and {len(reasons) - 1} more records of {folder})" if len(reasons) > 1 else ""
+            refused.append(f"refused: {reasons[0]}{more}")
+    return records, provenance.lines(sessions), refused
 
 
 def publish(
@@ -107,6 +132,7 @@ def _print(built: Sequence[Section], title: str) -> None:
     console = Console(width=width)
     for section in built:
         console.print(Text(section.title, style="bold"))
+        console.print(Text(section.protocol, style="dim"))
         shown = tables(section, narrow=True)
         if len(section.frame) > COLUMNS_THAT_FIT and section.kind != "visibility":
             del shown[1]

@@ -16,6 +16,7 @@ import pytest
 
 from robustspike.bench.cli import main
 from robustspike.bench.cli.new import package
+from tests.support.folders import contents
 from tests.support.records import make_record
 from tests.support.records import write
 
@@ -112,6 +113,28 @@ def test_leaderboard_refuses_what_is_not_a_record(tmp_path: Path) -> None:
     message = fails("leaderboard", "good", "bad", cwd=tmp_path)
     assert message.count("\n") == 1
     assert folder.name in message
+
+
+def test_a_record_of_another_protocol_is_refused_and_the_rest_shown(tmp_path: Path) -> None:
+    write(make_record(), tmp_path / "out")
+    old = write(make_record(victim="other"), tmp_path / "out") / "record.json"
+    old.write_text(old.read_text().replace('"protocol": "1"', '"protocol": "0"'))
+    before = contents(tmp_path / "out")
+    done = robustspike("leaderboard", "out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert (
+        "refused" in done.stderr
+        and "protocol '0'" in done.stderr
+        and str(old) in str(tmp_path / done.stderr.split()[1])
+    )
+    assert "net" in done.stdout and "other" not in done.stdout
+    checked = robustspike("verify", "out", "--only", old.parent.name, cwd=tmp_path)
+    assert checked.returncode == 1
+    assert "protocol '0'" in checked.stdout
+    assert contents(tmp_path / "out") == before
+    shutil.rmtree(tmp_path / "out" / "records" / make_record().key)
+    assert "refused" in fails("leaderboard", "out", cwd=tmp_path, code=1)
 
 
 def test_a_failing_cell_is_reported_and_the_rest_finishes(tmp_path: Path) -> None:

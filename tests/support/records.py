@@ -64,6 +64,8 @@ def make_record(
     return CellRecord(
         key=digest([verdicts, victim, defense, attack, str(eps), data, seed]),
         suite="test",
+        suite_version=1,
+        suite_digest="0" * 32,
         task=Task.CLASSIFY,
         victim=victim,
         defense=defense,

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from robustspike.bench.errors import ConfigError
 from robustspike.bench.plan import Plan
 from robustspike.bench.plan import make_plan
 from robustspike.bench.plan import read_suite
+from robustspike.bench.records import read_record
 from robustspike.bench.runner import Settings
 from robustspike.bench.runner import run
 from robustspike.bench.store import Store
@@ -145,3 +147,18 @@ def test_sigkill_at_many_moments(plan: Plan, tmp_path: Path) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     killed = contents(tmp_path / "killed" / "records")
     assert killed == contents(tmp_path / "whole" / "records")
+
+
+def test_a_record_names_the_suite_that_last_asked_for_it(plan: Plan, tmp_path: Path) -> None:
+    settings = Settings(out=tmp_path / "out")
+    first = run(plan, settings)
+    assert {(r.suite, r.suite_version, r.suite_digest) for r in first} == {("tiny", 1, plan.suite.digest)}
+    edited = tmp_path / "edited.toml"
+    edited.write_text(
+        SUITE.replace('name = "tiny"', 'name = "tiny"\nversion = 2') + '[[attacks]]\nname = "fgsm.linf"\n'
+    )
+    again = run(make_plan(read_suite(str(edited))), settings)
+    assert [r.key for r in again[:2]] == [r.key for r in first]
+    assert {r.suite_version for r in again} == {2}
+    assert {read_record(p).suite_version for p in (settings.out / "records").iterdir()} == {2}
+    assert [replace(r, suite_version=1, suite_digest=plan.suite.digest) for r in again[:2]] == first

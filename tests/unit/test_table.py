@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustspike.bench.contracts import Access
+from robustspike.bench.contracts import Budget
 from robustspike.bench.records import CellRecord
 from robustspike.bench.stats import bootstrap_median
 from robustspike.bench.stats import sign_test
@@ -283,3 +284,29 @@ def test_a_poor_conversion_is_flagged() -> None:
     declared = {"declared": {"adaptive": [], "notes": ["conversion lost 30 of 500 answers at T=2"]}}
     record = replace(make_record(), parameters=declared)
     assert "poor_conversion" in str(by_victim(sections([record])[0])["net"]["flags"])
+
+
+def test_editions_of_one_suite_make_tables_of_their_own() -> None:
+    newer = replace(make_record(attack="fgsm.linf"), suite_version=2, suite_digest="1" * 32)
+    split = sections([make_record(), newer])
+    assert [s.protocol for s in split] == [
+        "protocol 1; suites: test v1 (000000000000)",
+        "protocol 1; suites: test v2 (111111111111)",
+    ]
+    assert [s.title.partition(", suite ")[2] for s in split] == [
+        "test v1 (000000000000)",
+        "test v2 (111111111111)",
+    ]
+    other = replace(newer, suite="mine")
+    (whole,) = sections([make_record(), other])
+    assert whole.protocol == "protocol 1; suites: mine v2 (111111111111), test v1 (000000000000)"
+    assert "suite" not in whole.title
+    for text in (to_csv([whole]), to_markdown([whole]), to_html([whole])):
+        assert whole.protocol in text
+
+
+def test_budgets_are_never_mixed() -> None:
+    short = make_record(attack="fgsm.linf")
+    short = replace(short, threat=replace(short.threat, budget=Budget(forwards=10, backwards=5)))
+    titles = [s.title for s in sections([make_record(), short])]
+    assert sorted(title.partition(", at most ")[2] for title in titles) == ["", "10 forwards and 5 backwards"]
