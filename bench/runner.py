@@ -156,20 +156,16 @@ def compute(unit: Unit, settings: Settings, *, died: bool = False) -> ShardResul
     if died:
         rule = Died(rule.spec)
     data = _shard(cell, unit.index, settings)
-    judge = certify_shard if cell.certify else evaluate_shard
-    result = judge(
-        victim,
-        rule,
-        cell.threat,
-        data.x,
-        data.y,
-        data.ids,
+    batch = (victim, rule, cell.threat, data.x, data.y, data.ids)
+    if cell.certify:
+        return certify_shard(*batch, seed=cell.seed, timeout=settings.timeout)
+    result = evaluate_shard(
+        *batch,
         seed=cell.seed,
         timeout=settings.timeout,
         events=lambda: _events(cell, unit.index, settings),
     )
-    if not cell.certify:
-        result.counts |= energy_of(victim, data, result, seed=cell.seed)
+    result.counts |= energy_of(victim, data, result, seed=cell.seed)
     return result
 
 
