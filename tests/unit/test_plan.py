@@ -53,9 +53,35 @@ def test_a_suite_becomes_cells(tmp_path: Path) -> None:
     assert (cell.samples, cell.shards) == (20, 3)
 
 
-@pytest.mark.parametrize("name", shipped_suites())
+@pytest.mark.parametrize("name", [name for name in shipped_suites() if name != "nmnist"])
 def test_shipped_suites_plan(name: str) -> None:
     assert make_plan(read_suite(name)).cells
+
+
+def test_the_suite_on_published_recordings_asks_for_them_and_plans_with_them(tmp_path: Path) -> None:
+    suite = read_suite("nmnist")
+    with pytest.raises(ArtefactError, match="pass --data DIR"):
+        make_plan(suite)
+    for split in ("Train", "Test"):
+        for digit in range(10):
+            folder = tmp_path / split / str(digit)
+            folder.mkdir(parents=True)
+            (folder / f"{digit:05d}.bin").write_bytes(bytes(range(5)) * 20)
+    plan = make_plan(suite, root=tmp_path)
+    assert {cell.samples for cell in plan.cells} == {10}
+    asked = {(cell.threat.label, cell.attack) for cell in plan.cells}
+    assert {name for label, name in asked if label == "l0 min targeted"} == {
+        "sda.l0",
+        "sda_greedy.l0",
+        "scg.l0",
+        "rounded_pgd.l0",
+        "flip.random",
+    }
+    assert {name for label, name in asked if label.startswith("retime")} == {
+        f"retime.{kind}" for kind in ("random", "pil", "greedy", "pgd")
+    }
+    controls = {"flip.random", "flip.greedy", "scar", "sparse_rs", "pointwise"}
+    assert controls <= {name for label, name in asked if label == "l0 min"}
 
 
 def test_training_seeds_without_weights_are_left_out_by_name(tmp_path: Path) -> None:
