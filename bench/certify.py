@@ -27,7 +27,8 @@ from robustspike.bench.contracts import ThreatModel
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.interval_bounds import lower_margins
-from robustspike.bench.limits import time_limit
+from robustspike.bench.limits import NO_LIMITS
+from robustspike.bench.limits import Limits
 from robustspike.bench.rng import RowStreams
 from robustspike.bench.stats import clopper_pearson_lower
 from robustspike.bench.stats import wilson
@@ -298,7 +299,7 @@ def certify_shard(
     ids: Tensor,
     *,
     seed: int = 0,
-    timeout: float | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> ShardResult:
     """Certify one batch: ROBUST where no input of the threat model changes the answer, else UNCERTIFIED.
 
@@ -317,14 +318,16 @@ def certify_shard(
     errors = []
     try:
         streams = RowStreams.derive(ids, seed, "certify", certifier.spec.name, device=x.device)
-        with time_limit(timeout):
+        with limits.kept():
             found = certifier.certify(victim, x, y, radii=[needed], streams=streams)
         safe = found.holds(needed).to(x.device) & (status == UNCERTIFIED)
         status[safe] = ROBUST
         radius[safe.cpu()] = found.radius.cpu()[safe.cpu()]
-    except Exception as error:  # noqa: BLE001  (a certifier may be foreign code; its failure is its own)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  (a certifier may be foreign code; its failure is its own)
         status[status == UNCERTIFIED] = ERROR
-        errors.append(f"{certifier.spec.name}: {type(error).__name__}: {error}")
+        errors.append(limits.failure(certifier.spec.name, len(x), error))
     zeros = torch.zeros(len(x), dtype=torch.int64)
     return ShardResult(
         ids=ids.cpu(),

@@ -26,13 +26,12 @@ from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
 from robustspike.bench.contracts import ThreatModel
 from robustspike.bench.data.events import EventLists
-from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.errors import ThreatViolation
 from robustspike.bench.geometry import Geometry
 from robustspike.bench.gradients import GradientEstimator
-from robustspike.bench.limits import TimedOut
-from robustspike.bench.limits import time_limit
+from robustspike.bench.limits import NO_LIMITS
+from robustspike.bench.limits import Limits
 from robustspike.bench.oracle import Meter
 from robustspike.bench.oracle import Oracle
 from robustspike.bench.probes import event_extras
@@ -71,7 +70,7 @@ def evaluate_shard(
     ids: Tensor,
     *,
     seed: int = 0,
-    timeout: float | None = None,
+    limits: Limits = NO_LIMITS,
     events: Callable[[], EventLists | None] | None = None,
 ) -> ShardResult:
     """Attack one batch and judge every sample.
@@ -82,7 +81,7 @@ def evaluate_shard(
         threat: the threat model; its access should be the least that the attack needs.
         x, y, ids: inputs [N, *shape], labels [N], global ids [N].
         seed: root seed; every sample's random numbers derive from (seed, attack, sample).
-        timeout: seconds that the attack may take on this batch; by default as many as it likes.
+        limits: time and memory that the attack may take on this batch; by default as much as it likes.
         events: returns the raw events behind the samples, for attacks on them; called where one asks.
 
     Returns: verdicts; failures of the attack are ERROR rows with a message, never exceptions.
@@ -118,7 +117,7 @@ def evaluate_shard(
         events=None if events is None else lambda: _of_rows(events(), rows),
     )
     rng = RowStreams.derive(ids[rows], seed, "attack", attack.spec.name, device=device)
-    returned = _run(attack, meter, rng, result, timeout)
+    returned = _run(attack, meter, rng, result, limits)
     result.forwards[rows], result.backwards[rows] = meter.forwards, meter.backwards
     result.first_hit[rows] = meter.first_hit
     result.counts = {
@@ -169,9 +168,7 @@ def _of_rows(events: EventLists | None, rows: Tensor) -> EventLists | None:
     return None if events is None else events.of(rows.tolist())
 
 
-def _run(
-    attack: Attack, meter: Meter, rng: RowStreams, result: ShardResult, timeout: float | None
-) -> Tensor | None:
+def _run(attack: Attack, meter: Meter, rng: RowStreams, result: ShardResult, limits: Limits) -> Tensor | None:
     """Run the attack and return what it returned if that is a tensor to judge at all.
 
     An attack is foreign code: whatever it raises, SystemExit too, is its error; only Ctrl-C gets through.
@@ -180,7 +177,7 @@ def _run(
     state = _module_state(meter.victim)
     name = attack.spec.name
     try:
-        with _global_randomness_unused(name), time_limit(timeout):
+        with _global_randomness_unused(name), limits.kept():
             returned = attack.run(Oracle(meter), x0, y, rng=rng)
         if not torch.equal(x0, meter.x0) or not torch.equal(y, meter.y):
             raise ContractError(f"{name}: modified x0 or y in place. Work on a clone.")
@@ -189,19 +186,9 @@ def _run(
         return _checked(name, returned, meter.x0)
     except KeyboardInterrupt:
         raise
-    except TimedOut:
-        result.errors.append(
-            f"{name}: stopped after {timeout:g} s on {len(x0)} samples. Give it more time (--timeout) or "
-            "less to do, remove the record, and run again."
-        )
     except BaseException as error:  # noqa: BLE001  (see above)
-        result.errors.append(_message(name, error))
+        result.errors.append(limits.failure(name, len(x0), error))
     return None
-
-
-def _message(name: str, error: BaseException) -> str:
-    text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
-    return text if text.startswith(name) else f"{name}: {text}"
 
 
 def _checked(name: str, returned: object, x0: Tensor) -> Tensor:

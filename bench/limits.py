@@ -1,11 +1,14 @@
-"""Bounds on foreign code: time limits, and processes that may die without taking the run along."""
+"""Bounds on foreign code: time, memory, and processes that may die without taking the run along."""
 
 from __future__ import annotations
 
 import faulthandler
 import multiprocessing
 import os
+import re
+import resource
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -17,9 +20,12 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from typing import TypeVar
+
+from robustspike.bench.errors import BenchError
 
 Task = TypeVar("Task")
 
@@ -49,6 +55,84 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+@contextmanager
+def memory_limit(gib: float | None) -> Iterator[None]:
+    """Let allocations in the block fail once it has added that much memory to this process.
+
+    By RLIMIT_DATA, which counts the memory that a process may write and no one else sees: what torch, numpy
+    and Python allocate, on every thread. Neither the address space that libraries reserve (RLIMIT_AS counts
+    it, and stops torch at once) nor what others share counts. An allocation beyond the limit raises
+    MemoryError or torch's RuntimeError, so that the block cannot take more whatever it catches. Linux only;
+    elsewhere there is no limit.
+    """
+    if gib is None or sys.platform != "linux":
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = data_bytes() + int(gib * 2**30)
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def data_bytes() -> int:
+    """Return how much memory of this process RLIMIT_DATA counts; 0 where Linux does not say."""
+    try:
+        found = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii", "replace"))
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
+
+
+def memory_share(jobs: int) -> float:
+    """Return a worker's share of this machine's memory in GiB: four fifths of it by the number of workers."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of control groups, version 2 and 1
+        try:
+            total = min(total, int((Path("/sys/fs/cgroup") / name).read_text("ascii", "replace")))
+        except (OSError, ValueError):
+            continue
+    return 0.8 * total / 2**30 / jobs
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an attack or a certifier may take on one shard.
+
+    Args:
+        seconds: time; None for no limit.
+        gib: memory in GiB that it may add to its process; None for no limit.
+    """
+
+    seconds: float | None = None
+    gib: float | None = None
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Hold the block to the limits; what it raises beyond them, `failure` puts in words."""
+        with memory_limit(self.gib), time_limit(self.seconds):
+            yield
+
+    def failure(self, name: str, n: int, error: BaseException) -> str:
+        """Return the one line that says why foreign code failed on a shard of n samples."""
+        again = "Give it more ({}) or less to do, remove the record, and run again."
+        if isinstance(error, TimedOut):
+            return f"{name}: stopped after {self.seconds:g} s on {n} samples. {again.format('--timeout')}"
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            most = "there is" if self.gib is None else f"{self.gib:.3g} GiB"
+            taken = f"wanted more memory than {most}"
+            return f"{name}: {taken} on {n} samples. {again.format('--memory')}"
+        text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+        return text if text.startswith(name) else f"{name}: {text}"
+
+
+NO_LIMITS = Limits()
 
 
 @contextmanager

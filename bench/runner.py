@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable
@@ -38,6 +39,9 @@ from robustspike.bench.errors import ContractError
 from robustspike.bench.evaluate import evaluate_shard
 from robustspike.bench.files import sha256
 from robustspike.bench.flags import cell_flags
+from robustspike.bench.limits import NO_LIMITS
+from robustspike.bench.limits import Limits
+from robustspike.bench.limits import data_bytes
 from robustspike.bench.limits import in_processes
 from robustspike.bench.limits import watchdog
 from robustspike.bench.oracle import Oracle
@@ -76,7 +80,7 @@ class Settings:
         device: where victims are put.
         plugins: single-file plugins to load.
         threads: torch threads of each process; part of the environment that a record names.
-        timeout: seconds that an attack may take on one shard; None for no limit.
+        limits: what an attack may take on one shard.
         command: the command line to note beside the records; empty for none.
     """
 
@@ -86,7 +90,7 @@ class Settings:
     device: str = "cpu"
     plugins: tuple[Path, ...] = ()
     threads: int = 1
-    timeout: float | None = None
+    limits: Limits = NO_LIMITS
     command: str = ""
 
 
@@ -124,9 +128,18 @@ def work(unit: Unit, settings: Settings) -> Unit:
 
 
 def work_guarded(unit: Unit, settings: Settings) -> Unit:
-    """Compute one shard in a worker, which ends itself if the shard hangs for good."""
-    with watchdog(None if settings.timeout is None else 2 * settings.timeout + 60):
-        return work(unit, settings)
+    """Compute one shard in a worker, which ends itself if the shard hangs for good or leaks.
+
+    A worker that keeps half of the memory that a shard may take is replaced, so that what one attack leaks
+    is not held against the next; its shard is written by then.
+    """
+    seconds, gib = settings.limits.seconds, settings.limits.gib
+    before = data_bytes()
+    with watchdog(None if seconds is None else 2 * seconds + 60):
+        work(unit, settings)
+    if gib is not None and data_bytes() - before > gib * 2**29:
+        os._exit(1)
+    return unit
 
 
 @dataclass(frozen=True)
@@ -158,11 +171,11 @@ def compute(unit: Unit, settings: Settings, *, died: bool = False) -> ShardResul
     data = _shard(cell, unit.index, settings)
     batch = (victim, rule, cell.threat, data.x, data.y, data.ids)
     if cell.certify:
-        return certify_shard(*batch, seed=cell.seed, timeout=settings.timeout)
+        return certify_shard(*batch, seed=cell.seed, limits=settings.limits)
     result = evaluate_shard(
         *batch,
         seed=cell.seed,
-        timeout=settings.timeout,
+        limits=settings.limits,
         events=lambda: _events(cell, unit.index, settings),
     )
     result.counts |= energy_of(victim, data, result, seed=cell.seed)

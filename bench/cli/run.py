@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds an attack may take on one shard; 0 for no limit.",
 )
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0),
+    help="GiB an attack may add to its process on one shard; 0 for no limit; default: 80 % of the machine's "
+    "memory, shared out among the jobs (none with --device cuda).",
+)
 def command(
     suite: str,
     out: Path,
@@ -50,6 +56,7 @@ def command(
     weights: Path | None,
     plugin: tuple[Path, ...],
     timeout: float,
+    memory: float | None,
 ) -> int:
     """Measure SUITE (a shipped suite or a .toml file) and print the leaderboard.
 
@@ -61,6 +68,8 @@ def command(
     from robustspike.bench.cli.options import choose_device
     from robustspike.bench.cli.options import existing_folder
     from robustspike.bench.cli.options import parse_only
+    from robustspike.bench.limits import Limits
+    from robustspike.bench.limits import memory_share
     from robustspike.bench.plan import make_plan
     from robustspike.bench.plan import read_suite
     from robustspike.bench.plan import recipes_of
@@ -70,13 +79,17 @@ def command(
 
     for path in plugin:
         load_file(path)
+    device = choose_device(device)
+    workers = jobs or (1 if device != "cpu" else os.cpu_count() or 1)
+    if memory is None and device == "cpu":  # drivers of other devices reserve memory as they like
+        memory = memory_share(workers)
     settings = Settings(
         out=out,
         weights=existing_folder(weights, "--weights"),
         root=existing_folder(data, "--data"),
-        device=choose_device(device),
+        device=device,
         plugins=tuple(plugin),
-        timeout=timeout or None,
+        limits=Limits(timeout or None, memory or None),
         command=shlex.join(["robustspike", *sys.argv[1:]]),
     )
     parsed = read_suite(suite)
@@ -92,7 +105,6 @@ def command(
         root=settings.root,
     )
     with progress(len(plan.cells)) as on_tick:
-        workers = jobs or (1 if settings.device != "cpu" else os.cpu_count() or 1)
         records = run(plan, settings, jobs=workers, on_tick=on_tick)
     csv, md, html = (out / f"leaderboard.{kind}" for kind in ("csv", "md", "html"))
     about = provenance.lines(provenance.read(out))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -11,19 +12,24 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from robustspike.bench.api import Access
 from robustspike.bench.api import AttackSpec
+from robustspike.bench.api import Budget
 from robustspike.bench.api import Domain
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
+from robustspike.bench.limits import NO_LIMITS
+from robustspike.bench.limits import Limits
 from robustspike.bench.limits import TimedOut
 from robustspike.bench.limits import in_processes
+from robustspike.bench.limits import memory_share
 from robustspike.bench.limits import time_limit
 from robustspike.bench.records import read_record
 from robustspike.bench.testing.reference import reference
@@ -44,11 +50,11 @@ class Scripted:
         return self.move(oracle, x0)
 
 
-def judge(move: Move, threat: ThreatModel | None = None, timeout: float | None = None) -> ShardResult:
+def judge(move: Move, threat: ThreatModel | None = None, limits: Limits = NO_LIMITS) -> ShardResult:
     threat = threat or ThreatModel(eps=Fraction(1, 4))
     victim, x = reference(threat.domain), samples(threat.domain)
     y = victim.logits(x).argmax(dim=1)
-    return evaluate_shard(victim, Scripted(move), threat, x, y, torch.arange(len(x)), timeout=timeout)
+    return evaluate_shard(victim, Scripted(move), threat, x, y, torch.arange(len(x)), limits=limits)
 
 
 def raises(error: BaseException) -> Move:
@@ -136,7 +142,7 @@ def _swallows(oracle: Oracle, x0: Tensor) -> Tensor:
 @pytest.mark.parametrize("move", [lambda o, x: time.sleep(60) or x, _swallows])
 def test_an_attack_that_sleeps_is_stopped(move: Move) -> None:
     start = time.perf_counter()
-    result = judge(move, timeout=0.2)
+    result = judge(move, limits=Limits(seconds=0.2))
     assert time.perf_counter() - start < 5
     if move is not _swallows:
         assert (result.status == 3).all()
@@ -149,6 +155,65 @@ def test_a_limit_is_lifted_after_the_block() -> None:
     with time_limit(0.05):
         pass
     time.sleep(0.1)
+
+
+def _torch(kept: list[object]) -> None:
+    kept.append(torch.ones(1 << 22))  # 16 MiB
+
+
+def _numpy(kept: list[object]) -> None:
+    kept.append(np.ones(1 << 21))
+
+
+def _python(kept: list[object]) -> None:
+    kept.append(bytearray(1 << 24))
+
+
+def _at_once(kept: list[object]) -> None:
+    kept.append(torch.empty(1 << 40))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
+@pytest.mark.parametrize("grow", [_torch, _numpy, _python, _at_once])
+def test_an_attack_that_leaks_memory_is_stopped(grow: Callable[[list[object]], None]) -> None:
+    kept: list[object] = []
+
+    def move(oracle: Oracle, x0: Tensor) -> Tensor:
+        while len(kept) < 100:
+            grow(kept)
+        return x0
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    result = judge(move, limits=Limits(gib=0.25))
+    assert (result.status == 3).all()
+    assert "wanted more memory than 0.25 GiB on 12 samples" in result.errors[0]
+    assert "--memory" in result.errors[0]
+    assert len(kept) <= 16
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    kept.clear()
+    assert judge(lambda o, x: x, limits=Limits(gib=0.25)).errors == []
+
+
+def test_a_share_of_the_memory_is_less_than_all_of_it() -> None:
+    assert 0 < memory_share(4) == memory_share(1) / 4 < memory_share(1)
+
+
+@pytest.mark.parametrize(
+    ("move", "message"),
+    [
+        (lambda o, x: x + 1, "leaves the threat model"),
+        (lambda o, x: x * float("nan"), "NaN"),
+        (lambda o, x: x.add_(0.01), "modified x0 or y in place"),
+        (lambda o, x: x + 0 * torch.rand(1), "global random generator"),
+        (lambda o, x: x + 0 * float(np.random.rand()), "global random generator"),  # noqa: NPY002
+        (lambda o, x: [o.labels(x, torch.arange(len(x))) for _ in range(9)] and x, "would need 4 forwards"),
+    ],
+)
+def test_each_kind_of_misbehaviour_has_its_message(move: Move, message: str) -> None:
+    threat = ThreatModel(eps=Fraction(1, 4), budget=Budget(forwards=3, backwards=3))
+    result = judge(move, threat)
+    assert (result.status == 3).all()
+    assert message in result.errors[0]
 
 
 def _task(number: int) -> None:
@@ -171,6 +236,7 @@ import os, time
 from dataclasses import dataclass
 from typing import ClassVar
 from robustspike.bench.api import AttackSpec
+from robustspike.bench.api import Budget
 
 @dataclass(frozen=True)
 class Leaves:
@@ -183,13 +249,22 @@ class Sleeps:
     spec: ClassVar[AttackSpec] = AttackSpec(name="sleeps", geometries=("linf",), source="test")
     def run(self, oracle, x0, y, *, rng):
         time.sleep(600)
+
+KEPT = []
+
+@dataclass(frozen=True)
+class Leaks:
+    spec: ClassVar[AttackSpec] = AttackSpec(name="leaks", geometries=("linf",), source="test")
+    def run(self, oracle, x0, y, *, rng):
+        while True:
+            KEPT.append(x0.new_empty(1 << 24))
 """
 
 SUITE = """
 name = "bad"
 samples = 16
 shard = 8
-attacks = [{ name = "leaves" }, { name = "sleeps" }, { name = "noise" }]
+attacks = [{ name = "leaves" }, { name = "sleeps" }, { name = "leaks" }, { name = "noise" }]
 [[threats]]
 geometry = "linf"
 eps = "1/10"
@@ -199,17 +274,22 @@ name = "lif_cnn.digits"
 
 
 @pytest.mark.slow
-def test_a_run_finishes_around_attacks_that_leave_and_sleep(tmp_path: Path) -> None:
+def test_a_run_finishes_around_attacks_that_leave_sleep_and_leak(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text(PLUGIN)
     (tmp_path / "bad.toml").write_text(SUITE)
     command = [sys.executable, "-m", "robustspike.bench.cli", "run", "bad.toml", "--plugin", "bad.py"]
-    command += ["--jobs", "2", "--timeout", "1", "--out", "out"]
+    command += ["--jobs", "2", "--timeout", "3", "--memory", "0.5", "--out", "out"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 3, done.stderr
     records = [read_record(path) for path in (tmp_path / "out" / "records").iterdir()]
     found = {record.attack: record for record in records}
     assert found["noise"].errors == ()
-    for name, message in (("leaves", "worker process died"), ("sleeps", "stopped after 1 s")):
+    bad = {
+        "leaves": "worker process died",
+        "sleeps": "stopped after 3 s",
+        "leaks": "more memory than 0.5 GiB",
+    }
+    for name, message in bad.items():
         assert message in found[name].errors[0]
         assert found[name].counts["robust"] == found[name].counts["broken"] == 0
         assert f"error in cell lif_cnn.digits, none, {name}" in done.stderr
