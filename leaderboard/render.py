@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from robustspike.bench.contracts import Goal
 from robustspike.bench.flags import FLAGS
 from robustspike.leaderboard import certificates
 from robustspike.leaderboard import costs
@@ -341,7 +340,7 @@ def introduction(sections: Sequence[Section]) -> str:
     more = [QUALITY_INTRODUCTION] if any(s.kind == "quality" for s in sections) else []
     if any(len(s.attacks) for s in sections):
         more.append(SPIKES_INTRODUCTION)
-    if any(s.title.endswith(f" {Goal.TARGETED}") for s in sections):
+    if any(s.targeted for s in sections):
         more.append(TARGETED_INTRODUCTION)
     if any(len(s.certificates) for s in sections):
         more.append(certificates.INTRODUCTION)

@@ -10,6 +10,7 @@ from robustspike.bench.contracts import Access
 from robustspike.bench.contracts import Domain
 from robustspike.bench.contracts import Goal
 from robustspike.bench.contracts import Status
+from robustspike.bench.contracts import ThreatModel
 from robustspike.bench.flags import INCOMPLETE_LEAST
 from robustspike.bench.flags import INCOMPLETE_SHARE
 from robustspike.bench.flags import SURROGATE_GAP
@@ -80,11 +81,20 @@ def row_flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
             classes = 1 + max(int(row.label) for record in unbounded for row in record.rows)
             if sum(verdict.values()) > len(verdict) / max(classes, 2):
                 raised.add("unbounded_attack_fails")
-    elif records[0].threat.is_minimum_norm and records[0].threat.goal is Goal.UNTARGETED and white:
+    elif _may_always_win(records[0].threat) and white:
         reached = distances.nearest(white).values()
         if sum(value == float("inf") for value in reached) > 0.01 * len(reached):
             raised.add("unbounded_attack_fails")
     return sorted(raised)
+
+
+def _may_always_win(threat: ThreatModel) -> bool:
+    """Say whether an unbounded threat lets an attack reach any input, and any wrong answer will do.
+
+    Retiming does not: no move of spikes changes what a victim sees that only counts them.
+    """
+    anywhere = threat.is_minimum_norm and not threat.geometry.startswith("retime")
+    return anywhere and threat.goal is Goal.UNTARGETED
 
 
 def _declared(records: Sequence[CellRecord]) -> set[str]:

@@ -14,6 +14,7 @@ from dataclasses import field
 
 import pandas as pd
 
+from robustspike.bench.contracts import Goal
 from robustspike.bench.contracts import Task
 from robustspike.bench.flags import FLAGS
 from robustspike.bench.records import CellRecord
@@ -65,6 +66,7 @@ class Section:
             binary frames; else empty.
         curves: success over budget of every attack (`spikes.CURVE_COLUMNS`), for minimum-norm threats.
         geometry: name of the geometry of its threat.
+        targeted: whether success is one given class.
         certificates: what was certified (`certificates.FRAME`); empty without certificates.
         protocol: the rules and suites that it was measured by, a line.
     """
@@ -75,6 +77,7 @@ class Section:
     attacks: pd.DataFrame = field(default_factory=pd.DataFrame)
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     geometry: str = ""
+    targeted: bool = False
     certificates: pd.DataFrame = field(default_factory=pd.DataFrame)
     protocol: str = ""
 
@@ -113,6 +116,7 @@ def sections(records: Iterable[CellRecord]) -> list[Section]:
                 attacks=spikes.attack_frame(groups) if spikes.applies(first) else pd.DataFrame(),
                 curves=spikes.curve_frame(groups) if kind == "distance" else pd.DataFrame(),
                 geometry=first.threat.geometry,
+                targeted=first.threat.goal is Goal.TARGETED,
                 certificates=certificates.frame(proofs),
                 protocol=protocol.line(grouped[key]),
             )
@@ -120,9 +124,10 @@ def sections(records: Iterable[CellRecord]) -> list[Section]:
     return made
 
 
-def _threat_order(record: CellRecord) -> tuple[str, str, float]:
-    eps = record.threat.eps
-    return str(record.threat.domain), record.threat.geometry, float("inf") if eps is None else float(eps)
+def _threat_order(record: CellRecord) -> tuple[str, str, float, bool]:
+    threat = record.threat
+    size = float("inf") if threat.eps is None else float(threat.eps)
+    return str(threat.domain), threat.geometry, size, threat.goal is Goal.TARGETED
 
 
 Groups = dict[tuple[str, str], list[CellRecord]]

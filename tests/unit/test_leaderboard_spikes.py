@@ -139,6 +139,11 @@ def test_a_retiming_table_counts_moves() -> None:
     assert "moved spikes" in to_html([only([flips([6, 9], geometry="retime_l0")])])
 
 
+def test_a_victim_that_no_move_can_fool_is_not_called_masked() -> None:
+    assert only([flips([None, None], geometry="retime_l0")]).frame["flags"].tolist() == [""]
+    assert only([flips([None, None])]).frame["flags"].tolist() == ["unbounded_attack_fails"]
+
+
 def test_targeted_records_are_a_section_of_their_own() -> None:
     built = sections([flips([3, 6]), flips([None, 6], goal=Goal.TARGETED)])
     assert [s.title.rpartition(", ")[2] for s in built] == ["l0 min", "l0 min targeted"]
