@@ -30,7 +30,7 @@ COLOURS = ("#1f4fa8", "#c2410c", "#15803d", "#9333ea", "#0e7490", "#be123c", "#a
 DASHES = ("", "7 3", "2 2", "9 3 2 3")
 """Solid for the attacks that use gradients; the controls without are dashed."""
 
-WIDTH, HEIGHT = 380, 240
+WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 42, 18, 8, 40
 
 

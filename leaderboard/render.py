@@ -46,7 +46,8 @@ QUALITY_INTRODUCTION = (
 SPIKES_INTRODUCTION = (
     "Attacks alone: *median over all* counts failures as infinite, *median over successes* leaves them out; "
     "spikes added, removed or moved are means over the successes, *of* the spikes of their clean inputs; "
-    "passes are per attacked sample."
+    "passes are per attacked sample. A gradient attack *loses to* a control without gradients that needs "
+    "fewer changes, or breaks what it leaves, on significantly more samples than it wins on (p < 0.05)."
 )
 
 TARGETED_INTRODUCTION = (
@@ -142,10 +143,10 @@ def points(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """Return a distance or ratio with three significant digits; a dash where it was not measured."""
+    """Return a distance or ratio with three significant digits or more; a dash where it was not measured."""
     if math.isnan(value):
         return "-"
-    return "inf" if math.isinf(value) else f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def display(section: Section) -> Table:
@@ -264,14 +265,14 @@ def by_change(section: Section, *, narrow: bool = False) -> Table | None:
     changes = changes or {"spikes added": "added", "removed": "removed"}
     changes = changes | {"of": "spikes"} if frame["spikes"].notna().any() else {}
     headers = ["victim", "attack alone", "success", "median over all", "median over successes"]
-    headers += [*changes, "forwards", "backwards"]
+    headers += [*changes, "forwards", "backwards", "loses to"]
     rows = []
     for _, row in frame.iterrows():
         share = row["broken"] / row["attacked"] if row["attacked"] else math.nan
         shown = [_owner(row), str(row["attack"]), percent(share)]
         shown += [number(row["median_all"]), number(row["median_success"])]
         shown += [number(row[c]) for c in changes.values()]
-        shown += [f"{row[c]:.0f}" for c in ("forwards", "backwards")]
+        shown += [*(f"{row[c]:.0f}" for c in ("forwards", "backwards")), str(row["loses_to"]) or "-"]
         rows.append([*shown, *(percent(row[c]) for c in budgets)])
     return headers + [f"ASR within {c.removeprefix('asr@')}" for c in budgets], rows
 

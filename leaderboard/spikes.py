@@ -12,6 +12,7 @@ a budget is taken over all attacked samples.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from robustspike.bench.contracts import Access
 from robustspike.bench.contracts import Domain
 from robustspike.bench.contracts import Status
 from robustspike.bench.records import CellRecord
@@ -53,6 +55,7 @@ COLUMNS = {
     "spikes": "spikes of the clean input, mean over the successes",
     "forwards": "forward passes (queries) per attacked sample",
     "backwards": "backward passes per attacked sample",
+    "loses_to": "controls without gradients that beat a gradient attack on significantly more samples",
 }
 
 CURVE_COLUMNS = {
@@ -93,8 +96,17 @@ def applies(record: CellRecord) -> bool:
     return record.threat.is_minimum_norm or record.threat.domain is Domain.SPIKES
 
 
-def attack_frame(groups: Mapping[tuple[str, str], Sequence[CellRecord]]) -> pd.DataFrame:
-    """Return the columns of `COLUMNS`: one row an attack on every victim and defense."""
+def attack_frame(
+    groups: Mapping[tuple[str, str], Sequence[CellRecord]],
+    *,
+    beats: Callable[[Sequence[CellRecord], Sequence[CellRecord]], bool],
+) -> pd.DataFrame:
+    """Return the columns of `COLUMNS`: one row an attack on every victim and defense.
+
+    Args:
+        groups: the records of every victim and defense.
+        beats: says whether the second attack wins against the first beyond chance.
+    """
     rows = []
     for (victim, defense), label, members in _by_attack(groups):
         if label == TOGETHER:
@@ -120,6 +132,8 @@ def attack_frame(groups: Mapping[tuple[str, str], Sequence[CellRecord]]) -> pd.D
             row[name] = sum(values) / len(values) if values else math.nan
         for name in ("forwards", "backwards"):
             row[name] = sum(r.cost[name] for r in members) / attacked if attacked else math.nan
+        controls = [own for own in _controls(groups[victim, defense]) if row["access"] == Access.WHITE]
+        row["loses_to"] = " ".join(own[0].label for own in controls if beats(members, own))
         rows.append(row)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -147,6 +161,12 @@ def _by_attack(
             found.append((owner, TOGETHER, list(records)))
         found += [(owner, label, [r for r in records if r.label == label]) for label in labels]
     return found
+
+
+def _controls(records: Sequence[CellRecord]) -> list[list[CellRecord]]:
+    """List the records of every attack without gradients."""
+    black = [record for record in records if record.threat.access is not Access.WHITE]
+    return [[r for r in black if r.label == label] for label in sorted({r.label for r in black})]
 
 
 def _access(records: Sequence[CellRecord]) -> str:

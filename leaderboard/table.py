@@ -27,6 +27,7 @@ from robustspike.leaderboard import protocol
 from robustspike.leaderboard import spikes
 from robustspike.leaderboard.row_flags import SIGNIFICANCE
 from robustspike.leaderboard.row_flags import Checks
+from robustspike.leaderboard.row_flags import beats
 from robustspike.leaderboard.row_flags import is_unbounded
 from robustspike.leaderboard.row_flags import robust_by_sample
 from robustspike.leaderboard.row_flags import row_flags
@@ -113,7 +114,7 @@ def sections(records: Iterable[CellRecord]) -> list[Section]:
                 title,
                 kind,
                 frame,
-                attacks=spikes.attack_frame(groups) if spikes.applies(first) else pd.DataFrame(),
+                attacks=spikes.attack_frame(groups, beats=beats) if spikes.applies(first) else pd.DataFrame(),
                 curves=spikes.curve_frame(groups) if kind == "distance" else pd.DataFrame(),
                 geometry=first.threat.geometry,
                 targeted=first.threat.goal is Goal.TARGETED,

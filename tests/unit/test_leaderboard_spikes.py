@@ -78,6 +78,21 @@ def test_every_attack_has_a_row_with_both_medians_changes_and_queries() -> None:
     assert found.loc["flip.random", "access"] == "white"
 
 
+def test_a_gradient_attack_that_loses_to_a_control_is_marked() -> None:
+    """Each by itself: the row keeps its rank where another gradient attack does better than the control."""
+    weak, strong = flips([9] * 12), flips([2] * 12, attack="sda_greedy.l0")
+    control = flips([3] * 12, attack="scar", access=Access.SCORE)
+    random = flips([50] * 12, attack="flip.random", access=Access.LABEL)
+    section = only([weak, strong, control, random])
+    lost = csv(section, "attacks").set_index("attack")["loses_to"].fillna("")
+    assert lost.to_dict() == {"sda.l0": "scar", "sda_greedy.l0": "", "scar": "", "flip.random": ""}
+    assert section.frame["flags"].iloc[0] == ""
+    alone = only([weak, control, random])
+    assert "black_box_beats_white_box" in alone.frame["flags"].iloc[0]
+    few = only([flips([9] * 3), flips([3] * 3, attack="scar", access=Access.SCORE)])
+    assert few.attacks["loses_to"].tolist() == ["", ""]  # chance
+
+
 def test_a_failure_is_infinite_in_one_median_and_absent_from_the_other() -> None:
     row = only([flips([4, None, None])]).attacks.iloc[0]
     assert row["median_all"] == math.inf and row["median_success"] == 4
@@ -193,8 +208,8 @@ def test_a_curve_ends_at_its_share_and_stays_inside_the_chart() -> None:
     start, *moves = re.findall(r"([MHV])([\d.]+)(?: ([\d.]+))?", path)
     heights = [float(start[2]), *(float(y) for kind, y, _ in moves if kind == "V")]
     places = [float(x) for kind, x, _ in moves if kind == "H"]
-    assert heights == [200, 152, 104, 56]  # 0, 25, 50 and 75 % of 192 pixels over the floor at 200
-    assert places == pytest.approx([42, 148.7, 362, 362], abs=0.1)  # 1, 10, 1000, the right edge
+    assert heights == [260, 197, 134, 71]  # 0, 25, 50 and 75 % of 252 pixels over the floor at 260
+    assert places == pytest.approx([42, 182, 462, 462], abs=0.1)  # 1, 10, 1000, the right edge
 
 
 def test_many_attacks_keep_styles_of_their_own() -> None:
