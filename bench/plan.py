@@ -460,6 +460,10 @@ def _cells(
         wanted = samples or threat_entry.get("samples", suite.samples)
         available = len(dataset_split(recipe.dataset, suite.split, root))
         for name, changed, certify in _rules(suite, threat, threat_entry.get("attacks", ["*"]), spec):
+            granted = threat
+            if not certify:  # an attack around another one needs what the inner one needs
+                needed = registry("attacks").get(name, **changed).spec.access
+                granted = dataclasses.replace(threat, access=needed)
             for number in suite.seeds if seed is None else (seed,):
                 cell = Cell(
                     victim=recipe.name,
@@ -468,9 +472,7 @@ def _cells(
                     defense=defense,
                     attack=name,
                     attack_params=frozen(changed),
-                    threat=threat
-                    if certify
-                    else dataclasses.replace(threat, access=registry("attacks").get(name).spec.access),
+                    threat=granted,
                     dataset=recipe.dataset,
                     split=suite.split,
                     samples=min(wanted, available),

@@ -53,6 +53,15 @@ def test_a_suite_becomes_cells(tmp_path: Path) -> None:
     assert (cell.samples, cell.shards) == (20, 3)
 
 
+def test_an_attack_around_another_is_granted_what_the_inner_one_needs(tmp_path: Path) -> None:
+    text = SMALL.replace('geometry = "linf"\neps = "1/10"', 'domain = "spikes"\ngeometry = "l0"\neps = "min"')
+    text = text.replace("lif_cnn.digits", "lif_cnn.digits_events").replace("fgsm.linf", "reduced")
+    inner = 'params = {{ attack = "{}" }}'
+    for name, access in (("sda.l0", "white"), ("flip.random", "score")):
+        (cell,) = plan_of(tmp_path, text + inner.format(name)).cells
+        assert cell.threat.access == access
+
+
 @pytest.mark.parametrize("name", [name for name in shipped_suites() if name != "nmnist"])
 def test_shipped_suites_plan(name: str) -> None:
     assert make_plan(read_suite(name)).cells
