@@ -186,7 +186,7 @@ def cell_flags(measures: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[
     if attacked and measures.get("zero_gradient_samples", 0) > ZERO_GRADIENT_SHARE * attacked:
         raised.add("zero_gradient")
     probed = measures.get("probed", 0)
-    if probed and measures["cosine_milli"] < 1000 * GRADIENT_AGREEMENT * probed:
+    if probed and measures.get("cosine_milli", 0) < 1000 * GRADIENT_AGREEMENT * probed:
         raised.add("shattered_gradient")
     worst_layer = max((n for key, n in measures.items() if key.startswith(_LAYERS)), default=0)
     if worst_layer > LAYER_SHARE * measures.get("layer_probed", 0):

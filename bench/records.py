@@ -34,6 +34,7 @@ from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ProtocolError
 from robustspike.bench.files import sha256
+from robustspike.bench.schema import check_record
 
 FORMAT = 1
 """Version of the record format; a reader refuses any other."""
@@ -285,6 +286,7 @@ def read_record(folder: Path) -> CellRecord:
     data = read_limited(samples)
     rows = decode_samples(data, samples)
     try:
+        check_record(value)
         record = CellRecord(
             **{
                 **value,

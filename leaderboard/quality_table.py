@@ -14,6 +14,7 @@ from robustspike.bench.contracts import Access
 from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
 from robustspike.bench.flags import FLAGS
+from robustspike.bench.flags import cell_flags
 from robustspike.bench.records import CellRecord
 from robustspike.bench.records import SampleRecord
 from robustspike.bench.stats import sign_test
@@ -207,7 +208,7 @@ def _figures(rows: Sequence[SampleRecord], score_range: tuple[float, float]) -> 
 
 
 def _flags(records: Sequence[CellRecord]) -> list[str]:
-    raised = {flag for record in records for flag in record.flags}
+    raised = {flag for record in records for flag in cell_flags(record.measures, record.counts)}
     real = attacks_of(records)
     control = [record for record in records if record.attack == CONTROL]
     found = worst(real)

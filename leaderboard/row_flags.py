@@ -14,6 +14,7 @@ from robustspike.bench.contracts import ThreatModel
 from robustspike.bench.flags import INCOMPLETE_LEAST
 from robustspike.bench.flags import INCOMPLETE_SHARE
 from robustspike.bench.flags import SURROGATE_GAP
+from robustspike.bench.flags import cell_flags
 from robustspike.bench.records import CellRecord
 from robustspike.bench.stats import sign_test
 from robustspike.leaderboard import distances
@@ -53,11 +54,14 @@ def robust_by_sample(records: Sequence[CellRecord]) -> dict[int, bool]:
 def row_flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
     """Return the flags of one victim and defense under one threat model, sorted.
 
+    Those of single cells are computed anew from their measures: what a record says of its flags, a forger
+    may have said.
+
     Args:
         records: its cells.
         checks: the unbounded sanity checks of all victims.
     """
-    raised = {flag for record in records for flag in record.flags}
+    raised = {flag for record in records for flag in cell_flags(record.measures, record.counts)}
     if any(record.environment.get("attack_from") == "file" for record in records):
         raised.add("unpublished")
     raised |= _declared(records)
@@ -144,8 +148,8 @@ def _incomplete(white: Sequence[CellRecord]) -> bool:
 
 
 def _gains(record: CellRecord) -> bool:
-    late = record.measures["late_hits"]
-    stood = record.measures["standing"] + late
+    late = record.measures.get("late_hits", 0)
+    stood = record.measures.get("standing", 0) + late
     return stood >= INCOMPLETE_LEAST and record.measures["rising"] + late > INCOMPLETE_SHARE * stood
 
 
@@ -188,8 +192,10 @@ def surrogate_gap(white: Sequence[CellRecord]) -> float:
         for names in parts.values():
             spent = {e: record.measures[f"backwards:{name}"] for e, name in names.items()}
             if spent.get("native", 0) and spent["native"] == max(spent.values()):
-                hits = sum(record.measures[f"hits:{name}"] for e, name in names.items() if e != "native")
-                gaps.append(hits / max(1, record.measures["attacked"]))
+                hits = sum(
+                    record.measures.get(f"hits:{name}", 0) for e, name in names.items() if e != "native"
+                )
+                gaps.append(hits / max(1, record.cost["attacked"]))
     return max(gaps)
 
 

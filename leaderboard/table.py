@@ -17,6 +17,7 @@ import pandas as pd
 from robustspike.bench.contracts import Goal
 from robustspike.bench.contracts import Task
 from robustspike.bench.flags import FLAGS
+from robustspike.bench.flags import cell_flags
 from robustspike.bench.records import CellRecord
 from robustspike.bench.stats import sign_test
 from robustspike.bench.stats import wilson
@@ -152,7 +153,7 @@ def _frame(groups: Groups, proofs: Groups, checks: Checks, kind: str) -> pd.Data
         row |= measure(records, labels) if records else _unattacked(proven[0], labels)
         row |= certificates.row(proven) | {"training": costs.training(records or proven)}
         flags = set(row_flags(records, checks)) if records else {"no_gradient_attack"}
-        flags |= {flag for record in proven for flag in record.flags}
+        flags |= {flag for record in proven for flag in cell_flags(record.measures, record.counts)}
         if certificates.contradicted(proven, records):
             flags.add("certificate_contradicted")
         rows.append(row | {"flags": " ".join(sorted(flags))})

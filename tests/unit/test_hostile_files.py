@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import pickle
 import struct
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 
+from robustspike.bench.api import Access
 from robustspike.bench.api import BenchError
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
@@ -24,6 +27,14 @@ from robustspike.bench.data import quality_files
 from robustspike.bench.data import spike_camera
 from robustspike.bench.files import sha256
 from robustspike.bench.recipes import find_weights
+from robustspike.bench.records import read_record
+from robustspike.leaderboard.quality_table import sections as quality_sections
+from robustspike.leaderboard.render import to_csv
+from robustspike.leaderboard.render import to_html
+from robustspike.leaderboard.render import to_markdown
+from robustspike.leaderboard.table import sections
+from tests.support.records import make_record
+from tests.support.records import write
 
 WEIGHTS = "lif_cnn.digits"
 
@@ -202,3 +213,38 @@ def test_arbitrary_weights(weights: tuple[Path, bytes, dict[str, object]]) -> No
     before = torch.get_rng_state()
     fuzz()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def places(value: object, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """List the paths to every part of a JSON value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [at, *(deeper for key, part in inside for deeper in places(part, (*at, key)))]
+
+
+def test_arbitrary_fields_of_records(tmp_path: Path) -> None:
+    measures = {"rising": 1, "standing": 3, "late_hits": 0, "probed": 2, "cosine_milli": 1900, "noisy": 2}
+    measures |= {"backwards:pgd/native": 9, "hits:pgd/native": 1, "backwards:pgd/pdsg": 2, "hits:pgd/pdsg": 1}
+    made = make_record(measures=measures)
+    declared = {"adaptive": ["eot"], "notes": ["conversion lost much"], "neurons": 2, "training_passes": {}}
+    made = dataclasses.replace(made, parameters={"attack": {"estimator": "native"}, "declared": declared})
+    path = write(made, tmp_path) / "record.json"
+    whole = json.loads(path.read_bytes())
+
+    @settings(max_examples=300)
+    @given(st.sampled_from(places(whole)[1:]), junk)
+    def replaced(at: tuple[str | int, ...], value: object) -> None:
+        changed = json.loads(json.dumps(whole))
+        inner = changed
+        for key in at[:-1]:
+            inner = inner[key]
+        inner[at[-1]] = value
+        path.write_text(json.dumps(changed))
+
+        def show() -> None:
+            records = [read_record(path.parent), make_record(attack="noise", access=Access.LABEL)]
+            built = sections(records) + quality_sections(records)
+            assert to_csv(built) and to_markdown(built) and to_html(built)
+
+        tolerated(show)
+
+    replaced()

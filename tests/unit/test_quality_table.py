@@ -71,7 +71,7 @@ def record(
         shard=8,
         threat=ThreatModel(eps=Fraction(4, 255), goal=Goal.SHIFT, levels=255, access=access),
         seed=0,
-        counts={"n": len(clean)},
+        counts={"n": len(clean), "errors": int(failed >= 0)},
         cost={"forwards": 16, "backwards": 8, "attacked": 8},
         measures={"score_range": [0.0, 100.0]},
         flags=(),
