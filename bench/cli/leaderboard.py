@@ -20,7 +20,9 @@ _SORT = ("worst_case", "clean", "asr", "propagations", "victim", "defense")
 
 @click.command("leaderboard")
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR|BUNDLE...")
-@click.option("--csv", type=click.Path(path_type=Path), help="Also write this CSV file.")
+@click.option(
+    "--csv", type=click.Path(path_type=Path), help="Also write this CSV file (and .attacks.csv, .curves.csv)."
+)
 @click.option("--md", type=click.Path(path_type=Path), help="Also write this Markdown file.")
 @click.option("--html", type=click.Path(path_type=Path), help="Also write this page.")
 @click.option("--sort", type=click.Choice(_SORT), help="Sort rows by this column instead of by rank.")

@@ -61,7 +61,9 @@ def command(
     """Measure SUITE (a shipped suite or a .toml file) and print the leaderboard.
 
     What is already measured in --out is not measured again. Writes leaderboard.csv,
-    leaderboard.md and leaderboard.html to --out.
+    leaderboard.md and leaderboard.html to --out; for attacks on spikes and for minimum-norm
+    attacks also leaderboard.attacks.csv (what each attack had to change) and
+    leaderboard.curves.csv (its success over its budget).
     """
     from robustspike.bench import provenance
     from robustspike.bench.cli.leaderboard import publish
