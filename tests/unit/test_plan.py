@@ -81,7 +81,6 @@ def test_the_suite_on_published_recordings_asks_for_them_and_plans_with_them(tmp
     asked = {(cell.threat.label, cell.attack) for cell in plan.cells}
     assert {name for label, name in asked if label == "l0 min targeted"} == {
         "sda.l0",
-        "sda_greedy.l0",
         "scg.l0",
         "rounded_pgd.l0",
         "flip.random",
