@@ -255,3 +255,34 @@ def test_the_key_names_the_experiment(tmp_path: Path) -> None:
         ('"lif_cnn.digits"', '"lif_cnn.digits"\ndefenses = ["sr"]'),
     ):
         assert key(SMALL.replace(old, new)) != base, new
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "params", "message"),
+    [
+        ("attacks", "pgd.linf", {"steps": "abc"}, "'steps' must be int, got 'abc'"),
+        ("attacks", "pgd.linf", {"steps": 2.5}, "'steps' must be int"),
+        ("attacks", "pgd.linf", {"step": "1/4"}, "'step' must be float"),
+        ("attacks", "pgd.linf", {"random_start": 3}, "'random_start' must be bool"),
+        ("attacks", "autoattack.snn", {"level": "x"}, "must be Literal"),
+        ("attacks", "quality.perceptual", {"lambdas": 3}, "must be tuple"),
+        ("victims", "lif_cnn.digits", {"widths": (3, "a")}, "must be tuple"),
+        ("victims", "lif_cnn.digits", {"schedule": 3}, "must be a table such as {'epochs'"),
+        ("victims", "lif_cnn.digits", {"schedule": {"epoch": 3}}, "has no 'epoch'. It has: epochs"),
+        ("victims", "lif_cnn.digits", {"schedule": {"epochs": "a"}}, "'epochs' must be int"),
+    ],
+)
+def test_parameters_of_a_wrong_type_are_one_clear_line(
+    kind: str, name: str, params: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}'") as refused:
+        registry(kind).get(name, **params)
+    assert message in str(refused.value)
+
+
+def test_parameters_may_be_whole_numbers_lists_and_tables() -> None:
+    assert registry("attacks").get("pgd.linf", step=1).step == 1
+    assert registry("attacks").get("quality.perceptual", lambdas=[1, 2.5]).lambdas == (1, 2.5)
+    recipe = registry("victims").get("lif_cnn.digits")
+    shorter = registry("victims").get("lif_cnn.digits", schedule={"epochs": 3})
+    assert shorter == dataclasses.replace(recipe, schedule=dataclasses.replace(recipe.schedule, epochs=3))
