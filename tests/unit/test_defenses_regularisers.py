@@ -93,7 +93,8 @@ def step_on(module: nn.Module, n: int = 16, *, x: Tensor | None = None, y: Tenso
 
 @pytest.fixture(scope="module")
 def plain() -> list[Tensor]:
-    return [p.detach() for p in trained(defense("none")).parameters()]
+    module = trained(defense("none"))
+    return [p.detach() for p in (*module.parameters(), *module.buffers())]
 
 
 def test_every_training_defense_is_in_the_table_of_switched_off_ones() -> None:
@@ -108,7 +109,8 @@ def test_every_training_defense_is_in_the_table_of_switched_off_ones() -> None:
 def test_weight_zero_is_plain_training_bit_for_bit(name: str, plain: list[Tensor]) -> None:
     module = trained(defense(name, **OFF[name]))
     own = "gate.p"  # of StoG, frozen open
-    found = [p.detach() for key, p in module.named_parameters() if not key.endswith(own)]
+    kept = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    found = [p.detach() for key, p in kept.items() if not key.endswith(own)]
     assert len(found) == len(plain)
     assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
 
@@ -258,8 +260,10 @@ def test_difference_vanishes_with_h_on_a_spiking_net_while_the_surrogate_norm_st
     victim = load_victim("lif_cnn.digits")
     data = RECIPE.data().load("validation")
     step = Step(victim.module, data.x, data.y, generator("s"), 0, RECIPE.loss)
-    tiny, surrogate = slopes_at(step, "margin", h=1e-6)
-    assert float((tiny == 0).double().mean()) >= 0.9  # piecewise constant
+    # Piecewise constant: 0 for 218 of 249 samples at 1e-4, for all at 1e-5 (the specification's net: 90 %).
+    for h, share in ((1e-4, 0.87), (1e-5, 1.0)):
+        tiny, surrogate = slopes_at(step, "margin", h=h)
+        assert float((tiny == 0).double().mean()) >= share
     assert bool((surrogate.flatten(1).sum(1) > 0).all())
     wide, _ = slopes_at(step, "margin", h=0.01)
     assert float((wide != 0).double().mean()) > 0.3
@@ -271,7 +275,7 @@ def test_worst_case_change_exceeds_the_random_one_by_three_l1_over_l2() -> None:
     noise = (torch.rand(100_000, 30, generator=generator("mc"), dtype=torch.float64) * 2 - 1) * eps
     ratio = float((eps * g.abs().sum()) ** 2 / (noise @ g).square().mean())
     expected = float(3 * g.abs().sum() ** 2 / g.square().sum())
-    assert ratio == pytest.approx(expected, rel=0.015)  # Monte-Carlo: 0.4 % standard error
+    assert ratio == pytest.approx(expected, rel=0.01)  # Monte-Carlo: 0.4 % standard error
     assert 3 <= expected <= 3 * 30
 
 
@@ -402,6 +406,17 @@ def test_each_shipped_regulariser_lowers_what_it_claims_to_lower() -> None:
     assert measured("sr")["softmax_prob"] < 0.9 * plain["softmax_prob"]  # 1.39 of 1.72
     assert measured("nt")["margin"] < 0.5 * plain["margin"]  # 15.0 of 38.5
     assert measured("mppd")["e2"] < 0.7 * plain["e2"]  # 0.20 of 0.34
+    norms, retracted = (spectral_norms(name) for name in ("none", "snn_rat"))
+    assert all(
+        a < 0.9 * b for a, b in zip(retracted, norms, strict=True)
+    )  # 1.09, 1.36, 1.58 of 1.28, 2.30, 4.54
+
+
+def spectral_norms(name: str) -> list[float]:
+    """The largest singular value of every layer of the shipped network of a defense."""
+    module = load_victim("lif_cnn.digits", defense=name).module
+    weights = [p.detach().flatten(1) for p in module.parameters() if p.dim() > 1]
+    return [float(torch.linalg.matrix_norm(w, 2)) for w in weights]
 
 
 def test_adversarial_training_raises_accuracy_under_pgd() -> None:

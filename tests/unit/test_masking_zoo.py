@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
 from fractions import Fraction
@@ -15,81 +14,31 @@ import torch
 from torch import Tensor
 from torch import nn
 
-from robustspike.bench.api import Access
 from robustspike.bench.api import AttackSpec
-from robustspike.bench.api import Budget
 from robustspike.bench.api import ContractError
 from robustspike.bench.api import ModuleVictim
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import SpikeRule
 from robustspike.bench.api import Split
-from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import check_victim
-from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.api import wrap
 from robustspike.bench.flags import SURROGATE_GAP
-from robustspike.bench.flags import cell_flags
-from robustspike.bench.recipes import plain
-from robustspike.bench.records import CellRecord
-from robustspike.bench.records import count
-from robustspike.bench.records import digest
-from robustspike.bench.runner import sample_records
 from robustspike.leaderboard.row_flags import surrogate_gap
 from robustspike.leaderboard.table import sections
-from tests.support.records import make_record
+from tests.support.measuring import TENTH
+from tests.support.measuring import cell
+from tests.support.measuring import measured
 
 N = 40
-
-Attacks = Sequence[tuple[str, dict[str, Any], Fraction]]
-
-TENTH = Fraction(1, 10)
-SMALL: Attacks = (
-    ("pgd.linf", {"steps": 10}, TENTH),
-    ("pgd.linf", {"steps": 10, "estimator": "triangle(gamma=0.5)"}, TENTH),
-    ("noise", {}, TENTH),
-    ("square.linf", {}, TENTH),
-    ("pgd.linf", {"steps": 20}, Fraction(1)),
-)
-"""What a small suite would ask for, with the sanity check over the whole domain."""
 
 
 @pytest.fixture(scope="module")
 def data() -> Split:
     loaded: Split = registry("datasets").get("digits").load("test")[:N]
     return loaded
-
-
-def cell(victim: ModuleVictim, attack: Any, eps: Fraction | None, data: Split) -> CellRecord:
-    """Measure one cell as a run would."""
-    budget = Budget(forwards=150, backwards=150)
-    geometry = attack.spec.geometries[0]
-    access, domain = Access(attack.spec.access), victim.spec.domain
-    threat = ThreatModel(domain=domain, geometry=geometry, eps=eps, access=access, budget=budget)
-    shard = evaluate_shard(victim, attack, threat, data.x, data.y, data.ids)
-    rows = tuple(sample_records(shard))
-    counts = count(rows)
-    return replace(
-        make_record("r" * len(rows), victim="v", attack=attack.spec.name, eps=eps, access=access),
-        key=digest([attack.spec.name, plain(attack), str(eps)]),
-        rows=rows,
-        counts=counts,
-        threat=threat,
-        parameters={"attack": plain(attack), "declared": {"neurons": len(victim.neurons)}},
-        measures=shard.counts,
-        flags=cell_flags(shard.counts, counts),
-        cost={"attacked": shard.counts.get("attacked", 0), "forwards": 1, "backwards": 1},
-    )
-
-
-def measured(victim: ModuleVictim, data: Split, attacks: Attacks = SMALL) -> tuple[set[str], Any]:
-    """Attack a victim as a small suite would; return the flags of its row, and the row."""
-    records = [cell(victim, registry("attacks").get(name, **given), e, data) for name, given, e in attacks]
-    (section,) = sections(records)
-    row = section.frame.iloc[0]
-    return set(str(row["flags"]).split()), row
 
 
 @pytest.mark.parametrize("name", ["lif_cnn.digits", "qcfs_cnn.digits", "ann_cnn.digits"])
