@@ -204,7 +204,7 @@ class Registry:
         return made
 
 
-def _fitted(value: Any, key: str, kind: type, holder: Any, where: str) -> Any:
+def _fitted(value: Any, key: str, kind: Any, holder: Any, where: str) -> Any:
     """Return a parameter as a field takes it: lists as tuples, tables as the dataclass they change.
 
     Args:
