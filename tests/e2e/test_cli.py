@@ -84,7 +84,7 @@ def test_lists_and_shows(tmp_path: Path) -> None:
     defenses = {
         row["name"]: row for row in json.loads(robustspike("list", "defenses", "--json", cwd=tmp_path).stdout)
     }
-    assert defenses["stog"]["adaptive attack"] == "eot"
+    assert defenses["stog"]["adaptive attack"] == "eot, wide_surrogate"
     assert "no training code released" in defenses["HIRE-SNN (ICCV 2021)"]["left_out"]
     assert "Not implemented, and why" in robustspike("list", "defenses", cwd=tmp_path).stdout
     shown = robustspike("show", "lif_cnn.digits", cwd=tmp_path).stdout

@@ -52,7 +52,6 @@ from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.api import wrap
-from robustspike.bench.flags import cell_flags
 from robustspike.bench.records import CellRecord
 from robustspike.bench.records import count
 from robustspike.bench.runner import sample_records
@@ -268,8 +267,7 @@ def flags_at(victim: ModuleVictim, x: Tensor, eps: int) -> set[str]:
         shard = evaluate_shard(victim, attack, model, x, y, torch.arange(len(x)))
         rows = tuple(sample_records(shard))
         base = make_record("r" * len(x), victim="v", attack=attack.spec.name)
-        flags = cell_flags(shard.counts, count(rows))
-        records.append(replace(base, rows=rows, counts=count(rows), threat=model, flags=flags))
+        records.append(replace(base, rows=rows, counts=count(rows), threat=model, measures=shard.counts))
     (section,) = sections(records)
     return set(str(section.frame["flags"].iloc[0]).split())
 
@@ -279,6 +277,7 @@ def test_controls_beat_the_gradients_of_a_masked_victim_alone_and_that_is_flagge
 ) -> None:
     shape = (8, 2, 8, 8)
     x = grid(20, shape)
-    assert flags_at(toys.spiking(shape, classes=3, seed=3), x, eps=16) == set()
+    # Rounded PGD returns its last iterate, as published: what it lost on the way counts, and is named.
+    assert flags_at(toys.spiking(shape, classes=3, seed=3), x, eps=16) == {"silent_success"}
     found = flags_at(masked(toys.spiking(shape, classes=3, seed=3)), x, eps=16)
-    assert found == {"black_box_beats_white_box", "zero_gradient"}
+    assert {"black_box_beats_white_box", "zero_gradient"} <= found
