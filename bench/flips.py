@@ -87,6 +87,9 @@ class FlipEngine:
         linear: the read-out.
     """
 
+    skips_earlier_steps = True
+    """A flip changes no step before its own; benchmarks turn this off to measure what it saves."""
+
     def __init__(self, blocks: list[_Block], linear: nn.Linear) -> None:
         self.blocks, self.linear = blocks, linear
 
@@ -135,7 +138,7 @@ class FlipEngine:
         size = max(1, _PATCH_ELEMENTS // (steps * widest * 16))
         for start in range(0, len(owner), size):
             part = order[start : start + size]
-            first = int(plane[part[0]]) // channels
+            first = int(plane[part[0]]) // channels if self.skips_earlier_steps else 0
             delta = x.new_zeros(steps - first, len(part), 1, 1, channels)
             here = torch.arange(len(part), device=x.device)
             delta[plane[part] // channels - first, here, 0, 0, plane[part] % channels] = change[part]
