@@ -16,6 +16,7 @@ import pytest
 
 from robustspike.bench.cli import main
 from robustspike.bench.cli.new import package
+from robustspike.bench.store import Store
 from tests.support.folders import contents
 from tests.support.records import make_record
 from tests.support.records import write
@@ -135,6 +136,16 @@ def test_a_record_of_another_protocol_is_refused_and_the_rest_shown(tmp_path: Pa
     assert contents(tmp_path / "out") == before
     shutil.rmtree(tmp_path / "out" / "records" / make_record().key)
     assert "refused" in fails("leaderboard", "out", cwd=tmp_path, code=1)
+
+
+def test_a_second_run_on_one_folder_is_refused_and_touches_nothing(tmp_path: Path) -> None:
+    args = ("run", "--only", "victim=lif_cnn.digits", "--only", "attack=noise", "--jobs", 1, "--out", "out")
+    with Store(tmp_path / "out").locked():
+        before = contents(tmp_path / "out")
+        message = fails(*args, cwd=tmp_path)
+        assert contents(tmp_path / "out") == before
+    assert message.count("\n") == 1
+    assert "--out out: another run is writing there. Wait for it, or choose another folder." in message
 
 
 def test_a_failing_cell_is_reported_and_the_rest_finishes(tmp_path: Path) -> None:

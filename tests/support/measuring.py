@@ -23,7 +23,7 @@ from robustspike.bench.runner import sample_records
 from robustspike.leaderboard.table import sections
 from tests.support.records import make_record
 
-Attacks = Sequence[tuple[str, dict[str, Any], Fraction]]
+Attacks = Sequence[tuple[str, dict[str, Any], Fraction | None]]
 
 TENTH = Fraction(1, 10)
 SMALL: Attacks = (

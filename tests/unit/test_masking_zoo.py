@@ -16,19 +16,24 @@ from torch import nn
 
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import ContractError
+from robustspike.bench.api import Domain
 from robustspike.bench.api import ModuleVictim
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import SpikeRule
 from robustspike.bench.api import Split
+from robustspike.bench.api import Task
 from robustspike.bench.api import check_victim
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.api import wrap
 from robustspike.bench.flags import SURROGATE_GAP
+from robustspike.bench.recipes import find_weights
 from robustspike.leaderboard.row_flags import surrogate_gap
 from robustspike.leaderboard.table import sections
+from tests.support.measuring import SMALL
 from tests.support.measuring import TENTH
+from tests.support.measuring import Attacks
 from tests.support.measuring import cell
 from tests.support.measuring import measured
 
@@ -46,6 +51,37 @@ def test_healthy_victims_raise_no_flag(name: str, data: Split) -> None:
     flags, row = measured(load_victim(name), data)
     assert flags == set()
     assert row["rank"] == 1
+
+
+FLIPS: Attacks = (
+    ("sda.l0", {}, None),
+    ("rounded_pgd.l0", {}, None),
+    ("flip.random", {}, None),
+)
+"""The same for binary event frames, where no budget is the check."""
+
+
+def shipped() -> list[str]:
+    """List the classifiers whose data and weights install with the package."""
+    victims = registry("victims")
+    recipes = [(name, victims.get(name)) for name in victims.names()]
+    return [
+        name
+        for name, recipe in recipes
+        if not recipe.data().needs_root
+        and recipe.spec().task is Task.CLASSIFY
+        and find_weights(recipe, "none", 0, None) is not None
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", shipped())
+def test_no_shipped_victim_raises_a_flag(name: str) -> None:
+    victim = load_victim(name)
+    static = victim.spec.domain is Domain.STATIC
+    data = registry("victims").get(name).data().load("test")[: N if static else 12]
+    flags, _ = measured(victim, data, SMALL if static else FLIPS)
+    assert flags <= ({"unconfirmed"} if victim.spec.stochastic else set())
 
 
 class _Dead(SpikeRule):

@@ -235,61 +235,94 @@ PLUGIN = """
 import os, time
 from dataclasses import dataclass
 from typing import ClassVar
-from robustspike.bench.api import AttackSpec
-from robustspike.bench.api import Budget
-
-@dataclass(frozen=True)
-class Leaves:
-    spec: ClassVar[AttackSpec] = AttackSpec(name="leaves", geometries=("linf",), source="test")
-    def run(self, oracle, x0, y, *, rng):
-        os._exit(0)
-
-@dataclass(frozen=True)
-class Sleeps:
-    spec: ClassVar[AttackSpec] = AttackSpec(name="sleeps", geometries=("linf",), source="test")
-    def run(self, oracle, x0, y, *, rng):
-        time.sleep(600)
+import torch
+from robustspike.bench.api import Access, AttackSpec, Domain
 
 KEPT = []
 
+def leaks(x):
+    while True:
+        KEPT.append(x.new_empty(1 << 24))
+
+DEEDS = {
+    "leaves": lambda oracle, x: os._exit(0),
+    "sleeps": lambda oracle, x: time.sleep(600),
+    "leaks": lambda oracle, x: leaks(x),
+    "raises": lambda oracle, x: 1 / 0,
+    "wanders": lambda oracle, x: x + 5,
+    "nan": lambda oracle, x: x * float("nan"),
+    "half": lambda oracle, x: x * 0.75,
+    "in_place": lambda oracle, x: x.mul_(0),
+    "spends": lambda oracle, x: [oracle.labels(x, torch.arange(len(x))) for _ in range(9)] and x,
+    "peeks": lambda oracle, x: oracle.logits(x, torch.arange(len(x))) and x,
+    "random": lambda oracle, x: x + 0 * torch.rand(1),
+}
+
 @dataclass(frozen=True)
-class Leaks:
-    spec: ClassVar[AttackSpec] = AttackSpec(name="leaks", geometries=("linf",), source="test")
+class Bad:
+    deed: str = "raises"
+    spec: ClassVar[AttackSpec] = AttackSpec(
+        name="bad", geometries=("linf", "l0"), domains=tuple(Domain), access=Access.LABEL, source="test"
+    )
     def run(self, oracle, x0, y, *, rng):
-        while True:
-            KEPT.append(x0.new_empty(1 << 24))
+        return DEEDS[self.deed](oracle, x0)
 """
 
 SUITE = """
 name = "bad"
-samples = 16
-shard = 8
-attacks = [{ name = "leaves" }, { name = "sleeps" }, { name = "leaks" }, { name = "noise" }]
+samples = 8
+shard = 4
+[[attacks]]
+name = "noise"
 [[threats]]
 geometry = "linf"
 eps = "1/10"
+budget = { forwards = 3, backwards = 3 }
+attacks = ["!*=half*"]
+[[threats]]
+domain = "spikes"
+geometry = "l0"
+eps = "9999"
+attacks = ["noise", "*=half*"]
 [[victims]]
 name = "lif_cnn.digits"
+[[victims]]
+name = "lif_cnn.digits_events"
 """
+
+DEEDS = {
+    "leaves": "worker process died",
+    "sleeps": "stopped after 3 s on 4 samples",
+    "leaks": "wanted more memory than 0.5 GiB on 4 samples",
+    "raises": "ZeroDivisionError",
+    "wanders": "leaves the threat model (4 of 4 do): linf distance 5",
+    "nan": "the returned tensor holds NaN or infinity",
+    "half": "leave the domain [0.0, 1.0] or are not binary",
+    "in_place": "modified x0 or y in place",
+    "spends": "would need 4 forwards and 0 backwards, the threat model allows 3 and 3",
+    "peeks": "the threat model grants 'label' access",
+    "random": "drew from a global random generator",
+}
 
 
 @pytest.mark.slow
-def test_a_run_finishes_around_attacks_that_leave_sleep_and_leak(tmp_path: Path) -> None:
+def test_a_run_finishes_around_every_kind_of_bad_attack(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text(PLUGIN)
-    (tmp_path / "bad.toml").write_text(SUITE)
+    entries = [f'[[attacks]]\nname = "bad"\nparams = {{ deed = "{deed}" }}\n' for deed in DEEDS]
+    (tmp_path / "bad.toml").write_text(SUITE + "".join(entries))
     command = [sys.executable, "-m", "robustspike.bench.cli", "run", "bad.toml", "--plugin", "bad.py"]
     command += ["--jobs", "2", "--timeout", "3", "--memory", "0.5", "--out", "out"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 3, done.stderr
     records = [read_record(path) for path in (tmp_path / "out" / "records").iterdir()]
-    found = {record.attack: record for record in records}
-    assert found["noise"].errors == ()
-    bad = {
-        "leaves": "worker process died",
-        "sleeps": "stopped after 3 s",
-        "leaks": "more memory than 0.5 GiB",
-    }
-    for name, message in bad.items():
-        assert message in found[name].errors[0]
-        assert found[name].counts["robust"] == found[name].counts["broken"] == 0
-        assert f"error in cell lif_cnn.digits, none, {name}" in done.stderr
+    fine = [record for record in records if record.attack == "noise"]
+    assert len(fine) == 2
+    assert all(record.errors == () and record.counts["errors"] == 0 for record in fine)
+    found = {record.label: record for record in records}
+    for deed, message in DEEDS.items():
+        record = found[f"bad[deed={deed}]"]
+        assert message in record.errors[0], deed
+        assert record.counts["robust"] == record.counts["broken"] == 0
+        assert f"none, bad[deed={deed}], " in done.stderr
+    assert len(records) == len(DEEDS) + 2
+    assert "Traceback" not in done.stderr
