@@ -24,6 +24,15 @@ def wilson(k: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
     return low, high
 
 
+def rate(name: str, k: int, n: int) -> dict[str, float]:
+    """Return a share and its 95 % Wilson interval under three names: name, name_low, name_high.
+
+    NaN for n = 0: nothing was observed.
+    """
+    low, high = wilson(k, n) if n else (math.nan, math.nan)
+    return {name: k / n if n else math.nan, f"{name}_low": low, f"{name}_high": high}
+
+
 def sign_test(wins: int, losses: int) -> float:
     """Return the two-sided p-value of the exact sign test (McNemar's exact test on discordant pairs)."""
     n = wins + losses

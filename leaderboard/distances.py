@@ -9,6 +9,7 @@ import numpy as np
 
 from robustspike.bench.records import CellRecord
 from robustspike.bench.stats import bootstrap_median
+from robustspike.bench.stats import rate
 from robustspike.bench.stats import sign_test
 from robustspike.leaderboard import costs
 from robustspike.leaderboard.spikes import BUDGETS
@@ -21,8 +22,12 @@ COLUMNS = {
     "defense": "registry name",
     "n": "samples evaluated",
     "clean": "share of samples classified correctly without attack",
+    "clean_low": "lower end of the 95 % Wilson interval of clean",
+    "clean_high": "upper end of it",
     "clean_delta": costs.COLUMNS["clean_delta"],
     "success": "share of attacked samples that some attack breaks at any distance",
+    "success_low": "lower end of the 95 % Wilson interval of success",
+    "success_high": "upper end of it",
     "median_all": "median over attacked samples of the smallest distance of any attack; failures infinite",
     "median_low": "lower end of its 95 % bootstrap interval",
     "median_high": "upper end of it",
@@ -53,8 +58,8 @@ def distance_row(records: Sequence[CellRecord], labels: Sequence[str]) -> dict[s
     spent = sum(record.cost["forwards"] + record.cost["backwards"] for record in records)
     row: dict[str, object] = {
         "n": n,
-        "clean": max(record.counts["clean"] for record in records) / n,
-        "success": len(reached) / len(values) if len(values) else float("nan"),
+        **rate("clean", max(record.counts["clean"] for record in records), n),
+        **rate("success", len(reached), len(values)),
         "median_all": median(values),
         "median_low": low,
         "median_high": high,

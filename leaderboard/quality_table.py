@@ -17,6 +17,7 @@ from robustspike.bench.flags import FLAGS
 from robustspike.bench.flags import cell_flags
 from robustspike.bench.records import CellRecord
 from robustspike.bench.records import SampleRecord
+from robustspike.bench.stats import rate
 from robustspike.bench.stats import sign_test
 from robustspike.leaderboard import protocol
 from robustspike.leaderboard import quality
@@ -53,6 +54,8 @@ COLUMNS = {
     "energy_distance": "signed energy distance of the same",
     "used_room": "mean change as a share of the largest possible one",
     "moved": "share of images whose score moves by more than a tenth of the range",
+    "moved_low": "lower end of the 95 % Wilson interval of moved",
+    "moved_high": "upper end of it",
     "mae_hidden": "mae over attacks that stay imperceptible on an image (SSIM >= 0.99, PSNR >= 40)",
     "mae_random": "mean |attacked - clean| under random signs of the same size: the control",
     "ssim": "mean SSIM of the worst attacks to the clean images",
@@ -201,7 +204,7 @@ def _figures(rows: Sequence[SampleRecord], score_range: tuple[float, float]) -> 
         "wasserstein": quality.wasserstein(s, a),
         "energy_distance": quality.energy(s, a),
         "used_room": quality.used_room(s, a, score_range),
-        "moved": float(np.mean([r.status is Status.BROKEN for r in rows])),
+        **rate("moved", sum(r.status is Status.BROKEN for r in rows), len(rows)),
         "linf": max(r.distance for r in rows),
         **{name: extra(name) for name in ("ssim", "psnr", "gradient_l1", "slope")},
     }

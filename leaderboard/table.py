@@ -19,6 +19,7 @@ from robustspike.bench.contracts import Task
 from robustspike.bench.flags import FLAGS
 from robustspike.bench.flags import cell_flags
 from robustspike.bench.records import CellRecord
+from robustspike.bench.stats import rate
 from robustspike.bench.stats import sign_test
 from robustspike.bench.stats import wilson
 from robustspike.leaderboard import certificates
@@ -40,12 +41,16 @@ COLUMNS = {
     "defense": "registry name",
     "n": "samples evaluated",
     "clean": "share of samples classified correctly without attack",
+    "clean_low": "lower end of the 95 % Wilson interval of clean",
+    "clean_high": "upper end of it",
     "clean_delta": costs.COLUMNS["clean_delta"],
     "worst_case": "share of samples that stay correct under every attack of the section",
     "low": "lower end of the 95 % Wilson interval of worst_case",
     "high": "upper end of it",
     **certificates.COLUMNS,
     "asr": "attack success rate: broken samples over samples correct without attack",
+    "asr_low": "lower end of the 95 % Wilson interval of asr",
+    "asr_high": "upper end of it",
     "energy_nj": distances.COLUMNS["energy_nj"],
     "energy_ratio": distances.COLUMNS["energy_ratio"],
     "training": costs.COLUMNS["training"],
@@ -179,8 +184,8 @@ def _blocked(flags: str) -> bool:
 def _unattacked(proof: CellRecord, labels: Sequence[str]) -> dict[str, object]:
     """Return the measured columns of a victim that was certified and never attacked."""
     n = proof.counts["n"]
-    unknown = ("worst_case", "low", "high", "asr", "energy_nj", "energy_ratio")
-    row: dict[str, object] = {"n": n, "clean": proof.counts["clean"] / n, "propagations": 0.0}
+    unknown = ("worst_case", "low", "high", "asr", "asr_low", "asr_high", "energy_nj", "energy_ratio")
+    row: dict[str, object] = {"n": n, **rate("clean", proof.counts["clean"], n), "propagations": 0.0}
     return row | dict.fromkeys([*unknown, *(f"acc:{label}" for label in labels)], float("nan"))
 
 
@@ -194,11 +199,11 @@ def accuracy_row(records: Sequence[CellRecord], labels: Sequence[str]) -> dict[s
     spent = sum(record.cost["forwards"] + record.cost["backwards"] for record in records)
     row: dict[str, object] = {
         "n": n,
-        "clean": clean / n,
+        **rate("clean", clean, n),
         "worst_case": robust / n,
         "low": low,
         "high": high,
-        "asr": (clean - robust) / clean if clean else float("nan"),
+        **rate("asr", clean - robust, clean),
         **distances.energy(records),
         "propagations": spent / attacked if attacked else 0.0,
     }
