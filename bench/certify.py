@@ -26,6 +26,7 @@ from robustspike.bench.contracts import Task
 from robustspike.bench.contracts import ThreatModel
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
+from robustspike.bench.interval_bounds import SLACK
 from robustspike.bench.interval_bounds import lower_margins
 from robustspike.bench.limits import NO_LIMITS
 from robustspike.bench.limits import Limits
@@ -225,7 +226,7 @@ class Intervals:
         best = torch.full((len(x),), -1.0, dtype=torch.float64)
         best[right.cpu()] = 0.0
         for eps in sorted(radii):
-            safe = (lower_margins(victim, x, y, eps=eps) > 0).all(dim=1) & right
+            safe = (lower_margins(victim, x, y, eps=eps) > SLACK).all(dim=1) & right
             best[safe.cpu()] = eps
         return Certified("intervals", "linf", len(x), int(right.sum()), 0, best, self.confidence)
 

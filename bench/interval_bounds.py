@@ -18,7 +18,8 @@ from robustspike.bench.neurons import reset
 from robustspike.bench.victim import ModuleVictim
 
 SLACK = 1e-5
-"""Widening of every potential's interval: covers float32 rounding of potentials of order one."""
+"""Widening of every potential's interval, and least margin of a certificate: covers float32 rounding of
+values of order one."""
 
 
 @dataclass

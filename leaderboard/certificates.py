@@ -41,6 +41,12 @@ INTRODUCTION = (
 )
 
 
+def of_same_weights(proofs: Sequence[CellRecord], records: Sequence[CellRecord]) -> list[CellRecord]:
+    """Return the certificates on weights that were attacked; all of them where nothing was."""
+    attacked = {record.digests["weights"] for record in records}
+    return [proof for proof in proofs if not attacked or proof.digests["weights"] in attacked]
+
+
 def row(proofs: Sequence[CellRecord]) -> dict[str, object]:
     """Return the columns of one victim and defense: of the certifier that certifies the most samples."""
     if not proofs:

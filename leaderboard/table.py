@@ -153,7 +153,8 @@ def _frame(groups: Groups, proofs: Groups, checks: Checks, kind: str) -> pd.Data
     measure = distances.distance_row if kind == "distance" else accuracy_row
     rows = []
     for owner in sorted(groups.keys() | proofs.keys()):
-        records, proven = groups.get(owner, []), proofs.get(owner, [])
+        records = groups.get(owner, [])
+        proven = certificates.of_same_weights(proofs.get(owner, []), records)
         row: dict[str, object] = {"victim": owner[0], "defense": owner[1]}
         row |= measure(records, labels) if records else _unattacked(proven[0], labels)
         row |= certificates.row(proven) | {"training": costs.training(records or proven)}

@@ -135,6 +135,15 @@ def test_certified_is_a_column_of_its_own() -> None:
     assert "*Certified*" in to_markdown([here])
 
 
+def test_a_certificate_on_other_weights_is_listed_and_not_credited() -> None:
+    proof = make_proof("rrrrw")
+    other = replace(proof, digests=proof.digests | {"weights": "another training"})
+    (section,) = sections([make_record("bbbbw"), other])
+    assert section.frame["certified"].isna().all() and "contradicted" not in section.frame["flags"][0]
+    assert len(section.certificates) == 1
+    assert display(section)[1][0][6] == "n/a"
+
+
 def test_a_certificate_without_attacks_is_shown_and_not_ranked() -> None:
     (section,) = sections([make_proof("rruuw")])
     (row,) = section.frame.to_dict("records")
