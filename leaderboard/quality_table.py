@@ -23,6 +23,8 @@ from robustspike.leaderboard import protocol
 from robustspike.leaderboard import quality
 from robustspike.leaderboard import seeds
 from robustspike.leaderboard.row_flags import SIGNIFICANCE
+from robustspike.leaderboard.row_flags import declared_flags
+from robustspike.leaderboard.row_flags import has_single_surrogate
 from robustspike.leaderboard.table import Section
 
 CONTROL = "quality.random_sign"
@@ -212,6 +214,7 @@ def _figures(rows: Sequence[SampleRecord], score_range: tuple[float, float]) -> 
 
 def _flags(records: Sequence[CellRecord]) -> list[str]:
     raised = {flag for record in records for flag in cell_flags(record.measures, record.counts)}
+    raised |= declared_flags(records)
     real = attacks_of(records)
     control = [record for record in records if record.attack == CONTROL]
     found = worst(real)
@@ -228,7 +231,9 @@ def _flags(records: Sequence[CellRecord]) -> list[str]:
     black = [record for record in real if record.threat.access is not Access.WHITE]
     if not white:
         raised.add("no_gradient_attack")
-    elif black:
+    elif has_single_surrogate(white):
+        raised.add("single_surrogate")
+    if white and black:
         by_white, by_black = worst(white), worst(black)
         if _farther(by_black, by_white) and np.mean([_moved(r) for r in by_black.values()]) > np.mean(
             [_moved(r) for r in by_white.values()]

@@ -64,7 +64,7 @@ def row_flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
     raised = {flag for record in records for flag in cell_flags(record.measures, record.counts)}
     if any(record.environment.get("attack_from") == "file" for record in records):
         raised.add("unpublished")
-    raised |= _declared(records)
+    raised |= declared_flags(records)
     white = [r for r in records if r.threat.access is Access.WHITE]
     black = [r for r in records if r.threat.access is not Access.WHITE]
     if not white:
@@ -101,7 +101,7 @@ def _may_always_win(threat: ThreatModel) -> bool:
     return anywhere and threat.goal is Goal.UNTARGETED
 
 
-def _declared(records: Sequence[CellRecord]) -> set[str]:
+def declared_flags(records: Sequence[CellRecord]) -> set[str]:
     """Return the flags that follow from what victim and defense declare about themselves."""
     declared = records[0].parameters.get("declared", {})
     raised = {"poor_conversion" for note in declared.get("notes", ()) if note.startswith("conversion lost")}
@@ -123,10 +123,15 @@ def _optimisation(white: Sequence[CellRecord]) -> set[str]:
         raised.add("incomplete_optimisation")
     if surrogate_gap(white) > SURROGATE_GAP:
         raised.add("surrogate_gap")
-    neurons = max(r.parameters.get("declared", {}).get("neurons", 0) for r in white)
-    if neurons and len(set().union(*map(estimators, white))) == 1:
+    if has_single_surrogate(white):
         raised.add("single_surrogate")
     return raised
+
+
+def has_single_surrogate(white: Sequence[CellRecord]) -> bool:
+    """Say whether all gradients of a spiking victim came from one and the same estimator."""
+    neurons = max(r.parameters.get("declared", {}).get("neurons", 0) for r in white)
+    return bool(neurons) and len(set().union(*map(estimators, white))) == 1
 
 
 def _averages(record: CellRecord) -> bool:

@@ -124,6 +124,24 @@ def test_suspect_evaluations_are_flagged(records: list[CellRecord], flag: str) -
     assert row_of(healthy)["flags"] == ""
 
 
+def test_a_spiking_model_is_attacked_through_several_surrogates_or_flagged() -> None:
+    def flags(*estimators: str, adaptive: tuple[str, ...] = ()) -> object:
+        declared = {"declared": {"neurons": 4, "adaptive": list(adaptive)}}
+        records = [replace(control(), parameters=declared)]
+        for name in estimators:
+            label = "quality.ifgsm" if name == "native" else f"quality.ifgsm[estimator={name}]"
+            parameters = declared | {"attack": {"estimator": name}}
+            records.append(
+                replace(record("quality.ifgsm", 20.0), key=label, label=label, parameters=parameters)
+            )
+        return row_of(records)["flags"]
+
+    assert flags("native") == "single_surrogate"
+    assert flags("native", "assg") == ""
+    assert flags("native", adaptive=("wide_surrogate",)) == "missing_adaptive_attack single_surrogate"
+    assert flags("native", "assg", adaptive=("wide_surrogate",)) == ""
+
+
 def test_ranks_are_shared_unless_a_paired_test_separates_and_flags_unrank() -> None:
     strong, weak = {"victim": "strong"}, {"victim": "weak"}
     records = [record("a", 5.0, **strong), control(**strong), record("a", 20.0, **weak), control(**weak)]
