@@ -154,6 +154,10 @@ class AutoAttackSnn:
         ):
             raise ConfigError(f"{self.spec.name}: no member is named like '{self.only}'.")
 
+    def uses(self) -> dict[str, tuple[str, ...]]:
+        lists = (FULL, QUICK, NOISY, SMOOTH["full"], SMOOTH["quick"])
+        return {"attacks": tuple(sorted({member.attack for members in lists for member in members}))}
+
     def members(self, oracle: Oracle) -> list[tuple[Member, Attack]]:
         """Return the members that apply to the victim, in the order in which they run."""
         spiking = QUICK if self.level == "quick" else FULL

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustspike.attacks.flip_greedy import single_flips
-from robustspike.attacks.reduction import Reduced
+from robustspike.attacks.reduced import Reduced
 from robustspike.attacks.reduction import affordable
 from robustspike.attacks.reduction import meets_goal
 from robustspike.attacks.reduction import past_boundary
@@ -53,6 +53,9 @@ class Refined:
             raise ConfigError(
                 f"refined: turns and pool must be at least 1, got {self.turns} and {self.pool}."
             )
+
+    def uses(self) -> dict[str, tuple[str, ...]]:
+        return Reduced(attack=self.attack).uses()
 
     @property
     def spec(self) -> AttackSpec:

@@ -59,6 +59,9 @@ class Transfer:
         cost="2 forwards",
     )
 
+    def uses(self) -> dict[str, tuple[str, ...]]:
+        return {"victims": self.sources, "attacks": (self.attack,)}
+
     def fits(self, spec: VictimSpec) -> str | None:
         """Refuse victims for which no source is known."""
         own = [registry("victims").get(name).spec() for name in self.sources]

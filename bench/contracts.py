@@ -283,7 +283,9 @@ class Attack(Protocol):
     `run` is called once per shard with the samples that the victim classifies correctly. What it
     returns is one more candidate beside the best that the oracle has seen; success is decided by
     the harness in an independent pass. An attack may define `fits(spec: VictimSpec) -> str | None`, which
-    says why it cannot run on a victim that its spec alone would admit; suites then leave the pair out.
+    says why it cannot run on a victim that its spec alone would admit; suites then leave the pair out. One
+    that looks up other components by name may define `uses() -> {kind: names}`: then its records hang on
+    the code of those alone, not on that of every component of the kind.
     """
 
     spec: ClassVar[AttackSpec]

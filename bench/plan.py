@@ -6,8 +6,6 @@ import dataclasses
 import difflib
 import fnmatch
 import importlib.resources
-import inspect
-import sys
 import tomllib
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from robustspike.bench.certify import cannot_certify
+from robustspike.bench.code_digest import code_digest
 from robustspike.bench.contracts import Attack
 from robustspike.bench.contracts import Certifier
 from robustspike.bench.contracts import ThreatModel
@@ -529,23 +528,6 @@ def fits(attack: Attack, threat: ThreatModel, spec: VictimSpec) -> bool:
     )
 
 
-@cache
-def _code_digest(module: str) -> str:
-    """Return the digest of a component's code.
-
-    For our own parts that is every file of the part (robustspike.attacks, ...), because an attack runs
-    others and shares loops with them; for the harness (certifiers) and for a plugin it is the file that
-    defines it.
-    """
-    file = Path(inspect.getfile(sys.modules[module]))
-    root, part, *_ = (*module.split("."), "")
-    files = [file]
-    if root == "robustspike" and part != "bench":
-        base = next(folder for folder in file.parents if folder.name == part)
-        files = sorted(base.rglob("*.py"))
-    return digest([path.read_text(encoding="utf-8", errors="replace") for path in files])
-
-
 def identity(
     cell: Cell, *, weights: Path | None, root: Path | None, device: str
 ) -> tuple[str, dict[str, str], dict[str, Any]]:
@@ -556,8 +538,9 @@ def identity(
     victim = victim_of(cell, weights=weights, device=device)
     data = samples_of(cell, root)
     code = {
-        part: _code_digest(type(component).__module__)
-        for part, component in (("victim", recipe), ("defense", defense), ("attack", attack))
+        "victim": code_digest(recipe, "victims"),
+        "defense": code_digest(defense, "defenses"),
+        "attack": code_digest(attack, "certifiers" if cell.certify else "attacks"),
     }
     digests = {"weights": victim.spec.weights, "data": data.digest, "code": digest(code)}
     how = "certifier" if cell.certify else "attack"

@@ -24,7 +24,7 @@ from robustspike.attacks.pointwise import Pointwise
 from robustspike.attacks.random_changes import RandomFlips
 from robustspike.attacks.random_changes import RandomRetiming
 from robustspike.attacks.random_changes import smallest
-from robustspike.attacks.reduction import Reduced
+from robustspike.attacks.reduced import Reduced
 from robustspike.attacks.reduction import reduce_changes
 from robustspike.attacks.refine import Refined
 from robustspike.attacks.scar import Scar

@@ -26,7 +26,7 @@ from robustspike.attacks.gumbel import Gumbel
 from robustspike.attacks.pointwise import Pointwise
 from robustspike.attacks.random_changes import RandomFlips
 from robustspike.attacks.random_changes import RandomRetiming
-from robustspike.attacks.reduction import Reduced
+from robustspike.attacks.reduced import Reduced
 from robustspike.attacks.refine import Refined
 from robustspike.attacks.retime_greedy import RetimeGreedy
 from robustspike.attacks.retime_pgd import RetimePgd

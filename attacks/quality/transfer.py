@@ -1,0 +1,88 @@
+"""Transfer between quality models: images made on the attacker's own, tried on the victim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robustspike.attacks.quality.iterated import GOALS
+from robustspike.attacks.quality.iterated import QUALITY
+from robustspike.attacks.quality.iterated import directions
+from robustspike.attacks.quality.iterated import per_image
+from robustspike.attacks.transfer import usable_sources
+from robustspike.bench.api import Access
+from robustspike.bench.api import AttackSpec
+from robustspike.bench.api import ConfigError
+from robustspike.bench.api import Oracle
+from robustspike.bench.api import RowStreams
+from robustspike.bench.api import VictimSpec
+from robustspike.bench.api import registry
+
+
+@dataclass(frozen=True)
+class QualityTransfer:
+    """I-FGSM on other quality models; the victim only answers for the results.
+
+    Args:
+        sources: registry names of the attacker's models. Those with inputs of another size than the
+            victim's, and the victim itself, are passed over.
+        steps, step: as in quality.ifgsm.
+
+    Cost: 1 forward of the victim, and 1 per source.
+    """
+
+    sources: tuple[str, ...] = ("cnn_iqa.photopatch", "snn_iqa.photopatch")
+    steps: int = 10
+    step: float = 2.5
+    spec: ClassVar[AttackSpec] = AttackSpec(
+        name="quality.transfer",
+        geometries=("linf",),
+        access=Access.SCORE,
+        tasks=QUALITY,
+        goals=GOALS,
+        source="Transfer of I-FGSM; the direction comes from the victim's own clean score. Differs: none.",
+        cost="3 forwards",
+    )
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.step > 0 or not self.sources:
+            raise ConfigError(
+                f"{self.spec.name}: steps must be at least 1, step above 0 and sources not empty, got "
+                f"{self.steps}, {self.step} and {self.sources}."
+            )
+
+    def uses(self) -> dict[str, tuple[str, ...]]:
+        return {"victims": self.sources}
+
+    def fits(self, spec: VictimSpec) -> str | None:
+        """Refuse victims for which no source is known."""
+        own = [registry("victims").get(name).spec() for name in self.sources]
+        if any(one.shape == spec.shape and one.task is spec.task for one in own):
+            return None
+        return "no source takes images of its size"
+
+    def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
+        rows = oracle.active(forwards=1)
+        if not len(rows):
+            return x0.clone()
+        aim = directions(oracle, oracle.logits(x0[rows], rows).squeeze(1))
+        for source in usable_sources(oracle, self.sources):
+            local = oracle.local(source, rows, rng=rng.fork("source", source.spec.name, rows=rows))
+            x = self.climbed(local, x0[rows], per_image(aim, x0))
+            able = torch.isin(rows, oracle.active(forwards=1))
+            if bool(able.any()):
+                oracle.logits(x[able], rows[able])
+        best, seen = oracle.best()
+        return torch.where(per_image(seen, x0), best, x0)
+
+    def climbed(self, local: Oracle, x0: Tensor, aim: Tensor) -> Tensor:
+        """Return the last iterate of I-FGSM on one source."""
+        x, everyone = x0.clone(), torch.arange(len(x0), device=x0.device)
+        size = local.radius * self.step / self.steps
+        for _ in range(self.steps):
+            gradient = torch.nan_to_num(local.loss_and_grad(x, everyone, "score").grad)
+            x = local.project(x + size * (gradient * aim).sign(), everyone)
+        return x
