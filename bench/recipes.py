@@ -8,7 +8,6 @@ fixed inputs; both are checked at every load.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.resources
 import json
 import platform
@@ -23,7 +22,7 @@ from typing import ClassVar
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 from torch import nn
 
@@ -35,6 +34,8 @@ from robustspike.bench.defense import DefenseBase
 from robustspike.bench.energy import count_synops
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
+from robustspike.bench.files import sha256
+from robustspike.bench.files import write_atomic
 from robustspike.bench.registry import parse_call
 from robustspike.bench.registry import registry
 from robustspike.bench.rng import RowStreams
@@ -178,6 +179,7 @@ def train(
     module = defense.transform(recipe.build(generator("init", recipe.name, seed)), spec).to(device)
     network = recipe.trainable(module)
     # The defense is not part of the seed: with weight 0 it must give plain training's weights.
+    checkpoint = out / f"{name}.checkpoint"
     report = fit(
         network,
         training,
@@ -193,12 +195,13 @@ def train(
         augment=recipe.augment,
         score=recipe.score,
         seed=seed,
-        checkpoint=out / f"{name}.checkpoint",
+        checkpoint=checkpoint,
         progress=progress,
     )
     recipe.finish(module, data, root=root)
     victim = ModuleVictim(module.to("cpu"), spec)
     certificate = save(recipe, defense, victim, out=out, label=label, seed=seed, root=root, report=report)
+    checkpoint.unlink(missing_ok=True)  # only now: a run killed while it was saved need not train again
     return victim, certificate
 
 
@@ -215,20 +218,15 @@ def save(
 ) -> dict[str, Any]:
     """Write weights and certificate; returns the certificate."""
     name = variant(recipe.name, label, seed)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{name}.safetensors"
-    state = {key: value.contiguous() for key, value in victim.module.state_dict().items()}
-    temporary = path.with_suffix(".tmp")
-    save_file(state, temporary)
-    temporary.replace(path)
+    weights = serialise({key: value.contiguous() for key, value in victim.module.state_dict().items()})
     data = recipe.data()
     test = data.load("test", root=root)
     certificate = {
         "victim": recipe.name,
         "defense": label,
         "seed": seed,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "bytes": path.stat().st_size,
+        "sha256": sha256(weights),
+        "bytes": len(weights),
         "fingerprint": _fingerprint(victim),
         "recipe": plain(recipe),
         "defense_parameters": plain(defense),
@@ -247,7 +245,9 @@ def save(
         "made_with": {"torch": torch.__version__, "platform": platform.machine()},
     }
     text = json.dumps(certificate, indent=2, sort_keys=True) + "\n"
-    (out / f"{name}.json").write_text(text, encoding="utf-8")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / f"{name}.safetensors", weights)
+    write_atomic(out / f"{name}.json", text.encode())
     return certificate
 
 
@@ -375,7 +375,7 @@ def load_victim(
         raise ConfigError(missing_weights(recipe, defense, seed))
     certificate = read_certificate(path)
     content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
+    found = sha256(content)
     if found != certificate["sha256"]:
         hint = "; the first bytes look like HTML" if content[:1] == b"<" else ""
         raise ArtefactError(

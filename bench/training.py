@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import math
 import operator
-import os
 import pickle
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -30,6 +30,7 @@ from torch import nn
 from robustspike.bench.data.base import Split
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
+from robustspike.bench.files import write_atomic
 from robustspike.bench.neurons import reset
 from robustspike.bench.neurons import supplied_with
 from robustspike.bench.rng import RowStreams
@@ -56,11 +57,18 @@ class Schedule:
     epochs: int = 20
     batch: int = 64
     lr: float = 4e-3
-    optimiser: str = "adamw"
+    optimiser: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = 0.0
-    policy: str = "onecycle"
+    policy: Literal["onecycle", "cosine", "constant"] = "onecycle"
     patience: int = 0
     keep: Literal["best", "last"] = "best"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.batch < 1 or self.patience < 0 or not 0 < self.lr < math.inf:
+            raise ConfigError(
+                "schedule: epochs and patience must be 0 or more, batch at least 1, lr above 0; got "
+                f"{self.epochs}, {self.patience}, {self.batch} and {self.lr}."
+            )
 
 
 @dataclass
@@ -199,8 +207,8 @@ def fit(
         terms: the training rule.
         loss_of: the recipe's own loss, handed to the rule.
         seed: root seed of order and noise.
-        checkpoint: file that keeps the state after every epoch; a run that finds it goes on there,
-            and removes it at the end. None: not resumable.
+        checkpoint: file that keeps the state after every epoch; a run that finds it goes on there. The
+            caller removes it once it has kept what was trained. None: not resumable.
         after_epoch: hook (module, epoch from 0, validation split), e.g. to update statistics.
         before_step: hook (step) between the backward pass and the optimiser, e.g. to change gradients.
         after_step: hook (step) after every step of the optimiser, e.g. to project weights.
@@ -213,8 +221,18 @@ def fit(
 
     Raises:
         ArtefactError: the checkpoint belongs to another run or cannot be read.
-        ConfigError: a loss term is not finite.
+        ConfigError: a loss term is not finite, a split is empty, or no checkpoint could ever be chosen.
     """
+    if not len(train) or not len(validation):
+        raise ConfigError(
+            f"training: {len(train)} training and {len(validation)} validation samples; both must have some."
+        )
+    may_keep = [eligible is None or eligible(epoch, schedule.epochs) for epoch in range(schedule.epochs)]
+    if may_keep and not any(may_keep):
+        raise ConfigError(
+            f"training: none of the {schedule.epochs} epochs gives a checkpoint that the defense accepts. "
+            "Train longer, or let its first phase end earlier."
+        )
     device = next(module.parameters()).device
     parameters = [p for p in module.parameters() if p.requires_grad]
     steps = math.ceil(len(train) / schedule.batch)
@@ -244,6 +262,8 @@ def fit(
             rng = generator("step", seed, epoch, index)
             step = Step(module, x, y, rng, epoch, loss_of, schedule.epochs)
             named = terms(step)
+            for name, term in named.items():
+                sums[name] = sums.get(name, 0.0) + _finite(name, term, epoch, index)
             optimiser.zero_grad()
             functools.reduce(operator.add, named.values()).backward()
             if before_step is not None:
@@ -255,14 +275,11 @@ def fit(
             reset(module)
             report.forwards += step.forwards
             report.backwards += step.backwards
-            for name, term in named.items():
-                sums[name] = sums.get(name, 0.0) + _finite(name, term, epoch, index)
         if after_epoch is not None:
             after_epoch(module, epoch, validation)
         value, loss = score(module, validation)
-        may_keep = eligible is None or eligible(epoch, schedule.epochs)
         better = (value, -loss) > (report.validation, -best_loss)
-        if may_keep and (better or schedule.keep == "last"):
+        if may_keep[epoch] and (better or schedule.keep == "last"):
             report.best_epoch, report.validation = epoch + 1, value
             best, best_loss = _snapshot(module), loss
         means = {name: total / steps for name, total in sums.items()}
@@ -285,8 +302,6 @@ def fit(
             )
     module.load_state_dict(best)
     module.eval()
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     return report
 
 
@@ -338,10 +353,10 @@ def _scheduler(optimiser: torch.optim.Optimizer, schedule: Schedule, steps: int)
 
 
 def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    content = io.BytesIO()
+    torch.save(state, content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    write_atomic(path, content.getvalue())
 
 
 def _read_checkpoint(path: Path, identity: int) -> dict[str, Any]:

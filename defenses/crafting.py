@@ -113,7 +113,8 @@ class Adversarial(DefenseBase):
     """Base of rules that train on adversarial examples of the cross-entropy.
 
     Args:
-        eps: radius of the training attack in pixel units; 0 trains on clean points.
+        eps: radius of the training attack in pixel units, at most the whole domain, 1; 0 trains on clean
+            points.
         steps: gradient steps of the training attack.
         step: step size as a share of eps.
         start: where the training attack starts: "clean", "uniform" or "normal".
@@ -128,9 +129,9 @@ class Adversarial(DefenseBase):
 
     def __post_init__(self) -> None:
         name = self.spec.name
-        if self.eps < 0 or self.steps < 1 or not self.step > 0:
+        if not 0 <= self.eps <= 1 or self.steps < 1 or not self.step > 0:
             raise ConfigError(
-                f"{name}: eps must be 0 or more, steps at least 1, step above 0; got {self.eps}, "
+                f"{name}: eps must be in [0, 1], steps at least 1, step above 0; got {self.eps}, "
                 f"{self.steps} and {self.step}."
             )
         if self.start not in ("clean", "uniform", "normal"):

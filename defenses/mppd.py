@@ -144,10 +144,10 @@ class Mppd(DefenseBase):
     )
 
     def __post_init__(self) -> None:
-        if self.eps < 0 or self.rho < 0 or self.retraction < 0 or not 0 <= self.chi <= 1:
+        if self.rho < 0 or self.retraction < 0 or not 0 <= self.chi <= 1 or not 0 <= self.eps <= 1:
             raise ConfigError(
-                f"{self.spec.name}: eps, rho and retraction must be 0 or more, chi in [0, 1]; got "
-                f"{self.eps}, {self.rho}, {self.retraction} and {self.chi}."
+                f"{self.spec.name}: rho and retraction must be 0 or more, eps and chi in [0, 1]; got "
+                f"{self.rho}, {self.retraction}, {self.eps} and {self.chi}."
             )
         if self.setting not in ("gaussian", "adversarial") or self.norm not in ("l1", "l2"):
             raise ConfigError(

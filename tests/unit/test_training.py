@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch import nn
 
+from robustspike.bench import recipes
 from robustspike.bench.api import ArtefactError
 from robustspike.bench.api import Combined
 from robustspike.bench.api import ConfigError
@@ -26,6 +27,7 @@ from robustspike.bench.api import Terms
 from robustspike.bench.api import fit
 from robustspike.bench.api import generator
 from robustspike.bench.api import initialise
+from robustspike.bench.api import registry
 
 SCHEDULE = Schedule(epochs=4, batch=16, lr=1e-2)
 
@@ -96,7 +98,30 @@ def test_killed_and_resumed_run_gives_identical_weights(tmp_path: Path, epoch: i
     assert epochs[0] == epoch + 1  # it did go on and not start again
     assert same(whole, resumed)
     assert report == expected
-    assert not (tmp_path / "c").exists()
+    finished = network()
+    assert (
+        train(finished, schedule, checkpoint=tmp_path / "c", progress=lambda p: epochs.append(0)) == expected
+    )
+    assert same(whole, finished) and 0 not in epochs  # killed after the last epoch: nothing left to train
+
+
+def test_a_run_killed_while_it_is_saved_trains_no_epoch_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = registry("victims").get("lif_cnn.digits", widths=(2, 2), schedule={"epochs": 1})
+    rule, seen = registry("defenses").get("none"), []
+    _, expected = recipes.train(recipe, rule, out=tmp_path / "whole")
+
+    def dying(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(recipes, "save", dying)
+        recipes.train(recipe, rule, out=tmp_path / "w")
+    _, certificate = recipes.train(recipe, rule, out=tmp_path / "w", progress=seen.append)
+    assert not seen and certificate == expected
+    files = {path.name for path in (tmp_path / "w").iterdir()}
+    assert files == {"lif_cnn.digits.json", "lif_cnn.digits.safetensors"}
 
 
 def test_two_runs_are_bit_identical_and_another_seed_is_not() -> None:
@@ -155,8 +180,50 @@ def test_diverged_training_says_which_term_and_when() -> None:
     def bad(step: Step) -> Terms:
         return {**plain(step), "penalty": torch.tensor(float("nan"))}
 
+    def unreached(step: Step) -> None:
+        raise AssertionError("a step was taken on a loss that is not finite")
+
+    module = network()
+    before = [p.detach().clone() for p in module.parameters()]
     with pytest.raises(ConfigError, match=r"'penalty' is nan in epoch 1, step 1"):
-        train(network(), terms=bad)
+        train(module, terms=bad, before_step=unreached)
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": -1}, {"batch": 0}, {"patience": -1}, {"lr": 0.0}, {"lr": float("inf")}, {"lr": float("nan")}],
+)
+def test_an_unusable_schedule_is_refused(change: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="schedule: epochs"):
+        dataclasses.replace(SCHEDULE, **change)
+
+
+@pytest.mark.parametrize("change", [{"optimiser": "adamm"}, {"policy": "cosin"}])
+def test_a_misspelt_optimiser_or_policy_is_refused_by_name(change: dict[str, str]) -> None:
+    (key, value), *_ = change.items()
+    with pytest.raises(ConfigError, match=f"'{key}' must be .*, got '{value}'"):
+        registry("victims").get("lif_cnn.digits", schedule={"epochs": 1, **change})
+
+
+@pytest.mark.parametrize("empty", ["training", "validation"])
+def test_an_empty_split_is_refused_and_not_trained_on(empty: str) -> None:
+    splits = [TRAIN[:0], VALIDATION] if empty == "training" else [TRAIN, VALIDATION[:0]]
+    with pytest.raises(ConfigError, match=f"0 {empty}"):
+        fit(network(), *splits, schedule=SCHEDULE, terms=plain, loss_of=loss_of, seed=0)
+
+
+def test_a_run_that_no_checkpoint_could_be_kept_of_is_refused_before_it_starts() -> None:
+    steps: list[Step] = []
+    with pytest.raises(ConfigError, match="none of the 4 epochs"):
+        train(network(), eligible=lambda epoch, epochs: epoch > epochs, before_step=steps.append)
+    assert not steps
+
+
+def test_a_batch_of_one_is_plain_stochastic_descent() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    report = train(module, dataclasses.replace(SCHEDULE, batch=1, epochs=1))
+    assert report.forwards == len(TRAIN) and all(torch.isfinite(p).all() for p in module.parameters())
 
 
 def test_best_validation_checkpoint_is_kept_and_only_among_eligible_epochs() -> None:
