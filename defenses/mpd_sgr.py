@@ -28,7 +28,8 @@ def overlap(distance: Tensor, window: float) -> Tensor:
     Shape: [N, C, ...] -> [C].
     """
     values = distance.transpose(0, 1).flatten(1)
-    mean, spread = values.mean(dim=1), values.std(dim=1).clamp(min=1e-4)
+    free = min(1, values.shape[1] - 1)  # a single value has no spread
+    mean, spread = values.mean(dim=1), values.std(dim=1, correction=free).clamp(min=1e-4)
     upper, lower = (mean + window) / spread, (mean - window) / spread
     return 0.5 * (torch.erf(upper / math.sqrt(2)) - torch.erf(lower / math.sqrt(2)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import pytest
 import torch
@@ -28,6 +27,7 @@ from robustspike.defenses.feel import LeakNeuron
 from robustspike.defenses.feel import half_widths
 from robustspike.defenses.hosnn import AdaptiveNeuron
 from robustspike.defenses.mpd_sgr import overlap
+from robustspike.defenses.mppd import Current
 from robustspike.defenses.mppd import Mppd
 from robustspike.defenses.mppd import make_dlif
 from robustspike.defenses.mppd import perturbation
@@ -183,6 +183,13 @@ def test_perturbation_is_linear_and_its_gain_bounded() -> None:
         gain = float(torch.linalg.matrix_norm(response, 2))
         assert gain == pytest.approx(expected, abs=1e-3)
         assert gain <= 1 / (1 - leak)
+    for norm, power in (("l2", 2), ("l1", 1)):  # the regulariser is homogeneous in the difference
+        rule, layer = Mppd(norm=norm), find_neurons(node())[0]
+        small, large = (
+            float(rule.regulariser(Current(layer, scale * one), Current(layer, scale * two)))
+            for scale in (1, 3)
+        )
+        assert large == pytest.approx(3**power * small, rel=1e-12)
     e = perturbation(one, leak=0.7, gain=1.0)
     assert float(e.abs().mean()) <= float(e.square().mean().sqrt())  # TV-l1 against TV-l2
     assert float(e.abs().sum()) <= float(one.abs().sum()) / (1 - 0.7)  # dominated variation
@@ -220,6 +227,18 @@ def test_retraction_draws_singular_values_to_one_and_keeps_orthonormal_rows() ->
     assert torch.allclose(torch.linalg.svdvals(w), torch.ones(4, dtype=torch.float64), atol=1e-6)
     assert torch.allclose(retracted(w, 0.05), w, atol=1e-6)
     assert float((retracted(w, 0.3) @ w.T - torch.eye(4)).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.5])
+def test_retraction_keeps_the_sign_of_singular_values_below_its_stability_limit_only(beta: float) -> None:
+    limit = ((1 + beta) / beta) ** 0.5
+    for scale, keeps in ((0.999, True), (1.001, False)):
+        w = torch.eye(3, dtype=torch.float64) * limit * scale
+        assert bool((retracted(w, beta).diagonal() > 0).all()) == keeps
+    w = torch.diag(torch.tensor([0.1, 0.9, min(0.9 * limit, 1.5)], dtype=torch.float64))
+    for _ in range(400):
+        w = retracted(w, beta)
+    assert torch.allclose(torch.linalg.svdvals(w), torch.ones(3, dtype=torch.float64), atol=1e-6)
 
 
 def test_retraction_touches_a_share_of_the_rows_of_wide_layers_only() -> None:
@@ -337,7 +356,12 @@ def test_overlap_is_the_gaussian_mass_in_the_window_and_falls_with_the_mean() ->
     values = [float(overlap(0.5 * draws + mean, 1.0)) for mean in (0.0, 0.5, 1.0, 2.0, 4.0)]
     assert values == sorted(values, reverse=True)
     assert all(0 < v < 1 for v in values[:-1])
-    assert math.isfinite(float(overlap(torch.zeros(4, 2), 1.0).sum()))
+    for n in (1, 4):  # no spread: all of it inside, or none, and no gradient that is not a number
+        still = torch.tensor([[0.0, 3.0]]).repeat(n, 1).requires_grad_(True)
+        mass = overlap(still, 1.0)
+        assert mass.tolist() == [1.0, 0.0]
+        (gradient,) = torch.autograd.grad(mass.sum(), still)
+        assert torch.isfinite(gradient).all()
 
 
 def test_guard_is_zero_exactly_outside_the_band() -> None:
