@@ -217,7 +217,7 @@ def fit(
             (the parameters of recipe and defense); a checkpoint of another run is refused.
         augment: changes the inputs of a batch before the training rule sees them.
         score: validation score and loss of a module.
-        progress: called after every epoch.
+        progress: called after every epoch, once its checkpoint is written.
 
     Raises:
         ArtefactError: the checkpoint belongs to another run or cannot be read.
@@ -284,8 +284,6 @@ def fit(
             best, best_loss = _snapshot(module), loss
         means = {name: total / steps for name, total in sums.items()}
         report.history.append({**means, "validation": value})
-        if progress is not None:
-            progress(Progress(epoch + 1, schedule.epochs, means, value))
         if checkpoint is not None:
             _write_checkpoint(
                 checkpoint,
@@ -300,6 +298,8 @@ def fit(
                     "best_loss": best_loss,
                 },
             )
+        if progress is not None:
+            progress(Progress(epoch + 1, schedule.epochs, means, value))
     module.load_state_dict(best)
     module.eval()
     return report

@@ -192,6 +192,22 @@ def test_train_reproduces_the_shipped_weights(tmp_path: Path) -> None:
     assert digest[:12] in shown
 
 
+@pytest.mark.slow
+def test_training_killed_by_signal_nine_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    call = ["train", "lif_cnn.digits", "--defense", "mppd", "--set", "widths=[4, 4]"]
+    call += ["--set", "schedule={'epochs': 4}", "--out"]
+    command = [sys.executable, "-m", "robustspike.bench.cli", *call, "killed"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if line.startswith("epoch 2/4  loss"))
+        process.kill()
+    assert [path.suffix for path in (tmp_path / "killed").iterdir()] == [".checkpoint"]
+    resumed = robustspike(*call, "killed", cwd=tmp_path)
+    whole = robustspike(*call, "whole", cwd=tmp_path)
+    assert "epoch 1/4" in whole.stderr and "epoch 2/4" not in resumed.stderr
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
 QUALITY = """
 name = "tiny_quality"
 samples = 6
