@@ -173,6 +173,16 @@ FLAGS: dict[str, Flag] = {
 }
 
 
+def cost_rank(flags: str) -> bool:
+    """Say whether any of a row's flags, separated by spaces, costs it its rank."""
+    return any(FLAGS[flag].blocks for flag in flags.split())
+
+
+def marked(flags: str) -> str:
+    """Return a row's flags for people, those that cost its rank marked with "!"; "none" without any."""
+    return ", ".join(flag + "!" * FLAGS[flag].blocks for flag in flags.split()) or "none"
+
+
 _LAYERS = ("zero_layer:", "sparse_layer:")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 LEFT_OUT: dict[str, str] = {
+    "AQF (quantising event filter, 2023)": "its quantisation and correlation settings are not recoverable",
     "E-RSCT (training scheme of RSC-SNN, 2024)": "not specified; `rsc` trains plainly through the coding",
     "HIRE-SNN (ICCV 2021)": "period count and noise size not recoverable, no training code released",
     "IBP training (NeurIPS 2022)": "only its certification is here (`certify`), not its 300-epoch training",

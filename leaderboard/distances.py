@@ -17,7 +17,7 @@ from robustspike.leaderboard.spikes import median
 from robustspike.leaderboard.spikes import nearest_successes
 
 COLUMNS = {
-    "rank": "rank by median; shared where a paired sign test cannot separate; none for flagged rows",
+    "rank": "rank by median; shared where a paired sign test cannot separate; none where a flag costs it",
     "victim": "registry name, changed parameters, training seed",
     "defense": "registry name",
     "n": "samples evaluated",

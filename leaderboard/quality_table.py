@@ -13,8 +13,9 @@ import pandas as pd
 from robustspike.bench.contracts import Access
 from robustspike.bench.contracts import Status
 from robustspike.bench.contracts import Task
-from robustspike.bench.flags import FLAGS
 from robustspike.bench.flags import cell_flags
+from robustspike.bench.flags import cost_rank
+from robustspike.bench.flags import marked
 from robustspike.bench.records import CellRecord
 from robustspike.bench.records import SampleRecord
 from robustspike.bench.stats import rate
@@ -114,7 +115,7 @@ def _frame(members: Sequence[CellRecord]) -> pd.DataFrame:
         for (victim, defense), records in sorted(groups.items())
     ]
     frame = pd.DataFrame(rows)
-    frame["ranked"] = [not any(FLAGS[flag].blocks for flag in flags.split()) for flags in frame["flags"]]
+    frame["ranked"] = [not cost_rank(flags) for flags in frame["flags"]]
     frame = frame.sort_values(
         ["ranked", "mae", "victim", "defense"], ascending=[False, True, True, True], ignore_index=True
     )
@@ -296,7 +297,7 @@ def tables(section: Section) -> list[Table]:
                 figure(row["mae_random"], 1),
                 figure(row["gradient_l1"], 0),
                 figure(row["slope"], 0),
-                str(row["flags"]).replace(" ", ", ") or "none",
+                marked(str(row["flags"])),
             ]
         )
     names = [

@@ -14,6 +14,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from robustspike.bench.flags import FLAGS
+from robustspike.bench.flags import marked
 from robustspike.leaderboard import certificates
 from robustspike.leaderboard import costs
 from robustspike.leaderboard import curves
@@ -33,7 +34,7 @@ INTRODUCTION = (
     "sample, failures counted as infinite. *nJ*: synaptic energy of a clean answer (45 nm: 4.6 pJ a MAC, "
     "0.9 pJ an AC, first layer at every step), and its ratio on the broken samples under attack. Brackets "
     "are 95 % intervals. Rows share a rank where a paired sign test cannot separate them (p < 0.05); "
-    "flagged rows have none."
+    "a flag marked ! costs its row the rank."
 )
 
 QUALITY_INTRODUCTION = (
@@ -178,7 +179,7 @@ def display(section: Section) -> Table:
                 number(row["energy_nj"]),
                 number(row["energy_ratio"]),
                 f"{row['propagations']:.0f}",
-                str(row["flags"]).replace(" ", ", ") or "none",
+                marked(str(row["flags"])),
             ]
         )
     return headers, rows
@@ -383,7 +384,8 @@ def legend(sections: Sequence[Section]) -> list[str]:
     seen = sorted({flag for s in sections for flags in s.frame["flags"] for flag in flags.split()})
     if not seen:
         return ["None was raised."]
-    return [f"`{name}`: {FLAGS[name].meaning}. {FLAGS[name].advice.capitalize()}." for name in seen]
+    advice = {name: FLAGS[name].advice[0].upper() + FLAGS[name].advice[1:] for name in seen}
+    return [f"`{marked(name)}`: {FLAGS[name].meaning}. {advice[name]}." for name in seen]
 
 
 _STYLE = """

@@ -16,8 +16,8 @@ import pandas as pd
 
 from robustspike.bench.contracts import Goal
 from robustspike.bench.contracts import Task
-from robustspike.bench.flags import FLAGS
 from robustspike.bench.flags import cell_flags
+from robustspike.bench.flags import cost_rank
 from robustspike.bench.records import CellRecord
 from robustspike.bench.stats import rate
 from robustspike.bench.stats import sign_test
@@ -36,7 +36,7 @@ from robustspike.leaderboard.row_flags import row_flags
 from robustspike.leaderboard.row_flags import row_owner
 
 COLUMNS = {
-    "rank": "rank by worst case; shared where a paired test cannot separate; none for flagged rows",
+    "rank": "rank by worst case; shared where a paired test cannot separate; none where a flag costs it",
     "victim": "registry name, changed parameters, training seed",
     "defense": "registry name",
     "n": "samples evaluated",
@@ -165,7 +165,7 @@ def _frame(groups: Groups, proofs: Groups, checks: Checks, kind: str) -> pd.Data
         rows.append(row | {"flags": " ".join(sorted(flags))})
     costs.add_delta(rows)
     frame = pd.DataFrame(rows)
-    frame["ranked"] = [not _blocked(flags) for flags in frame["flags"]]
+    frame["ranked"] = [not cost_rank(flags) for flags in frame["flags"]]
     value = "median_all" if kind == "distance" else "worst_case"
     frame = frame.sort_values(
         ["ranked", value, "clean", "victim", "defense"],
@@ -176,10 +176,6 @@ def _frame(groups: Groups, proofs: Groups, checks: Checks, kind: str) -> pd.Data
     columns = distances.COLUMNS if kind == "distance" else COLUMNS
     attacks = [c for c in frame.columns if c.startswith("acc:")]
     return frame[[c for c in columns if c != "flags"] + attacks + ["flags"]]
-
-
-def _blocked(flags: str) -> bool:
-    return any(FLAGS[flag].blocks for flag in flags.split() if flag in FLAGS)
 
 
 def _unattacked(proof: CellRecord, labels: Sequence[str]) -> dict[str, object]:

@@ -20,6 +20,7 @@ from robustspike.bench.stats import sign_test
 from robustspike.bench.stats import wilson
 from robustspike.leaderboard.render import by_attack
 from robustspike.leaderboard.render import by_defense
+from robustspike.leaderboard.render import display
 from robustspike.leaderboard.render import sort_sections
 from robustspike.leaderboard.render import to_csv
 from robustspike.leaderboard.render import to_html
@@ -122,6 +123,19 @@ def test_masking_is_flagged_shown_and_never_ranked() -> None:
     assert masked["flags"] == "black_box_beats_white_box unbounded_attack_fails"
     assert masked["rank"] != masked["rank"]
     assert by_victim(sections(board())[0])["strong"]["flags"] == ""
+
+
+def test_the_flags_that_cost_a_row_its_rank_are_marked() -> None:
+    record = make_record("r" * 20, measures={"zero_gradient_samples": 9, "unconfirmed": 1})
+    kept = make_record("r" * 20, victim="kept", measures={"unconfirmed": 1})
+    (section,) = sections([record, kept])
+    headers, rows = display(section)
+    told = {row[1]: (row[0], row[headers.index("flags")].split(", ")) for row in rows}
+    assert told["net"] == ("-", ["no_unbounded_check", "unconfirmed", "zero_gradient!"])
+    assert told["kept"] == ("1", ["no_unbounded_check", "unconfirmed"])
+    legend = to_markdown([section]).partition("## Flags")[2]
+    assert "- `zero_gradient!`: " in legend and "- `unconfirmed`: " in legend
+    assert section.frame["flags"][1] == "no_unbounded_check unconfirmed zero_gradient"  # programs read names
 
 
 def test_zero_gradients_are_flagged() -> None:
