@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -34,9 +36,10 @@ from robustspike.bench.api import registry
 class TernaryMean(GradientEstimator):
     """Hands out mean over t of delta_t instead of the gradient: the ternary changes of the spike train.
 
-    The spike train is what the victim's stochastic encoder (the submodule that draws noise) emits in
-    this pass; the gradient is taken at the spikes, so the encoder needs none of its own. A victim
-    without such an encoder gets spikes drawn here, with its input's gradient at each of them.
+    The spike train is what the victim's stochastic encoder emits in this pass: the first submodule that
+    draws noise and answers the image with spikes [T, n, ...]. The gradient is taken at the spikes, so the
+    encoder needs none of its own. A victim without such an encoder (other noise stays as it is) gets
+    spikes drawn here, with its input's gradient at each of them.
 
     Args:
         base: the estimator of the backward pass through the neurons.
@@ -76,28 +79,30 @@ class TernaryMean(GradientEstimator):
         memories: Sequence[Memory],
     ) -> LossGrad:
         rows = memories[0].rows if memories else torch.arange(len(x), device=x.device)
-        coder = next((m for m in module.modules() if getattr(m, "draws_noise", False)), None)
-        if coder is None:
-            plain = self.base.loss_and_grad(module, call, x, loss, neurons=neurons, memories=memories)
-            draw = self.rng.uniform((self.steps, *x.shape[1:]), rows=rows, dtype=x.dtype).transpose(0, 1)
-            spikes = (draw < x).to(x)
-            change = self._changes(plain.grad.expand_as(spikes), spikes, rows)
-            return LossGrad(plain.loss, change, plain.logits)
         caught: list[Tensor] = []
 
-        def tap(_: nn.Module, __: object, output: Tensor) -> Tensor:
-            caught.append(output.detach().requires_grad_(True))
-            return caught[-1]
+        def tap(_: nn.Module, __: object, output: object) -> Tensor | None:
+            if caught or not _is_train(output, x):
+                return None
+            caught.append(output.detach().round().requires_grad_(True))
+            return caught[0]
 
-        handle = coder.register_forward_hook(tap)
-        try:
-            with torch.enable_grad(), self.base.installed(neurons, memories):
-                logits = call(x)
-                values = loss(logits)
-                (grad,) = torch.autograd.grad(values.sum(), caught[0])
-        finally:
-            handle.remove()
-        change = self._changes(grad, caught[0].detach().round(), rows)
+        noisy = [m for m in module.modules() if getattr(m, "draws_noise", False)]
+        with ExitStack() as stack:
+            for coder in noisy:
+                stack.callback(coder.register_forward_hook(tap).remove)
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(self.base.installed(neurons, memories))
+            leaf = x.detach().requires_grad_(True)
+            logits = call(leaf)
+            values = loss(logits)
+            (grad,) = torch.autograd.grad(values.sum(), caught[0] if caught else leaf)
+        if caught:
+            spikes = caught[0].detach()
+        else:
+            draw = self.rng.uniform((self.steps, *x.shape[1:]), rows=rows, dtype=x.dtype).transpose(0, 1)
+            spikes = (draw < x).to(x)
+        change = self._changes(grad.expand_as(spikes), spikes, rows)
         return LossGrad(values.detach(), change, logits.detach())
 
     def _changes(self, grad: Tensor, spikes: Tensor, rows: Tensor) -> Tensor:
@@ -112,6 +117,14 @@ class TernaryMean(GradientEstimator):
             ternary(g, s, u, norm=self.norm, scale=self.scale),
         )
         return change.view_as(spikes).mean(dim=0)
+
+
+def _is_train(output: object, x: Tensor) -> TypeGuard[Tensor]:
+    """Say whether a module's output is a spike train [T, n, ...] of a batch x [n, ...]."""
+    if not isinstance(output, Tensor) or output.dim() != x.dim() + 1 or output.shape[1:] != x.shape:
+        return False
+    spikes = output.round().clamp(0, 1)  # a straight-through x + (s - x) is a spike up to rounding
+    return bool(((output - spikes).abs() <= 1e-4).all())
 
 
 @dataclass(frozen=True)

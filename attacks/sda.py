@@ -236,12 +236,12 @@ class _Search:
             noise = fill.uniform((some.shape[1],), rows=rows[poor], dtype=some.dtype)
             gain[poor] = torch.where(some == 0, noise * floor, some)
         gain = gain.masked_fill(taken, -1.0)
-        best, index = gain.sort(dim=1, descending=True, stable=True)
-        tried = best[:, :k] >= 0
+        best, index = _largest(gain, k)
+        tried = best >= 0
         # Keep what the check and the reduction of the outcome will cost.
         after = (self.flipped[rows].sum(dim=1) + k).double().log2().floor().long() + 2
         room = self.oracle.forwards_left(rows) - after
-        return index[:, :k], tried & (torch.arange(k, device=rows.device) < room[:, None])
+        return index, tried & (torch.arange(k, device=rows.device) < room[:, None])
 
 
 def _shrink(search: _Search, effect: Tensor, chosen: Tensor) -> Tensor:
@@ -278,6 +278,20 @@ def _shrink(search: _Search, effect: Tensor, chosen: Tensor) -> Tensor:
     changed = torch.zeros_like(chosen)
     changed[rows] = low > 0
     return changed
+
+
+def _largest(gain: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k largest entries of every row and where they are, largest first; ties by place: [n, k].
+
+    `topk` says which they are, at a twentieth of the cost of a sort, but keeps no order among equals.
+    """
+    values, index = gain.topk(min(k + 1, gain.shape[1]), dim=1)
+    tied = (values[:, 1:] == values[:, :-1]).any(dim=1).nonzero().squeeze(1)
+    values, index = values[:, :k], index[:, :k]
+    if len(tied):
+        full = gain[tied].sort(dim=1, descending=True, stable=True)
+        values[tied], index[tied] = full.values[:, :k], full.indices[:, :k]
+    return values, index
 
 
 def _leading(owner: Tensor, key: Tensor, count: int) -> Tensor:

@@ -177,16 +177,21 @@ class _Base:
         self.maps: list[tuple[Tensor, Tensor, Tensor]] = []
         self.sizes: list[tuple[int, int]] = []
         self.matrices: dict[int, Tensor] = {}
-        h = x.transpose(0, 1)
+        # Channels last throughout: its maps are cells as they are, and it is the faster layout on a CPU.
+        h = x.transpose(0, 1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         for block in engine.blocks:
-            h = block.conv(h)
-            current = h if block.norm is None else block.norm(h)
-            h, potential = _traced(block.fire, current)
-            self.maps.append((_cells(current), _cells(h), _cells(potential)))
-            self.sizes.append((h.shape[3], h.shape[4]))
+            h = functional.conv2d(h, block.conv.weight, block.conv.bias, padding=block.conv.padding)
+            if block.norm is not None:
+                h = _normalised(h, block.norm)
+            h = h.permute(0, 2, 3, 1)
+            current = h.reshape(self.steps, -1, h.shape[3])
+            spikes, potential = _traced(block.fire, current)
+            self.maps.append((current, spikes, potential))
+            self.sizes.append((h.shape[1], h.shape[2]))
+            h = spikes.view_as(h).permute(0, 3, 1, 2)
             for side in block.sides:
-                h = functional.avg_pool2d(h.flatten(0, 1), side).unflatten(0, h.shape[:2])
-        self.logits = engine.linear(h.flatten(2)).mean(dim=0)
+                h = functional.avg_pool2d(h, side)
+        self.logits = engine.linear(h.flatten(1)).unflatten(0, (self.steps, len(x))).mean(dim=0)
 
     def convolved(self, number: int, patch: _Patch) -> _Patch:
         """Turn changed inputs of a block into changed currents; patches grow by the kernel."""
@@ -246,32 +251,34 @@ def _recording(fire: nn.Module) -> Iterator[None]:
         reset(fire)
 
 
-def _cells(maps: Tensor) -> Tensor:
-    """Turn maps [T, m, C, H, W] into cells, channels last: [T, m * H * W, C]."""
-    return maps.permute(0, 1, 3, 4, 2).flatten(1, 3)
+def _normalised(h: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    """Normalise maps [T * m, C, H, W] by the running statistics."""
+    return functional.batch_norm(
+        h, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
+    )
 
 
 def _kind(layer: nn.Module) -> str:
-    """Name what a layer does if patches can pass it, else ""."""
-    if getattr(layer, "step_mode", "m") != "m":
+    """Name what a layer does if patches can pass it, else "". A subclass may do anything, so none passes."""
+    if getattr(layer, "step_mode", "m") != "m" or "forward" in layer.__dict__:
         return ""
+    if not type(layer).__module__.startswith(("spikingjelly.", "torch.nn.modules.")):
+        return ""
+    name = type(layer).__name__
+    if name in _POINTWISE:
+        return "fire"
     if isinstance(layer, nn.Conv2d):
         plain = (
             layer.stride == layer.dilation == (1, 1) and layer.groups == 1 and layer.padding_mode == "zeros"
         )
-        return "conv" if plain and isinstance(layer.padding, tuple) else ""
+        return "conv" if plain and name == "Conv2d" and isinstance(layer.padding, tuple) else ""
     if isinstance(layer, nn.BatchNorm2d):
-        return "norm" if layer.track_running_stats else ""
+        return "norm" if name == "BatchNorm2d" and layer.track_running_stats else ""
     if isinstance(layer, nn.AvgPool2d):
         side, stride, padding = (_pair(v) for v in (layer.kernel_size, layer.stride, layer.padding))
         simple = side == stride and side[0] == side[1] and padding == (0, 0)
         return "pool" if simple and not layer.ceil_mode and layer.divisor_override is None else ""
-    if isinstance(layer, nn.Flatten):
-        return "flatten"
-    if isinstance(layer, nn.Linear):
-        return "linear"
-    sealed = type(layer).__module__.startswith("spikingjelly.") and type(layer).__name__ in _POINTWISE
-    return "fire" if sealed else ""
+    return {"Flatten": "flatten", "Linear": "linear"}.get(name, "")
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from spikingjelly.activation_based import layer
 from spikingjelly.activation_based import neuron
 from torch import Tensor
 from torch import nn
@@ -84,6 +85,25 @@ def test_other_structures_are_left_to_whole_passes(toys) -> None:
     hooked = toys.spiking().module
     hooked.body[1].register_forward_hook(lambda *_: None)
     assert FlipEngine.of(hooked, (8, 2, 8, 8)) is None
+
+
+class Doubling(layer.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class SignFlipping(layer.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return -super().forward(x)
+
+
+@pytest.mark.parametrize(("at", "kind"), [(3, Doubling), (-1, SignFlipping)])
+def test_layers_that_redefine_their_forward_are_left_to_whole_passes(toys, grid, at, kind) -> None:
+    victim = toys.spiking(seed=2)
+    victim.module.body[at].__class__ = kind
+    x = grid(3, victim.spec.shape)
+    owner, index = some_flips(x, 60)
+    assert torch.equal(victim.flip_logits(x, owner, index), whole(victim, x, owner, index))
 
 
 def test_a_victim_that_sees_rates_declares_no_body() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from robustspike.attacks.scg_image import ScgImage
 from robustspike.attacks.scg_image import TernaryMean
 from robustspike.bench.api import ConfigError
+from robustspike.bench.api import ModuleVictim
 from robustspike.bench.api import Native
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import ThreatModel
@@ -97,6 +99,35 @@ def test_poisson_victim_falls_as_the_bound_grows() -> None:
         assert result.errors == []
         robust.append(int((result.status == 0).sum()))
     assert robust[0] >= 5 and robust[1] <= 1
+
+
+@pytest.mark.parametrize("name", ["nq_cnn.digits", "two_phase_cnn.digits", "fused_cnn.digits"])
+def test_victims_whose_noise_is_no_encoder_are_attacked(name: str) -> None:
+    data = registry("datasets").get("digits").load("test")[:6]
+    threat = ThreatModel(eps=Fraction(1, 2))
+    result = evaluate_shard(load_victim(name), ScgImage(iterations=6), threat, data.x, data.y, data.ids)
+    assert result.errors == []
+    assert int((result.status == 1).sum()) >= 3
+
+
+@pytest.mark.parametrize(("defense", "encodes"), [("rate_smoothing", True), ("stog", False)])
+def test_the_encoder_is_the_noise_that_answers_with_spikes(defense: str, encodes: bool, monkeypatch) -> None:
+    plain = load_victim("lif_cnn.digits")
+    module = registry("defenses").get(defense).transform(plain.module, plain.spec)
+    shipped = ModuleVictim(module, replace(plain.spec, stochastic=True))
+    data = registry("datasets").get("digits").load("test")[:3]
+    seen = []
+    own = TernaryMean._changes
+
+    def changes(self: TernaryMean, grad: Tensor, spikes: Tensor, rows: Tensor) -> Tensor:
+        seen.append(len(spikes))
+        return own(self, grad, spikes, rows)
+
+    monkeypatch.setattr(TernaryMean, "_changes", changes)
+    threat = ThreatModel(eps=Fraction(1, 2))
+    result = evaluate_shard(shipped, ScgImage(iterations=2, steps=9), threat, data.x, data.y, data.ids)
+    assert result.errors == []
+    assert seen == [plain.spec.steps if encodes else 9] * 2
 
 
 def test_victim_without_an_encoder_gets_spikes_of_its_own() -> None:
