@@ -6,6 +6,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
+from typing import Any
 from typing import ClassVar
 from typing import Literal
 
@@ -96,15 +97,17 @@ class ScaledThreshold(GradientEstimator):
         neurons: Sequence[Neuron],
         memories: Sequence[Memory],
     ) -> LossGrad:
-        last = neurons[-1].module if neurons else None
+        last: Any = neurons[-1].module if neurons else None
         own = None if last is None else last.v_threshold
         try:
-            if last is not None:
-                last.v_threshold = own * self.factor  # type: ignore[assignment, operator]
+            if isinstance(own, nn.Parameter):  # a learned threshold may only be replaced by a parameter
+                last.v_threshold = nn.Parameter(own.detach() * self.factor, requires_grad=False)
+            elif own is not None:
+                last.v_threshold = own * self.factor
             scaled = self.base.loss_and_grad(module, call, x, loss, neurons=neurons, memories=memories)
         finally:
             if last is not None:
-                last.v_threshold = own  # type: ignore[assignment]
+                last.v_threshold = own
         with torch.no_grad():
             logits = call(x)
             return LossGrad(loss(logits), scaled.grad, logits)

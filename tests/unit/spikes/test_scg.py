@@ -128,6 +128,20 @@ def test_scaled_threshold_changes_the_gradient_and_not_the_answer(toys, grid) ->
     assert [n.threshold for n in victim.neurons] == [1.0, 1.0]
 
 
+def test_a_learned_threshold_is_scaled_and_put_back(toys, grid) -> None:
+    victim = toys.spiking(seed=2)
+    x = grid(3, victim.spec.shape)
+    y = victim.logits(x).argmax(dim=1)
+    expected = victim.loss_and_grad(x, y, margin, ScaledThreshold(Native(), 0.5))
+    last = victim.neurons[-1].module
+    learned = nn.Parameter(torch.tensor(1.0, dtype=torch.float64), requires_grad=False)
+    del last.v_threshold
+    last.v_threshold = learned
+    found = victim.loss_and_grad(x, y, margin, ScaledThreshold(Native(), 0.5))
+    assert torch.equal(found.grad, expected.grad) and torch.equal(found.logits, expected.logits)
+    assert last.v_threshold is learned and float(learned) == 1.0
+
+
 def test_squared_error_is_measured_from_the_one_hot_label() -> None:
     assert squared_error(torch.tensor([[0.5, 0.0]]), torch.tensor([0])).tolist() == [0.125]
 
