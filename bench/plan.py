@@ -510,6 +510,7 @@ def _threat(entry: Mapping[str, Any], spec: VictimSpec) -> ThreatModel | None:
     """Return the threat model of a suite entry for a victim, or None where the domains differ."""
     plain_entry = {k: v for k, v in entry.items() if k not in ("attacks", "samples")}
     threat = decode_threat({"bounds": spec.bounds, **plain_entry})
+    registry("geometries").entry(threat.geometry)  # a name that nobody registered is an error, not a misfit
     return threat if threat.domain is spec.domain else None
 
 

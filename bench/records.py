@@ -164,8 +164,9 @@ def decode_threat(value: Mapping[str, Any]) -> ThreatModel:
             levels=int(value.get("levels", 0)),
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        what = str(error).rstrip(".")
         raise ConfigError(
-            f"threat model {dict(value)!r}: {type(error).__name__}: {error}. Expected geometry, eps as "
+            f"threat model {dict(value)!r}: {type(error).__name__}: {what}. Expected geometry, eps as "
             'a fraction such as "8/255" (or "min"), optionally domain, bounds, access, budget, goal, levels.'
         ) from error
 

@@ -112,6 +112,7 @@ def test_training_seeds_without_weights_are_left_out_by_name(tmp_path: Path) -> 
         (("samples = 20", "samples = 0"), "positive integer"),
         (("samples = 20", "sample = 20"), "Did you mean 'samples'"),
         (("shard = 8", 'seeds = ["a"]'), "list of integers"),
+        (('geometry = "linf"', 'geometry = "lnf"'), "Did you mean 'linf'"),
         (("[[victims]]", "[victims]"), "at least one"),
         (('name = "fgsm.linf"', 'name = "fgsm.linf"\nparams = { stepz = 1 }'), "no parameter 'stepz'"),
         (('name = "fgsm.linf"', 'name = "pgd.linf"\nparams = { steps = 0 }'), "above 0"),

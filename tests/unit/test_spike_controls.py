@@ -198,6 +198,15 @@ def test_random_flips_at_the_budget_are_at_the_budget() -> None:
     assert (result.distance[broken] == 5).all()
 
 
+@pytest.mark.parametrize("geometry", ["l0", "retime_l0"])
+def test_more_restarts_break_no_fewer_samples(geometry: str) -> None:
+    kind = RandomFlips if geometry == "l0" else RandomRetiming
+    x, target = frames(60, seed=4), victim(Bent(4), classes=3)
+    found = [judge(target, kind(restarts=n), x, geometry=geometry, eps=3) for n in (1, 4, 16)]
+    broken = [set((one.status == 1).nonzero().flatten().tolist()) for one in found]
+    assert broken[0] < broken[1] < broken[2]
+
+
 def test_random_retiming_breaks_a_timing_victim_and_never_a_rate_victim() -> None:
     timing, rate = victim(Bent(4), classes=3), victim(Rate(), classes=3)
     x = frames(60, seed=3)

@@ -19,6 +19,7 @@ from tiny_spike_victims import victim
 from torch import Tensor
 
 from robustspike.attacks.retime_greedy import RetimeGreedy
+from robustspike.attacks.retime_greedy import _Search as _GreedySearch
 from robustspike.attacks.retime_greedy import pair_moves
 from robustspike.attacks.retime_lines import Lines
 from robustspike.attacks.retime_lines import within
@@ -209,6 +210,29 @@ def test_greedy_raises_the_loss_of_a_linear_victim_by_the_sum_of_gains() -> None
 
         assert torch.equal(loss(x_adv), loss(best))  # the projection is the exact linear maximiser
         assert (loss(x_adv) >= loss(x)).all() and (loss(x_adv) > loss(x)).any()
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_greedy_moves_every_spike_at_most_once_and_into_an_empty_cell(geometry: str, monkeypatch) -> None:
+    moves = 0
+    own = _GreedySearch.advance
+
+    def advance(self: _GreedySearch, budget: Tensor, *, reach: float) -> None:
+        nonlocal moves
+        hard, still = self.hard.clone(), self.still.clone()
+        own(self, budget, reach=reach)
+        vacated, filled = hard & ~self.hard, self.hard & ~hard
+        assert bool((still | ~vacated).all())  # only spikes that never moved leave their cells
+        assert bool((~self.still | ~vacated).all()) and bool((~self.still | ~filled).all())
+        assert torch.equal(vacated.sum(dim=1), filled.sum(dim=1))
+        moves += int(vacated.sum())
+
+    monkeypatch.setattr(_GreedySearch, "advance", advance)
+    weight = (RowStreams.derive([5], "w").integers(65, SHAPE)[0] - 32).double() / 16
+    target = victim(Linear(weight, bias=100.0))  # never broken: all rounds are run
+    x, y = frames(20), torch.ones(20, dtype=torch.int64)
+    judge(target, RetimeGreedy(rounds=4), x, y, geometry=geometry, eps=3)
+    assert moves >= 20
 
 
 @pytest.mark.parametrize("window", [2, 3])

@@ -16,12 +16,14 @@ from robustspike.attacks.scg import ternary
 from robustspike.attacks.scg import turnover
 from robustspike.bench.api import ConfigError
 from robustspike.bench.api import Domain
+from robustspike.bench.api import Goal
 from robustspike.bench.api import Native
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import generator
 from robustspike.bench.api import margin
+from robustspike.bench.verdicts import target_classes
 
 
 def draws(n: int, size: int) -> torch.Tensor:
@@ -85,6 +87,28 @@ def test_linear_victim_reaches_its_best_corner(toys, grid, attacked) -> None:
     result = attacked(victim, Scg(iterations=400, scales=(1.0,)), grid(4, shape), y=y)
     assert result.status.tolist() == [1] * 4
     assert torch.equal(result.x_adv.flatten(1), (gain > 0).double().expand(4, 32))
+
+
+def test_a_targeted_step_goes_toward_the_target_and_an_untargeted_one_away_from_the_label(toys, grid) -> None:
+    shape = (2, 1, 4, 4)
+    victim = toys.linear(shape, classes=4, seed=1)
+    x = grid(6, shape, dtype=torch.float32)
+    logits = victim.logits(x)
+    y, ids = logits.argmax(dim=1), torch.arange(6)
+    weight = victim.module.weight
+    asked: list[torch.Tensor] = []
+    victim.module.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0].detach().clone()))
+    for goal in (Goal.TARGETED, Goal.UNTARGETED):
+        aim = target_classes(y, ids, 4) if goal is Goal.TARGETED else y
+        rival = logits.scatter(1, aim[:, None], -torch.inf).argmax(dim=1)
+        toward = (weight[aim] - weight[rival]) * (1 if goal is Goal.TARGETED else -1)
+        asked.clear()
+        threat = ThreatModel(domain=Domain.SPIKES, geometry="l0", eps=None, goal=goal)
+        attack = Scg(iterations=1, scales=(1.0,), loss="margin")
+        assert evaluate_shard(victim, attack, threat, x, y, ids).errors == []
+        change = (asked[2] - x).flatten(1)  # after the clean answer and the gradient
+        assert bool((change != 0).any(dim=1).all())
+        assert bool((change * toward >= 0).all())
 
 
 class Gated(nn.Module):

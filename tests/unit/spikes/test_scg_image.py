@@ -23,6 +23,7 @@ from robustspike.bench.api import load_victim
 from robustspike.bench.api import margin
 from robustspike.bench.api import registry
 from robustspike.bench.api import wrap
+from robustspike.victims.timing.encoders import Encoder
 
 
 class Coder(nn.Module):
@@ -87,6 +88,24 @@ def test_the_gradient_of_the_encoder_is_not_used() -> None:
     assert result.errors == []
     assert float(result.distance.max()) <= 0.5 + 1e-6
     assert result.status.tolist() == [1, 1, 1]
+
+
+def test_straight_through_gradient_of_a_linear_poisson_victim_is_its_weight_for_every_draw() -> None:
+    gain = torch.tensor([1.0, -0.5, 0.25, 0.0])
+    coded = wrap(
+        Net(Encoder("poisson", 4), gain), name="coded", shape=(1, 2, 2), classes=2, steps=4, stochastic=True
+    )
+    x = torch.tensor([0.3, 0.6, 0.5, 0.9]).view(1, 1, 2, 2).expand(2_500, 1, 2, 2)
+    seen: list[Tensor] = []
+    coded.module.coder.register_forward_hook(lambda _, __, spikes: seen.append(spikes.detach()))
+    ones = torch.ones(len(x), dtype=torch.int64)
+    noise = RowStreams.derive(range(len(x)), "draws")
+    out = coded.loss_and_grad(x, ones, margin, Native(), noise=noise)
+    assert torch.allclose(-out.grad.flatten(1), gain.expand(len(x), 4))
+    draws = seen[0].transpose(0, 1).flatten(0, 1).flatten(1)  # 10,000 draws of every pixel
+    assert set(draws.unique().tolist()) == {0.0, 1.0}
+    error = (draws.mean(dim=0) - x[0].flatten()).abs()
+    assert bool((error < 4 * (x[0].flatten() * (1 - x[0].flatten()) / len(draws)).sqrt()).all())
 
 
 def test_poisson_victim_falls_as_the_bound_grows() -> None:

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from robustspike.attacks.gradients.pdsg import Pdsg
 from robustspike.attacks.sda import Sda
+from robustspike.attacks.sda import _largest
 from robustspike.bench.api import Budget
 from robustspike.bench.api import ConfigError
 from robustspike.bench.api import Goal
 from robustspike.bench.api import ModuleVictim
 from robustspike.bench.api import RowStreams
+from robustspike.bench.api import generator
 from robustspike.bench.api import margin
 
 
@@ -169,6 +171,53 @@ def test_second_reduction_pass_leaves_no_flip_that_can_be_undone(toys, grid, att
             trial = attack.kept[i].flatten().clone()
             trial[at] = x[i].flatten()[at]
             assert int(victim.logits(trial.view(1, *x.shape[1:])).argmax()) == y[i]
+
+
+class Watched(Sda):
+    """SDA that keeps what was selected after every iteration, with its effect, and what was left."""
+
+    def run(self, oracle, x0, y, *, rng):
+        object.__setattr__(self, "seen", [])
+        x = super().run(oracle, x0, y, rng=rng)
+        object.__setattr__(self, "left", (x != x0).flatten(1))
+        return x
+
+    def _test(self, search, rows, index, tried, loss):
+        super()._test(search, rows, index, tried, loss)
+        self.seen.append((search.flipped.clone(), search.effect.clone()))
+
+
+def test_selected_flips_never_raise_the_loss_and_each_is_selected_once(toys, grid, attacked) -> None:
+    victim = toys.spiking(seed=3)
+    attack = Watched(tol=0.0, k_init=5)
+    result = attacked(victim, attack, grid(6, victim.spec.shape))
+    assert bool((result.status == 1).all()) and len(attack.seen) >= 3
+    before = torch.zeros_like(attack.seen[0][0])
+    for n, (flipped, effect) in enumerate(attack.seen, start=1):
+        assert bool((effect[flipped] <= 0).all())
+        assert bool((flipped | ~before).all())  # what is selected stays selected
+        assert int(flipped.sum(dim=1).max()) <= 5 * n * (n + 1) // 2
+        before = flipped
+    assert bool((before | ~attack.left).all())  # reduction only takes away
+    assert int(attack.left.sum()) < int(before.sum())
+
+
+def test_more_iterations_break_no_fewer_samples(toys, grid, attacked) -> None:
+    victim = toys.spiking(seed=3)
+    x = grid(8, victim.spec.shape)
+    broken = [int((attacked(victim, Sda(iterations=n), x).status == 1).sum()) for n in (1, 2, 3, 5, 9)]
+    assert broken == sorted(broken) and broken[0] < broken[-1] == 8
+
+
+def test_the_largest_come_first_and_ties_by_place() -> None:
+    rng = generator("largest")
+    for case in range(30):
+        gain = torch.randint(0, 12 if case % 2 else 10**6, (7, 40), generator=rng).double()
+        gain[3] = 1.0
+        for k in (1, 5, 39, 40):
+            full = gain.sort(dim=1, descending=True, stable=True)
+            values, index = _largest(gain, k)
+            assert torch.equal(values, full.values[:, :k]) and torch.equal(index, full.indices[:, :k])
 
 
 def test_counters_equal_the_closed_form(toys, grid, attacked) -> None:

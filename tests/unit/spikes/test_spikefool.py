@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -64,6 +66,18 @@ def test_linear_victim_loses_the_largest_gains(toys, grid, attacked) -> None:
         assert set(chosen.tolist()) == set(ordered.indices[:flips].tolist())
         assert int(wide.distance[i]) >= flips
     assert checked >= 4
+
+
+def test_a_longer_reach_needs_no_fewer_flips(toys, grid, attacked) -> None:
+    victim = toys.spiking(seed=2)
+    x = grid(12, victim.spec.shape)
+    medians = []
+    for reach in (1.0, 2.0, 4.0):
+        result = attacked(victim, SpikeFool(reach=reach), x)
+        assert result.errors == [] and bool(((result.x_adv == 0) | (result.x_adv == 1)).all())
+        distance = torch.where(result.status == 1, result.distance, torch.inf)
+        medians.append(float(distance.sort().values[[5, 6]].mean()))
+    assert medians == sorted(medians) and medians[0] < medians[-1] < math.inf
 
 
 def test_parameters_are_checked() -> None:
