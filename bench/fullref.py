@@ -6,6 +6,7 @@ Pure, differentiable functions of two batches x, y [N, C, H, W] with values in [
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 from typing import Literal
 
@@ -165,14 +166,20 @@ def learned(backend: Literal["lpips", "dists"], x: Tensor, y: Tensor) -> Tensor:
     Raises: ContractError: the package, torchvision or the weights are missing.
     """
     _same_shape(x, y)
+    net = _network(backend).to(x)
+    distance: Tensor = net(2 * x - 1, 2 * y - 1) if backend == "lpips" else net(x, y)
+    return distance.flatten()
+
+
+@lru_cache
+def _network(backend: str) -> Any:
+    """Return the network of a learned metric, loaded once."""
     module: Any = _import_backend(backend)
     try:
-        if backend == "lpips":
-            net = module.LPIPS(net="vgg", verbose=False).eval()
-            return net(2 * x - 1, 2 * y - 1).flatten()
-        return module.DISTS().eval()(x, y)
+        net = module.LPIPS(net="vgg", verbose=False) if backend == "lpips" else module.DISTS()
     except OSError as error:
         raise ContractError(f"{backend}: its weights cannot be loaded ({error}).") from error
+    return net.eval().requires_grad_(False)
 
 
 def _import_backend(backend: str) -> object:

@@ -11,6 +11,7 @@ declared ranges); Zhang et al., NeurIPS 2022 (R); Gushchin et al., ICML 2025 (ab
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -205,7 +206,9 @@ def fit_mapping(s: ArrayLike, m: ArrayLike) -> Mapping:
         return Mapping((0.0, float(y.mean())))
     start = (float(y.max()), float(y.min()), float(x.mean()), spread)
     try:
-        found, _ = optimize.curve_fit(_logistic, x, y, p0=start, maxfev=4000)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optimize.OptimizeWarning)  # of a covariance nobody asks for
+            found, _ = optimize.curve_fit(_logistic, x, y, p0=start, maxfev=4000)
     except (RuntimeError, TypeError, ValueError):
         slope, offset = np.polyfit(x, y, 1)
         return Mapping((float(slope), float(offset)))

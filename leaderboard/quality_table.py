@@ -32,6 +32,8 @@ CONTROL = "quality.random_sign"
 NOISE_SHARE = 0.5
 """A victim whose score moves under random signs by this share of what attacks achieve follows noise."""
 
+AGREEMENT = ("srocc", "plcc", "krocc")
+
 COLUMNS = {
     "rank": "rank by mae; shared where a paired sign test cannot separate; none for flagged rows",
     "victim": "registry name, changed parameters, training seed",
@@ -40,19 +42,30 @@ COLUMNS = {
     "srocc_clean": "rank correlation of (pseudo-)MOS and clean prediction",
     "srocc_clean_low": "lower end of its 95 % interval (Fisher z, Fieller variance)",
     "srocc_clean_high": "upper end of it",
+    "plcc_clean": "Pearson correlation of MOS and clean prediction, through the logistic map fitted on them",
+    "krocc_clean": "Kendall correlation of MOS and clean prediction",
+    "rmse_clean": "root mean square error of mapped clean prediction against MOS",
     "srocc_attacked": "rank correlation of MOS and attacked prediction, each image under its worst attack",
-    "srocc_stability": "rank correlation of clean and attacked prediction",
     "plcc_attacked": "Pearson correlation of MOS and attacked prediction, logistic map fitted on clean ones",
     "krocc_attacked": "Kendall correlation of MOS and attacked prediction",
     "rmse_attacked": "root mean square error of mapped attacked prediction against MOS",
+    "srocc_stability": "rank correlation of clean and attacked prediction",
+    "plcc_stability": "Pearson correlation of the same",
+    "krocc_stability": "Kendall correlation of the same",
     "mae": "mean |attacked - clean|, each image under its worst attack (the control left out)",
     "mae_low": "lower end of its 95 % Student interval",
     "mae_high": "upper end of it",
     "rmse": "root mean square of attacked - clean",
     "robustness": "R: mean log10(largest possible change / change) on the declared score range",
+    "robustness_low": "lower end of its 95 % Student interval",
+    "robustness_high": "upper end of it",
     "robustness_scaled": "R on scores scaled by the clean predictions, range 0 to 1",
     "absolute_gain": "mean change of the scaled score",
+    "absolute_gain_low": "lower end of its 95 % Student interval",
+    "absolute_gain_high": "upper end of it",
     "relative_gain": "mean of change / (score + 1) on scaled scores",
+    "relative_gain_low": "lower end of its 95 % Student interval",
+    "relative_gain_high": "upper end of it",
     "wasserstein": "signed Wasserstein distance of scaled clean and attacked scores",
     "energy_distance": "signed energy distance of the same",
     "used_room": "mean change as a share of the largest possible one",
@@ -63,6 +76,7 @@ COLUMNS = {
     "mae_random": "mean |attacked - clean| under random signs of the same size: the control",
     "ssim": "mean SSIM of the worst attacks to the clean images",
     "psnr": "mean PSNR of the same in dB",
+    "haarpsi": "mean HaarPSI of the same: 100 (1 - this) is how far the pseudo-MOS itself may have fallen",
     "linf": "largest change of a pixel among them",
     "gradient_l1": "mean l1 norm of the input gradient (for a spiking victim a surrogate quantity)",
     "slope": "mean |score change| / h along the sign of that gradient, h = 1/255",
@@ -179,37 +193,40 @@ def _row(records: Sequence[CellRecord], labels: Sequence[str]) -> dict[str, obje
 def _figures(rows: Sequence[SampleRecord], score_range: tuple[float, float]) -> dict[str, object]:
     s, a, m = (np.array([getattr(r, name) for r in rows]) for name in ("clean_score", "adv_score", "label"))
     mapping = quality.fit_mapping(s, m)
-    clean, attacked = quality.srocc(m, s), quality.agreement(a, m, mapping)
-    low, high = quality.srocc_interval(clean, len(s))
-    change = quality.mae(s, a)
+    pairs = {
+        "clean": quality.agreement(s, m, mapping),
+        "attacked": quality.agreement(a, m, mapping),
+        "stability": quality.agreement(a, s),
+    }
+    low, high = quality.srocc_interval(pairs["clean"].srocc, len(s))
+    means = {
+        "mae": quality.mae(s, a),
+        "robustness": quality.robustness(s, a, score_range),
+        "absolute_gain": quality.absolute_gain(s, a),
+        "relative_gain": quality.relative_gain(s, a),
+    }
 
     def extra(name: str) -> float:
         values = [r.extras[name] for r in rows if not math.isnan(r.extras.get(name, math.nan))]
         return float(np.mean(values)) if values else math.nan
 
     return {
-        "srocc_clean": clean,
         "srocc_clean_low": low,
         "srocc_clean_high": high,
-        "srocc_attacked": attacked.srocc,
-        "srocc_stability": quality.srocc(s, a),
-        "plcc_attacked": attacked.plcc,
-        "krocc_attacked": attacked.krocc,
-        "rmse_attacked": attacked.rmse,
-        "mae": change.value,
-        "mae_low": change.low,
-        "mae_high": change.high,
-        "rmse": quality.rmse(s, a),
-        "robustness": quality.robustness(s, a, score_range).value,
+        **{f"{name}_{pair}": getattr(found, name) for pair, found in pairs.items() for name in AGREEMENT},
+        "rmse_clean": pairs["clean"].rmse,
+        "rmse_attacked": pairs["attacked"].rmse,
+        "rmse": pairs["stability"].rmse,
+        **{name: mean.value for name, mean in means.items()},
+        **{f"{name}_low": mean.low for name, mean in means.items()},
+        **{f"{name}_high": mean.high for name, mean in means.items()},
         "robustness_scaled": quality.scaled_robustness(s, a).value,
-        "absolute_gain": quality.absolute_gain(s, a).value,
-        "relative_gain": quality.relative_gain(s, a).value,
         "wasserstein": quality.wasserstein(s, a),
         "energy_distance": quality.energy(s, a),
         "used_room": quality.used_room(s, a, score_range),
         **rate("moved", sum(r.status is Status.BROKEN for r in rows), len(rows)),
         "linf": max(r.distance for r in rows),
-        **{name: extra(name) for name in ("ssim", "psnr", "gradient_l1", "slope")},
+        **{name: extra(name) for name in ("ssim", "psnr", "haarpsi", "gradient_l1", "slope")},
     }
 
 

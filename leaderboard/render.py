@@ -41,7 +41,10 @@ QUALITY_INTRODUCTION = (
     "Quality models: SROCC is the rank correlation with (pseudo-)MOS, MAE the mean change of the score under "
     "each image's worst attack, hidden MAE that of attacks nobody sees (SSIM >= 0.99 and PSNR >= 40 dB), "
     "random MAE that of noise of the same size, R the mean log10 of the largest possible change over the "
-    "change (larger is more robust)."
+    "change, on the score range in the title (larger is more robust). *slope*: the true mean change over h = "
+    "1/255 along the gradient's sign; |grad|1 of a spiking model is a surrogate's and may fall alone. "
+    "Pseudo-MOS is HaarPSI to the undegraded photograph: it says nothing about human opinion, and only ranks "
+    "within its own set are comparable."
 )
 
 SPIKES_INTRODUCTION = (

@@ -14,8 +14,8 @@ from robustspike.bench.stats import wilson
 INTRODUCTION = (
     "*Mean of k training seeds*: where a victim was trained from several seeds (name, name@1, ...), the mean "
     "over them. Its 95 % interval covers both the seeds (Student) and the choice of test samples (Wilson); "
-    "all seeds see the same samples, so more seeds alone do not close it. The rows above stay apart, and "
-    "attack seeds are part of the worst case."
+    "all seeds see the same samples, so more seeds alone do not close it. Quality models: the seeds alone "
+    "(Student). The rows above stay apart, and attack seeds are part of the worst case."
 )
 
 

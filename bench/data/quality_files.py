@@ -1,6 +1,7 @@
 """Published image quality data sets, read from their own layouts; nothing is downloaded.
 
-Scores are brought to 0..100, larger is better; the raw value is kept beside. Images are cut to a square
+Scores are brought to 0..100, larger is better (LIVE's DMOS leaves 0..100 a little, and so do its scores);
+the raw value is kept beside. Images are cut to a square
 in the middle, so that a split is one tensor; splits never share a reference image.
 """
 

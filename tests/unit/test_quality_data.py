@@ -107,6 +107,34 @@ def test_degradations_keep_the_shape_and_grow_with_the_level(name: str) -> None:
     assert 0 < errors[0] < errors[1] < errors[2]
 
 
+# Mean HaarPSI of levels 1 to 5 as measured for methods/nr-iqa.md, section 8.2.
+HAARPSI = {
+    "gaublur": (0.86, 0.73, 0.61, 0.50, 0.40),
+    "lensblur": (0.84, 0.71, 0.62, 0.49, 0.39),
+    "jpeg": (0.90, 0.85, 0.76, 0.66, 0.52),
+    "jp2k": (0.77, 0.66, 0.59, 0.53, 0.45),
+    "wnoise": (0.83, 0.70, 0.57, 0.45, 0.37),
+    "impulse": (0.72, 0.55, 0.44, 0.37, 0.29),
+    "pixelate": (0.82, 0.77, 0.73, 0.60, 0.42),
+}
+
+
+def test_the_whole_set_is_what_the_specification_describes() -> None:
+    """Counts, range and mean label of every degradation and level; other places are cut, so to 0.04."""
+    if "jp2k" not in iqa.available_degradations():
+        pytest.skip("this Pillow has no JPEG 2000")
+    table, data = iqa.prepare(), PhotopatchIqa()
+    assert table["x"].shape == (6688, 3, 64, 64)
+    sizes = [len(data.indices(split)) for split in ("train", "validation", "test")]  # type: ignore[arg-type]
+    assert sizes[0] + sizes[1] == 4864 and sizes[2] == 1824
+    assert len(set(data.images(data.indices("test")).tolist())) == 216
+    assert 10 < float(table["mos"].min()) < 20 and 60 < float(table["mos"].median()) < 70
+    for number, name in enumerate(DEGRADATIONS):
+        for level, expected in enumerate(HAARPSI[name], start=1):
+            cell = (table["degradation"] == number) & (table["level"] == level)
+            assert float(table["mos"][cell].mean()) / 100 == pytest.approx(expected, abs=0.04), (name, level)
+
+
 def test_a_missing_photograph_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PHOTOGRAPHS, "coffee", ("skimage.data", "no_such_file.png"))
     with pytest.raises(ArtefactError, match=r"photograph 'coffee'.*wheels"):

@@ -139,6 +139,22 @@ def test_distortion_and_level_are_kept(tmp_path: Path) -> None:
     assert (entry.reference, entry.distortion, entry.level) == ("I01.png", "03", 5)
 
 
+def test_older_and_larger_releases_are_read_too(tmp_path: Path) -> None:
+    newer = live(tmp_path / "live").entries(tmp_path)
+    (tmp_path / "live/dmos_realigned.mat").unlink()
+    scores = [10.0 * i for _ in range(5) for i in range(6)]
+    savemat(
+        tmp_path / "live/dmos.mat", {"dmos": [scores], "orgs": [[int(s == 0) for s in scores]]}
+    )  # as in the release of 2005
+    assert Live(crop=16).entries(tmp_path) == newer
+    (koniq_home := tmp_path / "koniq10k").mkdir()
+    small = koniq(koniq_home).entries(tmp_path)
+    (koniq_home / "512x384").rename(koniq_home / "1024x768")
+    large = Koniq10k(crop=16).entries(tmp_path)
+    assert [e.path.parent.name for e in large] == ["1024x768"] * 4
+    assert [e.score for e in large] == [e.score for e in small]
+
+
 def test_data_may_point_to_the_set_or_above_it(tmp_path: Path) -> None:
     data = tid(tmp_path / "tid2013") if (tmp_path / "tid2013").mkdir() is None else None
     assert data is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.metrics import structural_similarity
 
+from robustspike.bench import fullref
 from robustspike.bench.data.photos import photograph
 from robustspike.bench.errors import ContractError
 from robustspike.bench.fullref import gmsd
@@ -148,6 +150,33 @@ def test_wrong_use_is_explained() -> None:
         ssim(x[..., :8, :8], x[..., :8, :8])
     with pytest.raises(ContractError, match="expected 'lpips' or 'dists'"):
         learned("vif", x, x)  # type: ignore[arg-type]
+
+
+class Stranger(torch.nn.Module):
+    """Stands in for LPIPS: a mean square in its own range, with weights of single precision."""
+
+    made = 0
+
+    def __init__(self, net: str, verbose: bool) -> None:
+        super().__init__()
+        Stranger.made += 1
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (self.weight * (x - y)).square().mean(dim=(1, 2, 3), keepdim=True)
+
+
+def test_a_learned_metric_is_loaded_once_and_takes_the_inputs_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    fullref._network.cache_clear()
+    monkeypatch.setattr(fullref, "_import_backend", lambda backend: SimpleNamespace(LPIPS=Stranger))
+    x, y = pairs()
+    y = y.requires_grad_(True)
+    for _ in range(2):
+        found = learned("lpips", x, y)
+    fullref._network.cache_clear()
+    assert Stranger.made == 1 and found.shape == (3,)
+    assert found.tolist() == pytest.approx((4 * (x - y).square().mean(dim=(1, 2, 3))).tolist())
+    assert torch.autograd.grad(found.sum(), y)[0].abs().sum() > 0
 
 
 def test_haarpsi_is_the_same_for_the_eight_forms_that_training_shows() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -107,6 +108,13 @@ def test_mapping_recovers_a_logistic_and_falls_back_to_a_line() -> None:
     assert q.agreement(s, m, mapping).rmse < 1e-3
     assert q.fit_mapping([1.0, 1.0], [2.0, 4.0])([7.0]) == pytest.approx([3.0])
     assert q.fit_mapping([1.0, 2.0], [2.0, 4.0])([3.0]) == pytest.approx([6.0])  # too few for a logistic
+
+
+def test_a_map_that_cannot_be_pinned_down_is_fitted_without_noise() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mapping = q.fit_mapping(np.linspace(0, 1, 9), np.full(9, 7.0))
+    assert mapping([0.3]) == pytest.approx([7.0])
 
 
 def test_quantile_matching_is_exact_on_its_own_data_and_linear_outside() -> None:

@@ -16,6 +16,7 @@ from robustspike.bench.api import VictimSpec
 from robustspike.bench.api import fit
 from robustspike.bench.api import generator
 from robustspike.bench.api import initialise
+from robustspike.bench.api import reset
 from robustspike.defenses.none import Undefended
 from robustspike.defenses.nt import NormRegularization
 from robustspike.defenses.nt import running_statistics
@@ -125,6 +126,32 @@ def test_weight_zero_is_plain_training_and_a_weight_lowers_the_norm(kind: str) -
     )
     assert all(torch.equal(plain[key], zero[key]) for key in plain)
     assert norm(hard) < norm(plain)
+
+
+def test_a_spiking_score_is_penalised_by_its_true_difference_along_the_surrogates_sign() -> None:
+    recipe = QualityRegressor(name="tiny", kind="snn", widths=(8, 8), steps=3)
+    net = recipe.build(generator("init", "true difference"))
+    x = torch.rand(8, 3, 16, 16, generator=generator(6))
+    for norm in net.norms:
+        norm.weight.data.fill_(4.0)  # enough for many spikes
+    net.train()(x)  # running statistics of its own
+    defense, h = NormRegularization(weight=1.0, h=0.1, share=0.5), 0.1
+    defense.transform(net, recipe.spec())
+    step = step_of(net, x, torch.zeros(8).double())
+    found = float(defense.penalty(step).detach())
+    assert (step.forwards, step.backwards) == (8, 12)  # two passes of half the batch, and a gradient
+    net.eval()
+
+    def score(shown: Tensor) -> Tensor:
+        reset(net)
+        return net(shown).squeeze(1)
+
+    leaf = x[:4].clone().requires_grad_(True)
+    here = score(leaf)
+    (gradient,) = torch.autograd.grad(here.sum(), leaf)
+    there = score(leaf.detach() + h * gradient.sign())
+    assert found == pytest.approx(float((there - here).abs().mean().detach()) / h / 100, rel=1e-5)
+    assert found > 0
 
 
 @pytest.mark.parametrize("tau", [2.0, 1.5])

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from robustspike.bench.contracts import Access
 from robustspike.bench.contracts import Goal
@@ -17,6 +18,7 @@ from robustspike.bench.contracts import Task
 from robustspike.bench.contracts import ThreatModel
 from robustspike.bench.records import CellRecord
 from robustspike.bench.records import SampleRecord
+from robustspike.leaderboard import quality
 from robustspike.leaderboard import quality_matched
 from robustspike.leaderboard import quality_table
 from robustspike.leaderboard.render import sort_sections
@@ -52,7 +54,7 @@ def record(
             first_hit=1,
             clean_score=float(clean[i]),
             adv_score=float(clean[i] + moves[i]),
-            extras={"ssim": ssim, "psnr": 45.0, "gradient_l1": 70.0, "slope": 50.0},
+            extras={"ssim": ssim, "psnr": 45.0, "haarpsi": 0.97, "gradient_l1": 70.0, "slope": 50.0},
         )
         for i in range(len(clean))
     )
@@ -101,6 +103,30 @@ def test_each_image_counts_under_its_worst_attack_without_the_control() -> None:
     assert row["propagations"] == pytest.approx(3 * 24 / 8)
     assert row["gradient_l1"] == pytest.approx(70) and row["n"] == 8
     assert row["srocc_clean_low"] < row["srocc_clean"] <= row["srocc_clean_high"]
+
+
+def test_three_pairs_of_scores_agree_as_scipy_says_and_means_carry_intervals() -> None:
+    change = np.array([25.0, -13, -40, 8, 31, 2, -55, -20])
+    row = row_of([record("a", change), control()])
+    attacked = CLEAN + change
+    pairs = {"clean": (CLEAN, MOS), "attacked": (attacked, MOS), "stability": (attacked, CLEAN)}
+    for pair, (x, y) in pairs.items():
+        assert row[f"srocc_{pair}"] == pytest.approx(stats.spearmanr(x, y).statistic)
+        assert row[f"krocc_{pair}"] == pytest.approx(stats.kendalltau(x, y).statistic)
+    assert row["plcc_stability"] == pytest.approx(stats.pearsonr(attacked, CLEAN).statistic)
+    mapping = quality.fit_mapping(CLEAN, MOS)
+    assert row["plcc_clean"] == pytest.approx(stats.pearsonr(mapping(CLEAN), MOS).statistic)
+    assert row["rmse_clean"] == pytest.approx(np.sqrt(np.square(mapping(CLEAN) - MOS).mean()))
+    assert row["rmse_clean"] < row["rmse_attacked"] and row["rmse"] == pytest.approx(
+        np.sqrt(np.square(change).mean())
+    )
+    gain = change / 70  # scaled by the clean predictions, 20 to 90
+    low, high = stats.t.interval(0.95, 7, loc=gain.mean(), scale=stats.sem(gain))
+    found = [row[f"absolute_gain{end}"] for end in ("", "_low", "_high")]
+    assert found == pytest.approx([gain.mean(), low, high])
+    for name in ("relative_gain", "robustness", "mae"):
+        assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+    assert row["haarpsi"] == pytest.approx(0.97)
 
 
 def test_visible_attacks_do_not_count_as_hidden() -> None:
