@@ -106,7 +106,7 @@ def declared_flags(records: Sequence[CellRecord]) -> set[str]:
     declared = records[0].parameters.get("declared", {})
     raised = {"poor_conversion" for note in declared.get("notes", ()) if note.startswith("conversion lost")}
     white = [record for record in records if record.threat.access is Access.WHITE]
-    varied = [r for r in white if r.attack.startswith("autoattack.") or "estimator=" in r.label]
+    varied = [r for r in white if r.attack.startswith("autoattack.") or estimators(r) - {"native"}]
     for need in declared.get("adaptive", ()):
         run = {"eot": [r for r in white if _averages(r)], "straight_through": white, "wide_surrogate": varied}
         if not run.get(need, [r for r in records if r.attack == need]):

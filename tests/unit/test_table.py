@@ -289,6 +289,10 @@ def test_a_missing_adaptive_attack_is_flagged() -> None:
     alone = declaring(["wide_surrogate"])
     assert "missing_adaptive_attack" in flags(alone)
     assert "missing_adaptive_attack" not in flags(alone, declaring([], attack="autoattack.snn"))
+    for estimator in ("native", "pdsg"):  # naming the victim's own surrogate is no other one
+        given = replace(declaring([]), key="given", label=f"pgd.linf[estimator={estimator}]")
+        given = replace(given, parameters=given.parameters | {"attack": {"estimator": estimator}})
+        assert ("missing_adaptive_attack" in flags(alone, given)) == (estimator == "native")
     assert "missing_adaptive_attack" in flags(declaring(["square.linf"]))
     named = declaring(["square.linf"]), declaring([], attack="square.linf", access=Access.SCORE)
     assert "missing_adaptive_attack" not in flags(*named)
