@@ -171,6 +171,10 @@ def train(
         raise ConfigError(
             f"victim '{recipe.name}' is not trained: it uses the weights of '{recipe.shares}'. Train that."
         )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be used: {error}. Choose another folder.") from error
     data = recipe.data()
     label = label or defense.spec.name
     name = variant(recipe.name, label, seed)
@@ -216,7 +220,7 @@ def save(
     root: Path | None,
     report: Report,
 ) -> dict[str, Any]:
-    """Write weights and certificate; returns the certificate."""
+    """Write weights and certificate to a folder that exists; returns the certificate."""
     name = variant(recipe.name, label, seed)
     weights = serialise({key: value.contiguous() for key, value in victim.module.state_dict().items()})
     data = recipe.data()
@@ -245,7 +249,6 @@ def save(
         "made_with": {"torch": torch.__version__, "platform": platform.machine()},
     }
     text = json.dumps(certificate, indent=2, sort_keys=True) + "\n"
-    out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / f"{name}.safetensors", weights)
     write_atomic(out / f"{name}.json", text.encode())
     return certificate

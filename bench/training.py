@@ -13,6 +13,7 @@ import io
 import math
 import operator
 import pickle
+import zipfile
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -355,14 +356,17 @@ def _scheduler(optimiser: torch.optim.Optimizer, schedule: Schedule, steps: int)
 def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     content = io.BytesIO()
     torch.save(state, content)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content.getvalue())
 
 
 def _read_checkpoint(path: Path, identity: int) -> dict[str, Any]:
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load has no error of its own for arbitrary bytes
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"'{damaged}' is damaged")
         state: dict[str, Any] = torch.load(path, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise ArtefactError(f"{path}: not a readable training checkpoint ({error}). Delete it.") from error
     if not isinstance(state, dict) or state.get("identity") != identity:
         raise ArtefactError(

@@ -92,10 +92,10 @@ def craft(
 
 
 def pixels_only(recipe: VictimRecipe, *, classifier: bool = True) -> str | None:
-    """Say why an attack that moves pixels of a classifier cannot be made for a victim, else None."""
+    """Say why a rule on the pixels of a classifier does not apply to a victim, else None."""
     spec = recipe.spec()
     if spec.domain is not Domain.STATIC:
-        return "its training attack moves pixels in an L-inf ball; this victim takes event frames"
+        return "it works on pixel values in [0, 1]; this victim takes event frames"
     if classifier:
         return classes_only(recipe)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,7 +161,7 @@ def test_checkpoint_of_another_run_is_refused(tmp_path: Path, change: str) -> No
         )
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x02}q\x00."])
+@pytest.mark.parametrize("content", [b"", b"hello", b"not a checkpoint", b"\x80\x02}q\x00.", b"PK\x03\x04"])
 def test_corrupt_checkpoint_is_an_artefact_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c").write_bytes(content)
     with pytest.raises(ArtefactError, match="checkpoint"):
@@ -174,6 +175,27 @@ def test_truncated_checkpoint_is_an_artefact_error(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(content[: len(content) // 2])
     with pytest.raises(ArtefactError, match="not a readable training checkpoint"):
         train(network(), checkpoint=tmp_path / "c")
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_an_artefact_error(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train(network(), checkpoint=tmp_path / "c", after_step=kill_after(1))
+    content = bytearray((tmp_path / "c").read_bytes())
+    with zipfile.ZipFile(tmp_path / "c") as archive:
+        (pickled,) = (info for info in archive.infolist() if info.filename.endswith("data.pkl"))
+    content[pickled.header_offset + pickled.file_size] ^= 1
+    (tmp_path / "c").write_bytes(content)
+    with pytest.raises(ArtefactError, match="not a readable training checkpoint"):
+        train(network(), checkpoint=tmp_path / "c")
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"--out .* cannot be used"):
+        recipes.train(
+            registry("victims").get("lif_cnn.digits"), registry("defenses").get("none"), out=tmp_path / place
+        )
 
 
 def test_diverged_training_says_which_term_and_when() -> None:
