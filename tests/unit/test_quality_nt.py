@@ -75,7 +75,7 @@ def test_classifiers_have_a_score_too(target: str) -> None:
 def test_penalty_leaves_running_statistics_alone_and_batch_mates_apart() -> None:
     net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1)).double()
     initialise(net, generator("bn"))
-    defense = NormRegularization()
+    defense = NormRegularization(statistics="running")
     defense.transform(net, SPEC)
     x = torch.rand(8, 6, dtype=torch.float64, generator=generator(4))
     before = [buffer.clone() for buffer in net.buffers()]
@@ -122,25 +122,56 @@ def test_weight_zero_is_plain_training_and_a_weight_lowers_the_norm(kind: str) -
     plain, zero, hard = (
         trained(None),
         trained(NormRegularization(weight=0)),
-        trained(NormRegularization(weight=1, h=0.05)),
+        trained(NormRegularization(weight=1, h=0.01)),
     )
     assert all(torch.equal(plain[key], zero[key]) for key in plain)
     assert norm(hard) < norm(plain)
 
 
-def test_a_spiking_score_is_penalised_by_its_true_difference_along_the_surrogates_sign() -> None:
+def test_joint_penalty_is_the_slope_under_the_batchs_own_statistics() -> None:
+    """Running statistics lag behind the weights, and a penalty on them can be had for nothing."""
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1)).double()
+    initialise(net, generator("lagging"))
+    x = torch.rand(32, 6, dtype=torch.float64, generator=generator(7))
+    found = {}
+    for lag in (0.0, 100.0):
+        net[1].running_mean.fill_(lag)
+        before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+        for statistics in ("running", "auto"):
+            defense = NormRegularization(weight=1.0, h=1e-6, statistics=statistics)
+            defense.transform(net, SPEC)
+            penalty = defense.penalty(step_of(net, x, torch.zeros(32).double()))
+            found[statistics, lag] = float(penalty.detach())
+        assert all(torch.equal(buffer, before[name]) for name, buffer in net.named_buffers())
+        assert net[1].momentum == 0.1 and net[1].training
+    assert found["running", 100.0] == 0 < found["running", 0.0]
+    assert found["auto", 100.0] == found["auto", 0.0]
+    leaf = x.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(net(leaf).sum() / 10, leaf)
+    direction = gradient.sign()
+    there, here = (
+        net(torch.cat([x, x + 1e-6 * direction]))[rows] / 10 for rows in (slice(32, 64), slice(32))
+    )
+    assert found["auto", 0.0] == pytest.approx(float((there - here).abs().mean().detach()) / 1e-6, rel=1e-6)
+
+
+@pytest.mark.parametrize("statistics", ["running", "joint"])
+def test_a_spiking_score_is_penalised_by_its_true_difference_along_the_surrogates_sign(
+    statistics: str,
+) -> None:
     recipe = QualityRegressor(name="tiny", kind="snn", widths=(8, 8), steps=3)
     net = recipe.build(generator("init", "true difference"))
     x = torch.rand(8, 3, 16, 16, generator=generator(6))
     for norm in net.norms:
         norm.weight.data.fill_(4.0)  # enough for many spikes
     net.train()(x)  # running statistics of its own
-    defense, h = NormRegularization(weight=1.0, h=0.1, share=0.5), 0.1
+    defense, h = NormRegularization(weight=1.0, h=0.1, share=0.5, statistics=statistics), 0.1
     defense.transform(net, recipe.spec())
     step = step_of(net, x, torch.zeros(8).double())
     found = float(defense.penalty(step).detach())
-    assert (step.forwards, step.backwards) == (8, 12)  # two passes of half the batch, and a gradient
-    net.eval()
+    joint = statistics == "joint"
+    assert (step.forwards, step.backwards) == ((12, 16) if joint else (8, 12))
+    net.train(joint)
 
     def score(shown: Tensor) -> Tensor:
         reset(net)
@@ -149,7 +180,11 @@ def test_a_spiking_score_is_penalised_by_its_true_difference_along_the_surrogate
     leaf = x[:4].clone().requires_grad_(True)
     here = score(leaf)
     (gradient,) = torch.autograd.grad(here.sum(), leaf)
-    there = score(leaf.detach() + h * gradient.sign())
+    moved = leaf.detach() + h * gradient.sign()
+    if joint:
+        here, there = score(torch.cat([leaf.detach(), moved])).chunk(2)
+    else:
+        there = score(moved)
     assert found == pytest.approx(float((there - here).abs().mean().detach()) / h / 100, rel=1e-5)
     assert found > 0
 

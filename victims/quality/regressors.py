@@ -188,7 +188,7 @@ class QualityRegressor(VictimRecipe):
     tau: float = 2.0
     noise: float = 8 / 255
     mirror: bool = True
-    schedule: Schedule = Schedule(epochs=10, batch=64, lr=4e-3, keep="last")
+    schedule: Schedule = Schedule(epochs=10, batch=32, lr=4e-3, keep="last")
 
     family: ClassVar[str] = "quality"
     retrains: ClassVar[bool] = True
