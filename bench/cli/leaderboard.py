@@ -128,6 +128,7 @@ def _print(built: Sequence[Section], title: str) -> None:
     from rich.text import Text
 
     from robustspike.leaderboard.render import COLUMNS_THAT_FIT
+    from robustspike.leaderboard.render import legend
     from robustspike.leaderboard.render import tables
 
     width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 200
@@ -138,8 +139,14 @@ def _print(built: Sequence[Section], title: str) -> None:
         shown = tables(section, narrow=True)
         if len(section.frame) > COLUMNS_THAT_FIT and section.kind != "visibility":
             del shown[1]
-        shown = [shown[0], *(table for table in shown[1:] if len(table[1]) <= LINES_THAT_FIT)]
         for headers, rows in shown:
+            if headers is not shown[0][0] and len(rows) > LINES_THAT_FIT:
+                left_out = (
+                    f"{len(rows)} lines by {headers[0]} and {headers[1]}: in the Markdown and the page."
+                )
+                console.print(Text(left_out, style="dim"))
+                console.print()
+                continue
             table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
             for header in headers:
                 left = header in ("victim", "defense", "flags", "strongest attack", "attack alone")
@@ -149,5 +156,9 @@ def _print(built: Sequence[Section], title: str) -> None:
                 table.add_row(*(Text(cell) for cell in row))
             console.print(table)
             console.print()
+    if any(flags for section in built for flags in section.frame["flags"]):
+        for line in legend(built):
+            console.print(Text(line.replace("`", ""), style="dim"))
+        console.print()
     if title:
         click.echo(f"suite {title}; worst case over all attacks of a table.", err=True)

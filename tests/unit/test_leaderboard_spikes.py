@@ -17,6 +17,7 @@ from robustspike.bench.cli.leaderboard import publish
 from robustspike.bench.contracts import Access
 from robustspike.bench.contracts import Domain
 from robustspike.bench.contracts import Goal
+from robustspike.bench.flags import FLAGS
 from robustspike.bench.records import CellRecord
 from robustspike.leaderboard.render import details_csv
 from robustspike.leaderboard.render import to_html
@@ -233,3 +234,13 @@ def test_files_beside_the_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "median over successes" in shown and "spikes added" in shown
     publish([make_record("rb")], csv=tmp_path / "plain" / "board.csv")
     assert [p.name for p in (tmp_path / "plain").iterdir()] == ["board.csv"]
+
+
+def test_the_terminal_explains_flags_and_says_what_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
+    many = [flips([3, None], attack=f"attack{i}.l0", victim=f"net{v}") for i in range(9) for v in range(4)]
+    publish(many)
+    shown = capsys.readouterr().out
+    assert "36 lines by victim and attack alone" in shown and "loses to" not in shown
+    assert f"unbounded_attack_fails: {FLAGS['unbounded_attack_fails'].meaning}" in shown
+    publish([make_record("rb")])
+    assert "lines by" not in capsys.readouterr().out
