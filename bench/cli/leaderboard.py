@@ -142,7 +142,7 @@ def _print(built: Sequence[Section], title: str) -> None:
         for headers, rows in shown:
             if headers is not shown[0][0] and len(rows) > LINES_THAT_FIT:
                 left_out = (
-                    f"{len(rows)} lines by {headers[0]} and {headers[1]}: in the Markdown and the page."
+                    f"{len(rows)} lines ({headers[0]}, {headers[1]}, ...): in the Markdown and the page."
                 )
                 console.print(Text(left_out, style="dim"))
                 console.print()

@@ -240,7 +240,7 @@ def test_the_terminal_explains_flags_and_says_what_it_leaves_out(capsys: pytest.
     many = [flips([3, None], attack=f"attack{i}.l0", victim=f"net{v}") for i in range(9) for v in range(4)]
     publish(many)
     shown = capsys.readouterr().out
-    assert "36 lines by victim and attack alone" in shown and "loses to" not in shown
+    assert "36 lines (victim, attack alone, ...)" in shown and "loses to" not in shown
     assert f"unbounded_attack_fails: {FLAGS['unbounded_attack_fails'].meaning}" in shown
     publish([make_record("rb")])
-    assert "lines by" not in capsys.readouterr().out
+    assert " lines (" not in capsys.readouterr().out
