@@ -29,7 +29,7 @@ class QualityAdversarialTraining(DefenseBase):
         penalty: how much of the lost similarity is taken off the label.
         span: range of the labels.
 
-    Cost: 3 forwards and 3 backwards per step.
+    Cost: 2 forwards and 3 backwards per step.
     """
 
     eps: float = 4 / 255

@@ -54,6 +54,7 @@ def test_labels_are_lowered_by_visibility_and_stay_in_range() -> None:
     assert float((adversarial[0] - x).abs().max()) == pytest.approx(8 / 255, abs=1e-6)
     assert 60 < float(adversarial[1][0]) < 90 and float(adversarial[1][1]) == 0
     assert float(terms["adversarial"].detach()) > float(terms["clean"].detach())
+    assert (step.forwards, step.backwards) == (2 * 2, 3 * 2)
 
 
 def test_no_budget_is_plain_training_and_classifiers_are_refused() -> None:
