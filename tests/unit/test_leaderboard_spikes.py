@@ -241,6 +241,6 @@ def test_the_terminal_explains_flags_and_says_what_it_leaves_out(capsys: pytest.
     publish(many)
     shown = capsys.readouterr().out
     assert "36 lines (victim, attack alone, ...)" in shown and "loses to" not in shown
-    assert f"unbounded_attack_fails: {FLAGS['unbounded_attack_fails'].meaning}" in shown
+    assert f"unbounded_attack_fails!: {FLAGS['unbounded_attack_fails'].meaning}" in shown
     publish([make_record("rb")])
     assert " lines (" not in capsys.readouterr().out
