@@ -364,12 +364,16 @@ def make_plan(
 
 
 def _check_filters(only: Sequence[tuple[str, str]]) -> None:
+    """Check fields, and names that are written out. Raises: ConfigError: unknown, with the nearest known."""
     fields = ("victim", "defense", "attack", "dataset", "threat")
-    for key, _ in only:
+    for key, pattern in only:
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ConfigError(f"--only {key}=...: unknown field.{hint} Fields: {', '.join(fields)}.")
+        name = parse_call(pattern)[0].partition("@")[0]
+        if key != "threat" and not _is_glob(pattern) and name not in registry("certifiers").names():
+            registry(f"{key}s").entry(name)
 
 
 def _passes(cell: Cell, only: Sequence[tuple[str, str]]) -> bool:

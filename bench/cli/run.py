@@ -70,6 +70,7 @@ def command(
     from robustspike.bench.cli.options import choose_device
     from robustspike.bench.cli.options import existing_folder
     from robustspike.bench.cli.options import parse_only
+    from robustspike.bench.files import write_atomic
     from robustspike.bench.limits import Limits
     from robustspike.bench.limits import memory_share
     from robustspike.bench.plan import make_plan
@@ -106,12 +107,15 @@ def command(
         weights=settings.weights,
         root=settings.root,
     )
+    misfits = _tell_misfits(plan)
     with progress(len(plan.cells)) as on_tick:
         records = run(plan, settings, jobs=workers, on_tick=on_tick)
     csv, md, html = (out / f"leaderboard.{kind}" for kind in ("csv", "md", "html"))
     about = provenance.lines(provenance.read(out))
     publish(records, about, csv=csv, md=md, html=html, title=plan.suite.name)
-    _report_misfits(plan, out / "not_applicable.csv")
+    if misfits:
+        write_atomic(out / "not_applicable.csv", misfits.encode())
+        click.echo(f"n/a pairs are listed in {out / 'not_applicable.csv'}", err=True)
     failed = [record for record in records if record.errors]
     for record in failed:
         where = f"{record.victim}, {record.defense}, {record.label}, {record.threat.label}"
@@ -136,21 +140,16 @@ def building(dataset: str) -> Iterator[Callable[[int, int], None]]:
     yield on_build
 
 
-def _report_misfits(plan: Plan, path: Path) -> None:
-    """Say which pairs were left out and why: each in a file, grouped by reason on the screen."""
-    from robustspike.bench.files import write_atomic
-
-    if not plan.not_applicable:
-        return
+def _tell_misfits(plan: Plan) -> str:
+    """Say which pairs are left out and why, by reason; returns them as CSV, empty where there are none."""
     by_reason: dict[str, list[str]] = {}
     for misfit in plan.not_applicable:
         by_reason.setdefault(misfit.reason, []).append(f"{misfit.victim} + {misfit.defense}")
-    lines = [f'"{pair}","{reason}"' for reason, pairs in by_reason.items() for pair in pairs]
-    write_atomic(path, ("pair,reason\n" + "\n".join(lines) + "\n").encode())
     for reason, pairs in by_reason.items():
         more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
         click.echo(f"n/a: {pairs[0]}{more}: {reason}", err=True)
-    click.echo(f"n/a pairs are listed in {path}", err=True)
+    lines = [f'"{pair}","{reason}"\n' for reason, pairs in by_reason.items() for pair in pairs]
+    return "".join(["pair,reason\n", *lines]) if lines else ""
 
 
 @contextlib.contextmanager

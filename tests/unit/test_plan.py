@@ -156,7 +156,22 @@ def test_only_filters(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'victim'"):
         make_plan(suite, only=[("victims", "*")])
     with pytest.raises(ConfigError, match="nothing to measure"):
-        make_plan(suite, only=[("victim", "nobody")])
+        make_plan(suite, only=[("victim", "nobody*")])
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "near"),
+    [
+        ("victim", "lif_cnn.digts", "lif_cnn.digits"),
+        ("victim", "lif_cnn.digts@1", "lif_cnn.digits"),
+        ("defense", "mpdp(rho=0)", "mppd"),
+        ("attack", "pdg.linf", "pgd.linf"),
+        ("dataset", "digitz", "digits"),
+    ],
+)
+def test_a_misspelt_name_in_a_filter_is_told_the_nearest(key: str, wrong: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown {key}.*Did you mean '{near}'"):
+        make_plan(read_suite("quick"), only=[(key, wrong)])
 
 
 @pytest.mark.parametrize(
