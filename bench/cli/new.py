@@ -238,12 +238,13 @@ def command(kind: str, name: str, folder: Path | None) -> None:
     target = folder or Path(name.replace(".", "_"))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"--dir {target}: exists and is not empty. Choose another folder.")
-    for path, text in files.items():
-        place = target / path
+    for file, text in files.items():
+        place = target / file
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text, encoding="utf-8")
     click.echo(f"{target}: {', '.join(files)}")
-    click.echo(f"next: pip install {target} && robustspike validate {name}", err=True)
+    path = target if target.is_absolute() else f"./{target}"  # a bare name would be looked up on PyPI
+    click.echo(f"next: pip install {path} && robustspike validate {name}", err=True)
 
 
 def package(kind: str, name: str) -> dict[str, str]:

@@ -63,6 +63,8 @@ def _components(name: str, kind: str | None) -> list[tuple[str, str, Any]]:
         k for k in kinds if name in registry(k).names() and (kind is None or registry(k).singular == kind)
     ]
     if not found:
+        if Path(name).is_dir():
+            raise ConfigError(f"'{name}' is a folder and no installed component. Try: pip install ./{name}")
         registry(next((k for k in kinds if registry(k).singular == kind), "attacks")).entry(name)
         raise ConfigError(f"'{name}' is not a {kind}. See: robustspike show {name}.")
     return [(registry(k).singular, name, _loaded(k, name)) for k in found]

@@ -167,6 +167,14 @@ def test_a_failing_cell_is_reported_and_the_rest_finishes(tmp_path: Path) -> Non
     assert "errors" in done.stdout
 
 
+def test_a_new_package_says_how_to_install_it(tmp_path: Path) -> None:
+    made = robustspike("new", "attack", "fresh_attack", cwd=tmp_path)
+    assert made.returncode == 0 and "next: pip install ./fresh_attack && robustspike" in made.stderr
+    assert "pip install ./fresh_attack" in fails("validate", "fresh_attack", cwd=tmp_path)
+    there = robustspike("new", "defense", "one", "--dir", tmp_path / "there", cwd=tmp_path)
+    assert f"pip install {tmp_path / 'there'} &&" in there.stderr
+
+
 def test_an_attack_from_a_file_is_marked_and_must_be_enclosed(tmp_path: Path) -> None:
     source = package("attack", "loose.attack")
     (tmp_path / "loose_attack.py").write_text(source["loose_attack.py"])
