@@ -392,13 +392,14 @@ def legend(sections: Sequence[Section]) -> list[str]:
 
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 78rem; padding: 0 1rem;
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 108rem; padding: 0 1rem;
   color: #1c2330; }
 h1 { font-size: 1.7rem; }
+p, li { max-width: 78rem; }
 h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: 0.7rem 0; font-size: 0.9rem; }
-td, th { padding: 0.25rem 0.8rem 0.25rem 0; white-space: nowrap; text-align: left; }
+td, th { padding: 0.25rem 0.7rem 0.25rem 0; white-space: nowrap; text-align: left; }
 th { border-bottom: 2px solid #8791a5; }
 td { border-bottom: 1px solid #e3e7ee; font-variant-numeric: tabular-nums; }
 tr.flagged td { color: #8a5a00; background: #fff7e6; }
