@@ -67,18 +67,15 @@ def _digest(named: tuple[tuple[str, Path], ...]) -> str:
 @cache
 def _closure(module: str) -> frozenset[str]:
     """Return a module and what it imports, directly or not, of its own package and of our parts."""
-    root, found, waiting = module.partition(".")[0], set[str](), [module]
+    root = module.partition(".")[0]
+    followed = tuple(f"{part}." for part in {*_OURS.values(), root} - {"robustspike"})
+    found, waiting = set[str](), [module]
     while waiting:
         name = waiting.pop()
         if name not in found and _path(name) is not None:
             found.add(name)
-            ours = (*_OURS.values(), "" if root == "robustspike" else root)
-            waiting += [other for other in _imports(name) if any(_is_in(other, part) for part in ours)]
+            waiting += [other for other in _imports(name) if f"{other}.".startswith(followed)]
     return frozenset(found)
-
-
-def _is_in(module: str, package: str) -> bool:
-    return bool(package) and f"{module}.".startswith(f"{package}.")
 
 
 @cache

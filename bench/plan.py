@@ -371,8 +371,10 @@ def _check_filters(only: Sequence[tuple[str, str]]) -> None:
             near = difflib.get_close_matches(key, fields, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ConfigError(f"--only {key}=...: unknown field.{hint} Fields: {', '.join(fields)}.")
+        if key == "threat" or any(sign in pattern for sign in "*?["):
+            continue
         name = parse_call(pattern)[0].partition("@")[0]
-        if key != "threat" and not _is_glob(pattern) and name not in registry("certifiers").names():
+        if key != "attack" or name not in registry("certifiers").names():
             registry(f"{key}s").entry(name)
 
 

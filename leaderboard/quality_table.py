@@ -35,7 +35,7 @@ NOISE_SHARE = 0.5
 AGREEMENT = ("srocc", "plcc", "krocc")
 
 COLUMNS = {
-    "rank": "rank by mae; shared where a paired sign test cannot separate; none for flagged rows",
+    "rank": "rank by mae; shared where a paired sign test cannot separate; none where a flag costs it",
     "victim": "registry name, changed parameters, training seed",
     "defense": "registry name",
     "n": "images evaluated",

@@ -139,11 +139,10 @@ def _print(built: Sequence[Section], title: str) -> None:
         shown = tables(section, narrow=True)
         if len(section.frame) > COLUMNS_THAT_FIT and section.kind != "visibility":
             del shown[1]
-        for headers, rows in shown:
-            if headers is not shown[0][0] and len(rows) > LINES_THAT_FIT:
-                left_out = (
-                    f"{len(rows)} lines ({headers[0]}, {headers[1]}, ...): in the Markdown and the page."
-                )
+        for number, (headers, rows) in enumerate(shown):
+            if number and len(rows) > LINES_THAT_FIT:
+                columns = f"{headers[0]}, {headers[1]}, ..."
+                left_out = f"{len(rows)} lines ({columns}): in the Markdown and the page."
                 console.print(Text(left_out, style="dim"))
                 console.print()
                 continue

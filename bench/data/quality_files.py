@@ -1,8 +1,8 @@
 """Published image quality data sets, read from their own layouts; nothing is downloaded.
 
 Scores are brought to 0..100, larger is better (LIVE's DMOS leaves 0..100 a little, and so do its scores);
-the raw value is kept beside. Images are cut to a square
-in the middle, so that a split is one tensor; splits never share a reference image.
+the raw value is kept beside. Images are cut to a square in the middle, so that a split is one tensor; splits
+never share a reference image.
 """
 
 from __future__ import annotations

@@ -159,6 +159,12 @@ def test_only_filters(tmp_path: Path) -> None:
         make_plan(suite, only=[("victim", "nobody*")])
 
 
+@pytest.mark.parametrize("pattern", ["sda_greedy.l0[estimator=atan(alpha=5)]", "*atan(alpha=5)*"])
+def test_a_filter_may_be_a_label_of_the_table_or_a_pattern_with_a_call(pattern: str) -> None:
+    cells = make_plan(read_suite("quick"), only=[("attack", pattern)]).cells
+    assert {cell.label for cell in cells} == {"sda_greedy.l0[estimator=atan(alpha=5)]"}
+
+
 @pytest.mark.parametrize(
     ("key", "wrong", "near"),
     [
@@ -172,6 +178,16 @@ def test_only_filters(tmp_path: Path) -> None:
 def test_a_misspelt_name_in_a_filter_is_told_the_nearest(key: str, wrong: str, near: str) -> None:
     with pytest.raises(ConfigError, match=f"unknown {key}.*Did you mean '{near}'"):
         make_plan(read_suite("quick"), only=[(key, wrong)])
+    with pytest.raises(ConfigError, match=f"unknown {key} 'nobody'"):
+        make_plan(read_suite("quick"), only=[(key, "nobody")])
+
+
+def test_certifiers_count_as_attacks_in_a_filter_and_as_nothing_else() -> None:
+    suite = read_suite("certified")
+    only = [("attack", "intervals"), ("victim", "if_cnn.digits")]
+    assert {cell.attack for cell in make_plan(suite, only=only).cells} == {"intervals"}
+    with pytest.raises(ConfigError, match="unknown victim 'intervals'"):
+        make_plan(suite, only=[("victim", "intervals")])
 
 
 @pytest.mark.parametrize(
