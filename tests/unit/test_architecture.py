@@ -6,7 +6,10 @@ Who may import whom is in pyproject, for import-linter.
 from __future__ import annotations
 
 import ast
+import json
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -69,6 +72,18 @@ def test_editors_find_the_import_root(part: str) -> None:
     """src/robustspike holds a relative link to every part, for checkers and editors."""
     link = ROOT / "src" / "robustspike" / part
     assert link.resolve() == ROOT / part and not link.readlink().is_absolute()
+
+
+@pytest.mark.slow
+def test_pyright_resolves_every_import_of_ours_from_a_clone() -> None:
+    pyright = shutil.which("pyright")
+    if pyright is None:
+        pytest.skip("pyright is not installed: pip install pyright")
+    found = json.loads(
+        subprocess.run([pyright, "--outputjson", *PARTS], cwd=ROOT, capture_output=True, text=True).stdout
+    )
+    assert found["summary"]["filesAnalyzed"] > 200
+    assert not [d for d in found["generalDiagnostics"] if "robustspike" in d["message"]]
 
 
 def test_every_package_folder_is_listed_for_installation() -> None:
