@@ -32,7 +32,7 @@ KINDS = {
 
 
 def methods(kind: str, title: str) -> str:
-    """Write the page of one kind of component from its registry: what it is, source and deviations, parameters."""
+    """Write the page of one kind of component: what it is, source and deviations, parameters."""
     from robustspike.bench.contract.registry import registry
     from robustspike.bench.contract.specs import params_of
 
