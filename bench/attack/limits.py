@@ -15,7 +15,6 @@ from pathlib import Path
 
 from robustspike.bench.errors import BenchError
 
-
 _HAS_ALARM = hasattr(signal, "SIGALRM")
 
 

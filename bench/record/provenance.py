@@ -53,7 +53,7 @@ def machine() -> str:
 
 
 def cores() -> int:
-    """Return how many cores this process may use, which is fewer than there are under taskset or a scheduler."""
+    """Return how many cores this process may use: under taskset or a scheduler not all of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

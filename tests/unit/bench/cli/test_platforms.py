@@ -64,9 +64,9 @@ def test_the_cores_are_those_that_the_process_may_use(monkeypatch: pytest.Monkey
 
 
 def test_two_runs_cannot_write_one_folder(tmp_path: Path) -> None:
-    with Store(tmp_path).locked():
-        with pytest.raises(ConfigError, match="another run is writing there"), Store(tmp_path).locked():
-            pass
+    held, refused = Store(tmp_path), pytest.raises(ConfigError, match="another run is writing there")
+    with held.locked(), refused, Store(tmp_path).locked():
+        pass
     with Store(tmp_path).locked():
         pass
     (tmp_path / "file").write_text("")
