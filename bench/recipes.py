@@ -62,6 +62,7 @@ class VictimRecipe:
         schedule: how it is optimised.
         shares: name of the recipe whose weights it uses, for variants that are not trained (another
             T of a converted network); "" for its own.
+        starts: name of the victim whose trained weights its training starts from; "" for drawn weights.
 
     Class attributes:
         family: "direct", "converted", "timing", "quality", ...; the group in listings.
@@ -74,6 +75,7 @@ class VictimRecipe:
     dataset: str
     schedule: Schedule = Schedule()
     shares: str = ""
+    starts: str = ""
 
     family: ClassVar[str] = ""
     source: ClassVar[str] = ""
@@ -88,6 +90,20 @@ class VictimRecipe:
         """Build the untrained network that will be deployed: pixels [N, *shape] -> logits [N, K]."""
         raise TypeError(f"{type(self).__name__} does not define build().")
 
+    def start(self, module: nn.Module, source: nn.Module, train: Split) -> None:
+        """Turn the weights of the trained network that `starts` names into a start for this one.
+
+        Args:
+            module: what `build` returned; changed in place.
+            source: the trained network, on the CPU; not to be changed.
+            train: the training split.
+        """
+        del module, source, train
+        raise ConfigError(
+            f"victim '{self.name}': cannot start from '{self.starts}'. Only a recipe that says how, in "
+            "`start`, can."
+        )
+
     def trainable(self, module: nn.Module) -> nn.Module:
         """Return the network that is trained; it shares its parameters with the deployed one."""
         return module
@@ -95,15 +111,14 @@ class VictimRecipe:
     def loss(self, module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the training loss of a batch and the logits."""
         logits = module(x)
-        return nn.functional.cross_entropy(logits, y), logits
+        return nn.functional.cross_entropy(logits, y, label_smoothing=self.schedule.smoothing), logits
 
     def after_epoch(self, module: nn.Module, epoch: int, validation: Split) -> None:
         """Update what the trained network keeps between epochs, in its buffers (nothing by default)."""
 
     def augment(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Return the inputs of a training batch, changed at random where the recipe says so."""
-        del rng
-        return x
+        """Return the inputs of a training batch, varied at random where the recipe says so."""
+        return self.schedule.vary(x, rng)
 
     def score(self, module: nn.Module, split: Split) -> tuple[float, float]:
         """Return what a checkpoint is chosen by (larger is better), and its loss, on a split."""
@@ -149,15 +164,21 @@ def train(
     seed: int = 0,
     root: Path | None = None,
     device: torch.device | str = "cpu",
+    source: str = "",
+    weights: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> tuple[ModuleVictim, dict[str, Any]]:
     """Train a victim and write its weights and their certificate to a folder.
 
     Args:
         label: what the hardened victim goes by, e.g. "mppd(rho=0)"; by default the defense's name.
+        source: name of the victim whose trained weights training starts from: the victim itself (its
+            plain weights, to be hardened), or what the recipe `starts` from, which is the default.
+        weights: folder to look in for those before the shipped weights; by default `out`.
 
     Returns: the victim and the certificate (what `NAME.json` holds).
-    Raises: ConfigError: the defense does not apply. ArtefactError: data or checkpoint unreadable.
+    Raises: ConfigError: the defense does not apply, or nothing to start from. ArtefactError: data, weights
+        or checkpoint unreadable.
     """
     reason = defense.fits(recipe)
     if reason:
@@ -180,7 +201,9 @@ def train(
     name = variant(recipe.name, label, seed)
     training, validation = data.load("train", root=root), data.load("validation", root=root)
     spec = defense.describe(recipe.spec())
-    module = defense.transform(recipe.build(generator("init", recipe.name, seed)), spec).to(device)
+    module = recipe.build(generator("init", recipe.name, seed))
+    started = _start(recipe, module, source or recipe.starts, training, seed, weights or out)
+    module = defense.transform(module, spec).to(device)
     network = recipe.trainable(module)
     # The defense is not part of the seed: with weight 0 it must give plain training's weights.
     checkpoint = out / f"{name}.checkpoint"
@@ -195,7 +218,8 @@ def train(
         before_step=defense.before_step,
         after_step=defense.after_step,
         eligible=defense.eligible,
-        identity=(plain(recipe), plain(defense)),
+        second_order=defense.second_order,
+        identity=(plain(recipe), plain(defense), started),
         augment=recipe.augment,
         score=recipe.score,
         seed=seed,
@@ -204,9 +228,45 @@ def train(
     )
     recipe.finish(module, data, root=root)
     victim = ModuleVictim(module.to("cpu"), spec)
-    certificate = save(recipe, defense, victim, out=out, label=label, seed=seed, root=root, report=report)
+    certificate = save(
+        recipe, defense, victim, out=out, label=label, seed=seed, root=root, report=report, started=started
+    )
     checkpoint.unlink(missing_ok=True)  # only now: a run killed while it was saved need not train again
     return victim, certificate
+
+
+def _start(
+    recipe: VictimRecipe, module: nn.Module, source: str, training: Split, seed: int, weights: Path
+) -> dict[str, Any]:
+    """Put trained weights into a network, if its training starts from some; returns what they are.
+
+    Weights of the same seed come first, then those of seed 0.
+    """
+    if not source:
+        return {}
+    if source not in (recipe.name, recipe.starts):
+        possible = f"'{recipe.name}'" + (f" or '{recipe.starts}'" if recipe.starts else "")
+        raise ConfigError(f"victim '{recipe.name}': starts from {possible}, not from '{source}'.")
+    origin: VictimRecipe = registry("victims").get(source)
+    found = find_weights(origin, "none", seed, weights) or find_weights(origin, "none", 0, weights)
+    if found is None:
+        raise ConfigError(missing_weights(origin, "none", seed))
+    certificate = read_certificate(found)
+    victim = load_victim(source, seed=int(certificate.get("seed", 0)), weights=weights)
+    if source == recipe.name:
+        module.load_state_dict(victim.module.state_dict())
+    else:
+        recipe.start(module, victim.module, training)
+    return {"victim": source, "sha256": certificate["sha256"], "passes": _passes(certificate)}
+
+
+def _passes(certificate: Mapping[str, Any]) -> int | None:
+    """Return the sample passes that trained weights, those they were started from included."""
+    spent = certificate.get("training", {})
+    if not isinstance(spent, Mapping) or not {"forwards", "backwards"} <= spent.keys():
+        return None
+    before = certificate.get("started_from") or {}
+    return int(spent["forwards"]) + int(spent["backwards"]) + int(before.get("passes") or 0)
 
 
 def save(
@@ -219,8 +279,13 @@ def save(
     seed: int,
     root: Path | None,
     report: Report,
+    started: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write weights and certificate to a folder that exists; returns the certificate."""
+    """Write weights and certificate to a folder that exists; returns the certificate.
+
+    Args:
+        started: the trained weights that training started from; empty for drawn weights.
+    """
     name = variant(recipe.name, label, seed)
     weights = serialise({key: value.contiguous() for key, value in victim.module.state_dict().items()})
     data = recipe.data()
@@ -238,6 +303,7 @@ def save(
         "test": {"n": len(test), **recipe.figures(victim.module, test)},
         "validation": report.validation,
         "best_epoch": report.best_epoch,
+        "started_from": dict(started),
         "training": {
             "epochs": len(report.history),
             "forwards": report.forwards,
@@ -246,7 +312,11 @@ def save(
         },
         "energy": _energy(victim, test),
         "measured": recipe.measure(victim.module, data, root=root),
-        "made_with": {"torch": torch.__version__, "platform": platform.machine()},
+        "made_with": {
+            "torch": torch.__version__,
+            "platform": platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
     }
     text = json.dumps(certificate, indent=2, sort_keys=True) + "\n"
     write_atomic(out / f"{name}.safetensors", weights)
@@ -342,9 +412,9 @@ def training_passes(recipe: VictimRecipe, defense: str, seed: int, folder: Path 
     for name, variants in (("own", [(defense, seed)]), ("plain", [("none", seed), ("none", 0)])):
         paths = [find_weights(recipe, rule, trained, folder) for rule, trained in variants]
         path = next((path for path in paths if path is not None), None)
-        spent = {} if path is None else read_certificate(path).get("training", {})
-        if isinstance(spent, Mapping) and {"forwards", "backwards"} <= spent.keys():
-            found[name] = int(spent["forwards"]) + int(spent["backwards"])
+        spent = None if path is None else _passes(read_certificate(path))
+        if spent is not None:
+            found[name] = spent
     return found
 
 

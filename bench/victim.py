@@ -20,7 +20,7 @@ from robustspike.bench.gradients import GradientEstimator
 from robustspike.bench.gradients import LossGrad
 from robustspike.bench.gradients import Memory
 from robustspike.bench.leaky import in_place
-from robustspike.bench.leaky import is_plain
+from robustspike.bench.leaky import plain_nodes
 from robustspike.bench.losses import Loss
 from robustspike.bench.neurons import Neuron
 from robustspike.bench.neurons import find_neurons
@@ -64,7 +64,7 @@ class ModuleVictim:
         self._noisy = [m for m in module.modules() if getattr(m, "draws_noise", False)]
         for parameter in module.parameters():
             parameter.requires_grad_(False)
-        self._plain = [neuron.module for neuron in self.neurons if is_plain(neuron.module)]
+        self._plain = plain_nodes(self.module)
         reset(module)
 
     @property

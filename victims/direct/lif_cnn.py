@@ -16,6 +16,8 @@ from robustspike.bench.api import Schedule
 from robustspike.bench.api import VictimRecipe
 from robustspike.bench.api import VictimSpec
 from robustspike.bench.api import initialise
+from robustspike.victims.layout import Widths
+from robustspike.victims.layout import blocks
 from robustspike.victims.layout import flat_features
 
 NeuronKind = Literal["lif", "plif", "if"]
@@ -85,11 +87,11 @@ def tet_loss(steps: Tensor, y: Tensor, *, weight: float, target: float = 1.0) ->
 
 @dataclass(frozen=True, kw_only=True)
 class LifCnn(VictimRecipe):
-    """conv-BN-neuron-pool for each width, then linear; direct coding; mean-logit read-out.
+    """conv-BN-neuron for each width, a pool after each block, then linear; direct coding; mean logits.
 
     Args:
         steps: time steps T.
-        widths: channels of the convolutions; their number is the depth.
+        widths: channels of the convolutions; a tuple among them is a block of several before one pool.
         neuron: "lif", "plif" or "if".
         tau: membrane time constant in steps (initial value for "plif").
         v_reset: potential after a hard reset; None for a soft reset.
@@ -101,7 +103,7 @@ class LifCnn(VictimRecipe):
 
     dataset: str = "digits"
     steps: int = 4
-    widths: tuple[int, ...] = (16, 32)
+    widths: Widths = (16, 32)
     neuron: NeuronKind = "lif"
     tau: float = 2.0
     v_reset: float | None = 0.0
@@ -145,16 +147,17 @@ class LifCnn(VictimRecipe):
         from spikingjelly.activation_based import layer
 
         data = self.data()
-        layers: list[nn.Module] = []
-        for width in self.widths:
-            layers += [
-                layer.Conv2d(channels, width, 3, padding=1, bias=False, step_mode="m"),
-                layer.BatchNorm2d(width, step_mode="m"),
-                self.node(),
-                layer.AvgPool2d(2, step_mode="m"),
-            ]
-            channels = width
         features = flat_features(data.shape, self.widths, name=self.name)
+        layers: list[nn.Module] = []
+        for block in blocks(self.widths):
+            for width in block:
+                layers += [
+                    layer.Conv2d(channels, width, 3, padding=1, bias=False, step_mode="m"),
+                    layer.BatchNorm2d(width, step_mode="m"),
+                    self.node(),
+                ]
+                channels = width
+            layers.append(layer.AvgPool2d(2, step_mode="m"))
         layers += [
             layer.Flatten(step_mode="m"),
             layer.Linear(features, data.classes, step_mode="m"),
@@ -192,7 +195,4 @@ PLIF_CNN_DIGITS = dataclasses.replace(LIF_CNN_DIGITS, name="plif_cnn.digits", ne
 IF_CNN_DIGITS = dataclasses.replace(LIF_CNN_DIGITS, name="if_cnn.digits", neuron="if")
 LIF_CNN_MNIST = LifCnn(
     name="lif_cnn.mnist", dataset="mnist", widths=(8, 16), schedule=Schedule(epochs=2, batch=128)
-)
-LIF_CNN_CIFAR10 = LifCnn(
-    name="lif_cnn.cifar10", dataset="cifar10", widths=(32, 64), schedule=Schedule(epochs=40, batch=128)
 )
