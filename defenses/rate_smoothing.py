@@ -24,7 +24,7 @@ class BernoulliCoding(nn.Module):
     """Replace every pixel of every step by a spike with the pixel's probability; straight-through gradient.
 
     `votes_shift_per_l1` is T: encodings of x and x' differ in total variation by at most T ||x - x'||_1,
-    which is what `bench.certify` relies on.
+    which is what `bench/certify` relies on.
     """
 
     draws_noise = True

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from robustspike.bench.contracts import Status
-from robustspike.bench.records import CellRecord
-from robustspike.bench.stats import wilson
+from robustspike.bench.contract.specs import Status
+from robustspike.bench.numbers.stats import wilson
+from robustspike.bench.record.schema import CellRecord
 
 NAN = float("nan")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from robustspike.bench.records import CellRecord
+from robustspike.bench.record.schema import CellRecord
 
 NAN = float("nan")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from robustspike.bench.contracts import Access
+from robustspike.bench.contract.specs import Access
 from robustspike.leaderboard.spikes import TOGETHER
 from robustspike.leaderboard.spikes import UNITS
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from robustspike.bench.records import CellRecord
-from robustspike.bench.stats import bootstrap_median
-from robustspike.bench.stats import rate
-from robustspike.bench.stats import sign_test
+from robustspike.bench.numbers.stats import bootstrap_median
+from robustspike.bench.numbers.stats import rate
+from robustspike.bench.numbers.stats import sign_test
+from robustspike.bench.record.schema import CellRecord
 from robustspike.leaderboard import costs
 from robustspike.leaderboard.spikes import BUDGETS
 from robustspike.leaderboard.spikes import median

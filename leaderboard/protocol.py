@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from robustspike.bench.contracts import Budget
-from robustspike.bench.records import PROTOCOL
-from robustspike.bench.records import CellRecord
-from robustspike.bench.records import canonical
-from robustspike.bench.records import encode_threat
+from robustspike.bench.contract.specs import Budget
+from robustspike.bench.record.schema import PROTOCOL
+from robustspike.bench.record.schema import CellRecord
+from robustspike.bench.record.schema import canonical
+from robustspike.bench.record.threat import encode_threat
 
 _SHORT = 12
 _FREE = Budget()

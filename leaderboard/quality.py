@@ -22,7 +22,7 @@ from scipy import optimize
 from scipy import stats
 
 from robustspike.bench.errors import ConfigError
-from robustspike.bench.stats import spearman
+from robustspike.bench.numbers.stats import spearman
 
 Floats = NDArray[np.float64]
 

@@ -16,9 +16,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from robustspike.bench.contracts import Status
-from robustspike.bench.contracts import Task
-from robustspike.bench.records import CellRecord
+from robustspike.bench.contract.specs import Status
+from robustspike.bench.contract.specs import Task
+from robustspike.bench.record.schema import CellRecord
 from robustspike.leaderboard import protocol
 from robustspike.leaderboard import quality
 from robustspike.leaderboard.quality_table import attacks_of

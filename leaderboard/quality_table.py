@@ -10,16 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from robustspike.bench.contracts import Access
-from robustspike.bench.contracts import Status
-from robustspike.bench.contracts import Task
-from robustspike.bench.flags import cell_flags
-from robustspike.bench.flags import cost_rank
-from robustspike.bench.flags import marked
-from robustspike.bench.records import CellRecord
-from robustspike.bench.records import SampleRecord
-from robustspike.bench.stats import rate
-from robustspike.bench.stats import sign_test
+from robustspike.bench.contract.specs import Access
+from robustspike.bench.contract.specs import Status
+from robustspike.bench.contract.specs import Task
+from robustspike.bench.numbers.stats import rate
+from robustspike.bench.numbers.stats import sign_test
+from robustspike.bench.record.flags import cell_flags
+from robustspike.bench.record.flags import cost_rank
+from robustspike.bench.record.flags import marked
+from robustspike.bench.record.schema import CellRecord
+from robustspike.bench.record.schema import SampleRecord
 from robustspike.leaderboard import protocol
 from robustspike.leaderboard import quality
 from robustspike.leaderboard import seeds

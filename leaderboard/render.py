@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from robustspike.bench.flags import FLAGS
-from robustspike.bench.flags import marked
+from robustspike.bench.record.flags import FLAGS
+from robustspike.bench.record.flags import marked
 from robustspike.leaderboard import certificates
 from robustspike.leaderboard import costs
 from robustspike.leaderboard import curves

@@ -6,17 +6,17 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 
-from robustspike.bench.contracts import Access
-from robustspike.bench.contracts import Domain
-from robustspike.bench.contracts import Goal
-from robustspike.bench.contracts import Status
-from robustspike.bench.contracts import ThreatModel
-from robustspike.bench.flags import INCOMPLETE_LEAST
-from robustspike.bench.flags import INCOMPLETE_SHARE
-from robustspike.bench.flags import SURROGATE_GAP
-from robustspike.bench.flags import cell_flags
-from robustspike.bench.records import CellRecord
-from robustspike.bench.stats import sign_test
+from robustspike.bench.contract.specs import Access
+from robustspike.bench.contract.specs import Domain
+from robustspike.bench.contract.specs import Goal
+from robustspike.bench.contract.specs import Status
+from robustspike.bench.contract.specs import ThreatModel
+from robustspike.bench.numbers.stats import sign_test
+from robustspike.bench.record.flags import INCOMPLETE_LEAST
+from robustspike.bench.record.flags import INCOMPLETE_SHARE
+from robustspike.bench.record.flags import SURROGATE_GAP
+from robustspike.bench.record.flags import cell_flags
+from robustspike.bench.record.schema import CellRecord
 from robustspike.leaderboard import distances
 
 SIGNIFICANCE = 0.05

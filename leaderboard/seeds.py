@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from robustspike.bench.stats import wilson
+from robustspike.bench.numbers.stats import wilson
 
 INTRODUCTION = (
     "*Mean of k training seeds*: where a victim was trained from several seeds (name, name@1, ...), the mean "

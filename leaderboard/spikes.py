@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from robustspike.bench.contracts import Access
-from robustspike.bench.contracts import Domain
-from robustspike.bench.contracts import Status
-from robustspike.bench.records import CellRecord
-from robustspike.bench.records import SampleRecord
+from robustspike.bench.contract.specs import Access
+from robustspike.bench.contract.specs import Domain
+from robustspike.bench.contract.specs import Status
+from robustspike.bench.record.schema import CellRecord
+from robustspike.bench.record.schema import SampleRecord
 
 BUDGETS = (5, 10, 20, 50, 200, 800)
 """Budgets at which the success rate is tabulated."""

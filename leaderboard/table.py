@@ -14,14 +14,14 @@ from dataclasses import field
 
 import pandas as pd
 
-from robustspike.bench.contracts import Goal
-from robustspike.bench.contracts import Task
-from robustspike.bench.flags import cell_flags
-from robustspike.bench.flags import cost_rank
-from robustspike.bench.records import CellRecord
-from robustspike.bench.stats import rate
-from robustspike.bench.stats import sign_test
-from robustspike.bench.stats import wilson
+from robustspike.bench.contract.specs import Goal
+from robustspike.bench.contract.specs import Task
+from robustspike.bench.numbers.stats import rate
+from robustspike.bench.numbers.stats import sign_test
+from robustspike.bench.numbers.stats import wilson
+from robustspike.bench.record.flags import cell_flags
+from robustspike.bench.record.flags import cost_rank
+from robustspike.bench.record.schema import CellRecord
 from robustspike.leaderboard import certificates
 from robustspike.leaderboard import costs
 from robustspike.leaderboard import distances

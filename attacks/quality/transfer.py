@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from robustspike.attacks.ensembles.transfer import usable_sources
 from robustspike.attacks.quality.iterated import GOALS
 from robustspike.attacks.quality.iterated import QUALITY
 from robustspike.attacks.quality.iterated import directions
 from robustspike.attacks.quality.iterated import per_image
-from robustspike.attacks.transfer import usable_sources
 from robustspike.bench.api import Access
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import ConfigError

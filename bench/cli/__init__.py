@@ -47,10 +47,9 @@ class _Verbs(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in VERBS and not args[0].startswith("-"):
-            import difflib
+            from robustspike.bench.contract.suggest import did_you_mean
 
-            near = difflib.get_close_matches(args[0], VERBS, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
+            hint = did_you_mean(args[0], VERBS)
             raise click.UsageError(f"unknown command '{args[0]}'.{hint} Commands: {', '.join(VERBS)}.")
         return super().resolve_command(ctx, args)
 

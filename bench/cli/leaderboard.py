@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from robustspike.bench.records import CellRecord
+    from robustspike.bench.record.schema import CellRecord
     from robustspike.leaderboard.table import Section
 
 LINES_THAT_FIT = 30
@@ -52,11 +52,11 @@ def read_folders(folders: Sequence[Path]) -> tuple[list[CellRecord], list[str], 
     """
     from contextlib import nullcontext
 
-    from robustspike.bench import provenance
-    from robustspike.bench.bundle import unpacked
     from robustspike.bench.errors import ProtocolError
-    from robustspike.bench.records import read_record
-    from robustspike.bench.store import record_folders
+    from robustspike.bench.record import provenance
+    from robustspike.bench.record.bundle import unpacked
+    from robustspike.bench.record.schema import read_record
+    from robustspike.bench.record.store import record_folders
 
     records: list[CellRecord] = []
     sessions: list[provenance.Session] = []
@@ -90,8 +90,8 @@ def publish(
     title: str = "",
 ) -> None:
     """Print the tables and write the files asked for; `about` says how the records were made."""
+    from robustspike.bench.contract.registry import registry
     from robustspike.bench.files import write_atomic
-    from robustspike.bench.registry import registry
     from robustspike.leaderboard.quality_matched import sections as matched_sections
     from robustspike.leaderboard.quality_table import sections as quality_sections
     from robustspike.leaderboard.render import details_csv

@@ -29,7 +29,7 @@ def command(kind: str, as_json: bool) -> None:
 
 def left_out(kind: str) -> list[dict[str, Any]]:
     """Describe what the registered packages leave out: {"name", "left_out": the reason}."""
-    from robustspike.bench.registry import registry
+    from robustspike.bench.contract.registry import registry
 
     known = {} if kind == "suites" else registry(kind).left_out()
     return [{"name": name, "left_out": reason} for name, reason in known.items()]
@@ -49,8 +49,8 @@ def _print(rows: list[dict[str, Any]]) -> None:
 
 def suites() -> list[dict[str, Any]]:
     """Describe the shipped suites."""
-    from robustspike.bench.plan import read_suite
-    from robustspike.bench.plan import shipped_suites
+    from robustspike.bench.suite.file import read_suite
+    from robustspike.bench.suite.file import shipped_suites
 
     found = [read_suite(name) for name in shipped_suites()]
     return [
@@ -60,7 +60,7 @@ def suites() -> list[dict[str, Any]]:
 
 def components(kind: str) -> list[dict[str, Any]]:
     """Describe every registered component of a kind in one line."""
-    from robustspike.bench.registry import registry
+    from robustspike.bench.contract.registry import registry
 
     known = registry(kind)
     rows = []
@@ -103,9 +103,9 @@ def _details(kind: str, component: Any) -> dict[str, Any]:
 
 def _victim(recipe: Any) -> dict[str, Any]:
     from robustspike.bench.errors import BenchError
-    from robustspike.bench.recipes import find_weights
-    from robustspike.bench.recipes import read_certificate
-    from robustspike.bench.recipes import stated
+    from robustspike.bench.training.weights import find_weights
+    from robustspike.bench.training.weights import read_certificate
+    from robustspike.bench.training.weights import stated
 
     row = {"family": recipe.family, "data": recipe.dataset, "T": recipe.spec().steps or "-"}
     path = find_weights(recipe, "none", 0, None)

@@ -22,9 +22,9 @@ def command(folder: Path, out: Path, victim: str, attack: str, count: int, data:
     from PIL import Image
 
     from robustspike.bench.cli.leaderboard import read_folders
-    from robustspike.bench.contracts import Task
-    from robustspike.bench.pictures import contact_sheet
-    from robustspike.bench.pictures import panels_of
+    from robustspike.bench.contract.specs import Task
+    from robustspike.bench.run.pictures import contact_sheet
+    from robustspike.bench.run.pictures import panels_of
 
     records = [
         record

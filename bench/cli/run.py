@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from robustspike.bench.plan import Plan
-    from robustspike.bench.runner import Tick
+    from robustspike.bench.run.run import Tick
+    from robustspike.bench.suite.plan import Plan
 
 
 @click.command("run")
@@ -65,20 +65,20 @@ def command(
     attacks also leaderboard.attacks.csv (what each attack had to change) and
     leaderboard.curves.csv (its success over its budget).
     """
-    from robustspike.bench import provenance
+    from robustspike.bench.attack.limits import Limits
     from robustspike.bench.cli.leaderboard import publish
     from robustspike.bench.cli.options import choose_device
     from robustspike.bench.cli.options import existing_folder
     from robustspike.bench.cli.options import parse_only
+    from robustspike.bench.contract.registry import load_file
     from robustspike.bench.files import write_atomic
-    from robustspike.bench.limits import Limits
-    from robustspike.bench.limits import memory_share
-    from robustspike.bench.plan import make_plan
-    from robustspike.bench.plan import read_suite
-    from robustspike.bench.plan import recipes_of
-    from robustspike.bench.registry import load_file
-    from robustspike.bench.runner import Settings
-    from robustspike.bench.runner import run
+    from robustspike.bench.record import provenance
+    from robustspike.bench.run.compute import Settings
+    from robustspike.bench.run.pool import memory_share
+    from robustspike.bench.run.run import run
+    from robustspike.bench.suite.file import read_suite
+    from robustspike.bench.suite.plan import make_plan
+    from robustspike.bench.suite.plan import recipes_of
 
     for path in plugin:
         load_file(path)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import json
 from typing import Any
 
 import click
 
+from robustspike.bench.contract.suggest import did_you_mean
 from robustspike.bench.errors import ConfigError
 
 
@@ -39,10 +39,10 @@ def command(name: str, as_json: bool) -> None:
 
 def describe(name: str) -> list[dict[str, Any]]:
     """Describe everything that has a name, whatever its kind. Raises: ConfigError: nothing has it."""
-    from robustspike.bench.plan import read_suite
-    from robustspike.bench.plan import shipped_suites
-    from robustspike.bench.registry import KINDS
-    from robustspike.bench.registry import registry
+    from robustspike.bench.contract.registry import KINDS
+    from robustspike.bench.contract.registry import registry
+    from robustspike.bench.suite.file import read_suite
+    from robustspike.bench.suite.file import shipped_suites
 
     found = []
     known: list[str] = []
@@ -69,15 +69,14 @@ def describe(name: str) -> list[dict[str, Any]]:
             }
         )
     if not found:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
+        hint = did_you_mean(name, known, cutoff=0.4)
         raise ConfigError(f"nothing is named '{name}'.{hint} See: robustspike list {'|'.join(KINDS)}|suites.")
     return found
 
 
 def _component(kind: str, name: str) -> dict[str, Any]:
-    from robustspike.bench.recipes import plain
-    from robustspike.bench.registry import registry
+    from robustspike.bench.contract.registry import registry
+    from robustspike.bench.training.weights import plain
 
     known = registry(kind)
     entry, component = known.entry(name), known.get(name)
@@ -109,9 +108,9 @@ def _plainly(value: Any) -> Any:
 
 
 def _weights(recipe: Any) -> dict[str, Any]:
-    from robustspike.bench.recipes import read_certificate
-    from robustspike.bench.recipes import shipped_weights
-    from robustspike.bench.recipes import stated
+    from robustspike.bench.training.weights import read_certificate
+    from robustspike.bench.training.weights import shipped_weights
+    from robustspike.bench.training.weights import stated
 
     shown: dict[str, Any] = {}
     base = recipe.shares or recipe.name

@@ -21,10 +21,10 @@ def command(folder: Path, out: Path | None, plugin: tuple[Path, ...], inputs: bo
 
     `robustspike leaderboard` and `robustspike verify` take bundles as they take folders.
     """
-    from robustspike.bench.bundle import pack
     from robustspike.bench.errors import ConfigError
-    from robustspike.bench.records import read_record
-    from robustspike.bench.store import record_folders
+    from robustspike.bench.record.bundle import pack
+    from robustspike.bench.record.schema import read_record
+    from robustspike.bench.record.store import record_folders
 
     records = [read_record(place) for place in record_folders(folder)]
     loose = sorted({r.attack for r in records if r.environment.get("attack_from") == "file"})

@@ -73,11 +73,11 @@ def command(
     from robustspike.bench.cli.options import choose_device
     from robustspike.bench.cli.options import existing_folder
     from robustspike.bench.cli.options import parse_params
-    from robustspike.bench.recipes import stated
-    from robustspike.bench.recipes import train
-    from robustspike.bench.recipes import variant
-    from robustspike.bench.registry import registry
-    from robustspike.bench.training import Progress
+    from robustspike.bench.contract.registry import registry
+    from robustspike.bench.training.fit import Progress
+    from robustspike.bench.training.train import train
+    from robustspike.bench.training.weights import stated
+    from robustspike.bench.training.weights import variant
 
     torch.set_num_threads(threads)
 

@@ -50,8 +50,8 @@ def command(name: str, kind: str | None, as_json: bool) -> int:
 
 
 def _components(name: str, kind: str | None) -> list[tuple[str, str, Any]]:
-    from robustspike.bench.registry import load_file
-    from robustspike.bench.registry import registry
+    from robustspike.bench.contract.registry import load_file
+    from robustspike.bench.contract.registry import registry
 
     if name.endswith(".py"):
         return [
@@ -71,8 +71,8 @@ def _components(name: str, kind: str | None) -> list[tuple[str, str, Any]]:
 
 
 def _loaded(kind: str, name: str) -> Any:
-    from robustspike.bench.recipes import load_victim
-    from robustspike.bench.registry import registry
+    from robustspike.bench.contract.registry import registry
+    from robustspike.bench.training.weights import load_victim
 
     return load_victim(name) if kind == "victims" else registry(kind).get(name)
 

@@ -31,13 +31,13 @@ def command(
     """
     from contextlib import nullcontext
 
-    from robustspike.bench.bundle import unpacked
     from robustspike.bench.cli.options import existing_folder
     from robustspike.bench.errors import ConfigError
-    from robustspike.bench.runner import Settings
-    from robustspike.bench.runner import prepare
-    from robustspike.bench.store import record_folders
-    from robustspike.bench.verify import verify
+    from robustspike.bench.record.bundle import unpacked
+    from robustspike.bench.record.store import record_folders
+    from robustspike.bench.run.compute import Settings
+    from robustspike.bench.run.run import prepare
+    from robustspike.bench.run.verify import verify
 
     if not source.exists():
         raise ConfigError(f"{source}: no such folder or bundle.")

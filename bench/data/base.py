@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustspike.bench.contracts import Domain
-from robustspike.bench.contracts import Task
-from robustspike.bench.data.events import EventLists
+from robustspike.bench.contract.specs import Domain
+from robustspike.bench.contract.specs import Task
+from robustspike.bench.data.events.events import EventLists
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")

@@ -8,23 +8,23 @@ from typing import Any
 
 import torch
 
-from robustspike.bench.contracts import Access
-from robustspike.bench.contracts import Budget
-from robustspike.bench.contracts import Domain
-from robustspike.bench.contracts import Goal
-from robustspike.bench.contracts import Status
-from robustspike.bench.contracts import Task
-from robustspike.bench.contracts import ThreatModel
-from robustspike.bench.evaluate import evaluate_shard
-from robustspike.bench.registry import registry
+from robustspike.bench.attack.decide import target_classes
+from robustspike.bench.attack.evaluate import evaluate_shard
+from robustspike.bench.attack.result import ShardResult
+from robustspike.bench.contract.registry import registry
+from robustspike.bench.contract.specs import Access
+from robustspike.bench.contract.specs import Budget
+from robustspike.bench.contract.specs import Domain
+from robustspike.bench.contract.specs import Goal
+from robustspike.bench.contract.specs import Status
+from robustspike.bench.contract.specs import Task
+from robustspike.bench.contract.specs import ThreatModel
 from robustspike.bench.testing.check import Checks
 from robustspike.bench.testing.check import CheckSkipped
 from robustspike.bench.testing.check import require
 from robustspike.bench.testing.reference import reference
 from robustspike.bench.testing.reference import samples
-from robustspike.bench.verdicts import ShardResult
-from robustspike.bench.verdicts import target_classes
-from robustspike.bench.victim import ModuleVictim
+from robustspike.bench.victim.module import ModuleVictim
 
 _SIZES = {"linf": Fraction(1, 8), "l2": Fraction(1, 2)}
 

@@ -7,21 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustspike.bench.contract.registry import registry
 from robustspike.bench.data.base import Split
-from robustspike.bench.gradients import GradientEstimator
-from robustspike.bench.losses import cross_entropy
-from robustspike.bench.neurons import reset
-from robustspike.bench.neurons import supplied_with
-from robustspike.bench.registry import registry
-from robustspike.bench.rng import RowStreams
-from robustspike.bench.rng import generator
+from robustspike.bench.numbers.losses import cross_entropy
+from robustspike.bench.numbers.rng import RowStreams
+from robustspike.bench.numbers.rng import generator
+from robustspike.bench.snn.estimators import GradientEstimator
+from robustspike.bench.snn.neurons import reset
+from robustspike.bench.snn.neurons import supplied_with
 from robustspike.bench.testing.check import Checks
 from robustspike.bench.testing.check import CheckSkipped
 from robustspike.bench.testing.check import require
-from robustspike.bench.training import Schedule
-from robustspike.bench.training import fit
-from robustspike.bench.victim import ModuleVictim
-from robustspike.bench.victim import check_victim
+from robustspike.bench.training.fit import Schedule
+from robustspike.bench.training.fit import fit
+from robustspike.bench.victim.checks import check_victim
+from robustspike.bench.victim.module import ModuleVictim
 
 _ADAPTIVE = {"eot", "straight_through", "wide_surrogate"}
 

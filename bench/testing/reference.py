@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch import nn
 
-from robustspike.bench.contracts import Domain
-from robustspike.bench.rng import RowStreams
-from robustspike.bench.rng import generator
-from robustspike.bench.victim import ModuleVictim
-from robustspike.bench.victim import wrap
+from robustspike.bench.contract.specs import Domain
+from robustspike.bench.numbers.rng import RowStreams
+from robustspike.bench.numbers.rng import generator
+from robustspike.bench.victim.module import ModuleVictim
+from robustspike.bench.victim.module import wrap
 
 CLASSES = 3
 STATIC_SHAPE = (1, 4, 4)

@@ -7,16 +7,16 @@ import copy
 import torch
 from torch import Tensor
 
-from robustspike.bench.contracts import Task
-from robustspike.bench.gradients import GradientEstimator
-from robustspike.bench.losses import margin
-from robustspike.bench.losses import score
-from robustspike.bench.rng import RowStreams
+from robustspike.bench.contract.specs import Task
+from robustspike.bench.numbers.losses import margin
+from robustspike.bench.numbers.losses import score
+from robustspike.bench.numbers.rng import RowStreams
+from robustspike.bench.snn.estimators import GradientEstimator
 from robustspike.bench.testing.check import Checks
 from robustspike.bench.testing.check import require
-from robustspike.bench.victim import ModuleVictim
-from robustspike.bench.victim import check_victim
-from robustspike.bench.victim import fingerprint_inputs
+from robustspike.bench.victim.checks import check_victim
+from robustspike.bench.victim.checks import fingerprint_inputs
+from robustspike.bench.victim.module import ModuleVictim
 
 _N = 8
 

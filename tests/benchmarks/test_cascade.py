@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from robustspike.attacks.autoattack import FULL
-from robustspike.attacks.autoattack import AutoAttackSnn
+from robustspike.attacks.ensembles.autoattack import FULL
+from robustspike.attacks.ensembles.autoattack import AutoAttackSnn
 from robustspike.bench.api import evaluate
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from robustspike.attacks.pgd import Pgd
+from robustspike.attacks.pixels.pgd import Pgd
 from robustspike.bench.api import Dataset
 from robustspike.bench.api import evaluate
 from robustspike.bench.api import load_victim

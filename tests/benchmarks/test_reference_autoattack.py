@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch import nn
 
-from robustspike.attacks.square import Square
+from robustspike.attacks.pixels.square import Square
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import evaluate
 from robustspike.bench.api import load_victim

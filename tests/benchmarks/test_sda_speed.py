@@ -24,9 +24,7 @@ import torch
 from torch import Tensor
 from torch import nn
 
-from robustspike.attacks.sda import Sda
-from robustspike.bench import leaky
-from robustspike.bench import oracle as oracle_module
+from robustspike.attacks.spikes.sda import Sda
 from robustspike.bench.api import Budget
 from robustspike.bench.api import Domain
 from robustspike.bench.api import ModuleVictim
@@ -37,7 +35,9 @@ from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import margin
 from robustspike.bench.api import registry
-from robustspike.bench.flips import FlipEngine
+from robustspike.bench.attack import oracle as oracle_module
+from robustspike.bench.snn import fast_lif as leaky
+from robustspike.bench.snn.flips import FlipEngine
 
 SAMPLES, SHARD, CHUNK, K_INIT, TOL = 250, 128, 64, 10, 1e-6
 ROUNDS = 3

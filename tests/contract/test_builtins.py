@@ -8,12 +8,12 @@ import pytest
 
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
-from robustspike.bench.recipes import find_weights
 from robustspike.bench.testing import AttackContract
 from robustspike.bench.testing import DefenseContract
 from robustspike.bench.testing import EstimatorContract
 from robustspike.bench.testing import GeometryContract
 from robustspike.bench.testing import VictimContract
+from robustspike.bench.training.weights import find_weights
 
 
 def with_weights() -> list[str]:

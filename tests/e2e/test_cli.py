@@ -16,7 +16,7 @@ import pytest
 
 from robustspike.bench.cli import main
 from robustspike.bench.cli.new import package
-from robustspike.bench.store import Store
+from robustspike.bench.record.store import Store
 from tests.support.folders import contents
 from tests.support.records import make_record
 from tests.support.records import write

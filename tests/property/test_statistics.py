@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from robustspike.bench.stats import bootstrap_median
-from robustspike.bench.stats import clopper_pearson_lower
-from robustspike.bench.stats import rate
-from robustspike.bench.stats import sign_test
-from robustspike.bench.stats import wilson
+from robustspike.bench.numbers.stats import bootstrap_median
+from robustspike.bench.numbers.stats import clopper_pearson_lower
+from robustspike.bench.numbers.stats import rate
+from robustspike.bench.numbers.stats import sign_test
+from robustspike.bench.numbers.stats import wilson
 from robustspike.leaderboard.row_flags import SIGNIFICANCE
 from robustspike.leaderboard.row_flags import robust_by_sample
 from robustspike.leaderboard.seeds import interval

@@ -14,12 +14,12 @@ from robustspike.bench.api import Split
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import registry
-from robustspike.bench.flags import cell_flags
-from robustspike.bench.recipes import plain
-from robustspike.bench.records import CellRecord
-from robustspike.bench.records import count
-from robustspike.bench.records import digest
-from robustspike.bench.runner import sample_records
+from robustspike.bench.record.flags import cell_flags
+from robustspike.bench.record.schema import CellRecord
+from robustspike.bench.record.schema import count
+from robustspike.bench.record.schema import digest
+from robustspike.bench.run.assemble import sample_records
+from robustspike.bench.training.weights import plain
 from robustspike.leaderboard.table import sections
 from tests.support.records import make_record
 

@@ -7,18 +7,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from robustspike.bench.contracts import Access
-from robustspike.bench.contracts import Status
-from robustspike.bench.contracts import Task
-from robustspike.bench.contracts import ThreatModel
+from robustspike.bench.contract.specs import Access
+from robustspike.bench.contract.specs import Status
+from robustspike.bench.contract.specs import Task
+from robustspike.bench.contract.specs import ThreatModel
 from robustspike.bench.files import sha256
-from robustspike.bench.flags import cell_flags
-from robustspike.bench.records import CellRecord
-from robustspike.bench.records import SampleRecord
-from robustspike.bench.records import count
-from robustspike.bench.records import digest
-from robustspike.bench.records import encode_record
-from robustspike.bench.records import encode_samples
+from robustspike.bench.record.flags import cell_flags
+from robustspike.bench.record.schema import CellRecord
+from robustspike.bench.record.schema import SampleRecord
+from robustspike.bench.record.schema import count
+from robustspike.bench.record.schema import digest
+from robustspike.bench.record.schema import encode_record
+from robustspike.bench.record.schema import encode_samples
 
 CODES = {
     "r": Status.ROBUST,

@@ -20,7 +20,7 @@ from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import registry
 from robustspike.bench.api import wrap
-from robustspike.bench.oracle import Meter
+from robustspike.bench.attack.meter import Meter
 
 SHAPE = (4, 1, 2, 2)
 CELLS = 16

@@ -1,0 +1,1 @@
+"""Attacks that add and remove spikes."""

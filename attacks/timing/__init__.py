@@ -1,0 +1,1 @@
+"""Attacks that move spikes in time."""

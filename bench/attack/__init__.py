@@ -1,0 +1,1 @@
+"""Attacks: their contract, the oracle they see, and the verdicts on what they return."""

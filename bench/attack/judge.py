@@ -1,0 +1,144 @@
+"""From candidates to verdicts: what a victim decides, and which samples that breaks.
+
+The verdict on a sample comes from a pass of its own, after the attack, on what the attack returned or
+the oracle remembered.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustspike.bench.attack.decide import decide
+from robustspike.bench.attack.meter import Meter
+from robustspike.bench.attack.result import BROKEN
+from robustspike.bench.attack.result import ERROR
+from robustspike.bench.attack.result import ROBUST
+from robustspike.bench.attack.result import ShardResult
+from robustspike.bench.contract.specs import Task
+from robustspike.bench.numbers.rng import RowStreams
+from robustspike.bench.threats.geometry import on_grid
+from robustspike.bench.victim.module import ModuleVictim
+
+QUALITY_TOLERANCE = 0.1
+"""A quality model is broken on a sample whose score moves by more than this share of its range."""
+
+
+def judge_classes(
+    victim: ModuleVictim,
+    meter: Meter,
+    returned: Tensor,
+    rows: Tensor,
+    verify: RowStreams,
+    result: ShardResult,
+) -> None:
+    """Re-evaluate both candidates of every sample afresh and write the verdicts."""
+    y, x0, threat = meter.y, meter.x0, meter.threat
+    legal = meter.geometry.legal(x0, returned, eps=meter.eps, bounds=threat.bounds)
+    if not bool(legal.all()):
+        result.errors.append(_violation(meter, returned, legal, result.ids[rows]))
+    settled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    merit = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=rows.device)
+    final, adv, score = x0.clone(), result.adv[rows], result.adv_score[rows]
+    reached_by: list[Tensor] = []
+    finite = torch.ones_like(settled)
+    for name, candidate, usable in (("returned", returned, legal), ("best", meter.best, meter.hit)):
+        safe = torch.where(_expand(usable, x0), candidate, x0)
+        answer = decide(victim, safe, y, verify.fork(name, rows=rows))
+        everyone = torch.arange(len(rows), device=rows.device)
+        votes = sum(meter.judge(part, everyone)[0].to(torch.int64) for part in answer.draws)
+        reached, worth = votes >= answer.needed, meter.judge(answer.logits, everyone)[1]
+        reached &= usable & answer.finite
+        finite &= answer.finite | ~usable
+        if threat.is_minimum_norm:
+            worth = -meter.geometry.distance(x0, safe)
+        better = reached & (~settled | (worth > merit))
+        if victim.spec.task is Task.CLASSIFY and not threat.is_minimum_norm:
+            better = reached & ~settled  # the returned tensor first, the oracle's memory second
+        final = torch.where(_expand(better, x0), safe, final)
+        adv = torch.where(better, answer.label, adv)
+        score = torch.where(better, answer.score, score)
+        merit = torch.where(better, worth, merit)
+        settled |= reached
+        reached_by.append(reached)
+    status = torch.where(settled, BROKEN, ROBUST)
+    status[~legal | ~finite] = ERROR
+    if not bool(finite.all()):
+        result.errors.append(
+            f"victim '{victim.spec.name}': logits on a legal perturbed input are not finite; such a "
+            "sample cannot be called robust or broken."
+        )
+    result.status[rows] = status
+    result.adv[rows], result.adv_score[rows] = adv, score
+    result.distance[rows] = meter.geometry.distance(x0, final)
+    result.x_adv[rows] = final
+    result.counts["unconfirmed"] = int((meter.hit & ~reached_by[1]).sum())
+    result.counts["silent"] = int((reached_by[1] & ~reached_by[0]).sum())
+
+
+def judge_scores(
+    victim: ModuleVictim,
+    meter: Meter,
+    returned: Tensor,
+    rows: Tensor,
+    verify: RowStreams,
+    result: ShardResult,
+) -> None:
+    """Score both candidates of every sample afresh, rounded as the threat model says.
+
+    The returned tensor counts if it moves the score the right way (an attack may trade score for
+    visibility), else the largest change the oracle saw, else the clean input: nobody submits a loss.
+    """
+    x0, threat = meter.x0, meter.threat
+    low, high = victim.spec.score_range or (0.0, 1.0)
+    eps, bounds = meter.eps, threat.bounds
+    legal = meter.geometry.legal(x0, returned, eps=eps, bounds=bounds)
+    if not bool(legal.all()):
+        result.errors.append(_violation(meter, returned, legal, result.ids[rows]))
+    settled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    finite = torch.ones_like(settled)
+    final, score = x0.clone(), result.adv_score[rows]
+    change = torch.zeros_like(score)
+    for name, candidate, usable in (("returned", returned, legal), ("best", meter.best, meter.hit)):
+        safe = torch.where(_expand(usable, x0), candidate, x0)
+        if threat.levels:
+            safe = on_grid(meter.geometry, x0, safe, eps=eps, bounds=bounds, levels=threat.levels)
+        answer = decide(victim, safe, meter.y, verify.fork(name, rows=rows))
+        finite &= answer.finite | ~usable
+        worth = meter.judge(answer.logits, torch.arange(len(rows), device=rows.device))[1]
+        better = usable & answer.finite & ~settled & (worth > 0)
+        final = torch.where(_expand(better, x0), safe, final)
+        score = torch.where(better, answer.score, score)
+        change = torch.where(better, worth, change)
+        settled |= better
+    if not bool(finite.all()):
+        result.errors.append(f"victim '{victim.spec.name}': the score of a legal input is not finite.")
+    status = torch.where(change > QUALITY_TOLERANCE * (high - low), BROKEN, ROBUST)
+    status[~legal | ~finite] = ERROR
+    result.status[rows], result.adv_score[rows] = status, score
+    result.distance[rows] = meter.geometry.distance(x0, final)
+    result.x_adv[rows] = final
+
+
+def _violation(meter: Meter, returned: Tensor, legal: Tensor, ids: Tensor) -> str:
+    at = int((~legal).nonzero()[0])
+    threat, row = meter.threat, returned[at : at + 1]
+    distance = float(meter.geometry.distance(meter.x0[at : at + 1], row))
+    if not bool(torch.isfinite(row).all()):
+        what = "the returned tensor holds NaN or infinity"
+    elif distance > meter.eps:
+        what = f"{threat.geometry} distance {distance:.6g} > eps = {threat.eps} ({meter.eps:.6g})"
+    else:
+        low, high = float(row.min()), float(row.max())
+        what = f"values in [{low:.6g}, {high:.6g}] leave the domain {list(threat.bounds)}"
+        if threat.geometry == "l0":
+            what += " or are not binary"
+    return (
+        f"sample {int(ids[at])} leaves the threat model ({int((~legal).sum())} of {len(legal)} do): "
+        f"{what}. Call oracle.project before returning."
+    )
+
+
+def _expand(mask: Tensor, x: Tensor) -> Tensor:
+    """Give a mask [N] trailing axes of size 1, so that it selects whole inputs of x."""
+    return mask.view(-1, *[1] * (x.dim() - 1))

@@ -1,0 +1,125 @@
+"""Bounds on foreign code: time, memory, and processes that may die without taking the run along."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import re
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustspike.bench.errors import BenchError
+
+
+class TimedOut(BaseException):
+    """A block took longer than allowed; no Exception, so that an attack does not catch it by accident."""
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise TimedOut in the block once it has taken too long, and again every second if it goes on.
+
+    Works by SIGALRM, so only in a main thread (elsewhere there is no limit), and only between two Python
+    instructions: compiled code that never returns is left to `watchdog`.
+    """
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(_signum: int, _frame: object) -> None:
+        raise TimedOut
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+@contextmanager
+def memory_limit(gib: float | None) -> Iterator[None]:
+    """Let allocations in the block fail once it has added that much memory to this process.
+
+    By RLIMIT_DATA, which counts the memory that a process may write and no one else sees: what torch, numpy
+    and Python allocate, on every thread. Neither the address space that libraries reserve (RLIMIT_AS counts
+    it, and stops torch at once) nor what others share counts. An allocation beyond the limit raises
+    MemoryError or torch's RuntimeError, so that the block cannot take more whatever it catches. Linux only;
+    elsewhere there is no limit.
+    """
+    if gib is None or sys.platform != "linux":
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = data_bytes() + int(gib * 2**30)
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def data_bytes() -> int:
+    """Return how much memory of this process RLIMIT_DATA counts; 0 where Linux does not say."""
+    try:
+        found = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii", "replace"))
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an attack or a certifier may take on one shard.
+
+    Args:
+        seconds: time; None for no limit.
+        gib: memory in GiB that it may add to its process; None for no limit.
+    """
+
+    seconds: float | None = None
+    gib: float | None = None
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Hold the block to the limits; what it raises beyond them, `failure` puts in words."""
+        with memory_limit(self.gib), time_limit(self.seconds):
+            yield
+
+    def failure(self, name: str, n: int, error: BaseException) -> str:
+        """Return the one line that says why foreign code failed on a shard of n samples."""
+        again = "Give it more ({}) or less to do, remove the record, and run again."
+        if isinstance(error, TimedOut):
+            return f"{name}: stopped after {self.seconds:g} s on {n} samples. {again.format('--timeout')}"
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            most = "there is" if self.gib is None else f"{self.gib:.3g} GiB"
+            taken = f"wanted more memory than {most}"
+            return f"{name}: {taken} on {n} samples. {again.format('--memory')}"
+        text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+        return text if text.startswith(name) else f"{name}: {text}"
+
+
+NO_LIMITS = Limits()
+
+
+@contextmanager
+def watchdog(seconds: float | None) -> Iterator[None]:
+    """End this process if the block takes too long, even in compiled code that holds the interpreter."""
+    if seconds is None:
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()

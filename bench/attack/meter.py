@@ -1,0 +1,218 @@
+"""What the oracle knows of one shard: the samples, what was spent, the best input found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustspike.bench.attack.trace import Trace
+from robustspike.bench.contract.specs import Goal
+from robustspike.bench.contract.specs import Task
+from robustspike.bench.contract.specs import ThreatModel
+from robustspike.bench.data.events.events import EventLists
+from robustspike.bench.data.events.events import Recording
+from robustspike.bench.errors import BudgetExceeded
+from robustspike.bench.numbers.losses import margin
+from robustspike.bench.numbers.rng import RowStreams
+from robustspike.bench.snn.estimators import GradientEstimator
+from robustspike.bench.snn.estimators import Memory
+from robustspike.bench.threats.geometry import Geometry
+from robustspike.bench.victim.joint import over_members
+from robustspike.bench.victim.joint import split
+from robustspike.bench.victim.module import ModuleVictim
+
+
+@dataclass
+class StageCost:
+    """What one named part of an attack spent, how many samples it was the first to break, and for how many
+    it attacked a victim of the attacker's own."""
+
+    forwards: int = 0
+    backwards: int = 0
+    hits: int = 0
+    local: int = 0
+
+
+EOT_LEAST = 10
+"""Draws from which on an averaged gradient counts as one (ASSG's setting; defenses' minimum protocol)."""
+
+
+class Meter:
+    """The engine behind an oracle: one attack on one batch. The runner holds it, attacks do not.
+
+    Attributes (all [N] tensors, one entry per attacked sample):
+        forwards, backwards: passes spent so far.
+        hit: whether a legal adversarial example has been seen.
+        first_hit: forwards spent when the first one was seen, -1 before.
+        best: the best one seen (x0 where none): the first for a bounded threat, the nearest for a
+            minimum-norm threat, the largest score change for quality models and the largest margin
+            for stochastic victims.
+        merit: what `best` is best by (larger is better).
+        gradients, zero_gradients: gradients handed out, and those that were zero everywhere.
+        averaged: gradients that were averages over at least `EOT_LEAST` draws of the victim's noise.
+        local: whether a victim of the attacker's own was attacked for the sample.
+        trace: how far the attack got after how many forwards.
+        non_finite: whether the victim answered NaN or infinity.
+        stages: passes and first hits of each named part of the attack (`Oracle.stage`).
+        lists: row -> the event list that an attack on raw events handed in last.
+
+    Args:
+        keeps_going: keep a sample in the batch after its first hit (the attacker's own victims).
+        events: returns the raw events behind the samples, if the data set has any.
+    """
+
+    def __init__(
+        self,
+        victim: ModuleVictim,
+        threat: ThreatModel,
+        geometry: Geometry,
+        x0: Tensor,
+        y: Tensor,
+        *,
+        noise: RowStreams,
+        clean: Tensor,
+        estimators: Callable[[str], GradientEstimator],
+        targets: Tensor | None = None,
+        keeps_going: bool = False,
+        events: Callable[[], EventLists | None] | None = None,
+    ) -> None:
+        n, device = len(x0), x0.device
+        self.width = max(1, len(victim.members))
+        self.keeps_going = keeps_going
+        self.victim, self.threat, self.geometry = victim, threat, geometry
+        self.x0, self.y, self.targets, self.clean = x0, y, targets, clean
+        self.noise, self.estimators = noise, estimators
+        self.events = events
+        self.lists: dict[int, Recording] = {}
+        self.eps = float("inf") if threat.eps is None else float(threat.eps)
+        self.forwards = torch.zeros(n, dtype=torch.int64, device=device)
+        self.backwards = torch.zeros_like(self.forwards)
+        self.hit = torch.zeros(n, dtype=torch.bool, device=device)
+        self.first_hit = torch.full_like(self.forwards, -1)
+        self.best = x0.clone()
+        self.merit = torch.full((n,), -torch.inf, dtype=torch.float64, device=device)
+        self.gradients = torch.zeros_like(self.forwards)
+        self.zero_gradients = torch.zeros_like(self.forwards)
+        self.averaged = torch.zeros_like(self.forwards)
+        self.non_finite = torch.zeros_like(self.hit)
+        self.local = torch.zeros_like(self.hit)
+        self.trace = Trace(n, device)
+        self.queries = torch.zeros_like(self.forwards)
+        self.stages: dict[str, StageCost] = {}
+        self.stage: StageCost | None = None
+        self._memories: dict[tuple[GradientEstimator, int | None], list[dict[str, object]]] = {}
+        self._rows = torch.arange(n, device=device)
+
+    @property
+    def stops_at_hit(self) -> bool:
+        """Whether a sample leaves the batch once a legal adversarial example is known."""
+        spec = self.victim.spec
+        if self.keeps_going:
+            return False
+        return not (spec.stochastic or spec.task is Task.QUALITY or self.threat.is_minimum_norm)
+
+    def active(self, forwards: int, backwards: int, *, with_hits: bool = False) -> Tensor:
+        budget = self.threat.budget
+        keep = (self.forwards + self.width * forwards <= budget.forwards) & (
+            self.backwards + self.width * backwards <= budget.backwards
+        )
+        if self.stops_at_hit and not with_hits:
+            keep &= ~self.hit
+        return self._rows[keep]
+
+    def charge(self, rows: Tensor, forwards: int, backwards: int, *, members: int = 0) -> None:
+        """Count passes through the victim: one for each member of a joint one, or for `members` of them."""
+        width = members or self.width
+        forwards, backwards = width * forwards, width * backwards
+        n = len(self.forwards)
+        times = torch.bincount(rows, minlength=n)
+        after_f = self.forwards + times * forwards
+        after_b = self.backwards + times * backwards
+        budget = self.threat.budget
+        over = (times > 0) & ((after_f > budget.forwards) | (after_b > budget.backwards))
+        if over.any():
+            row = int(over.nonzero()[0])
+            raise BudgetExceeded(
+                f"oracle: sample {row} of the batch would need {int(after_f[row])} forwards and "
+                f"{int(after_b[row])} backwards, the threat model allows {budget.forwards} and "
+                f"{budget.backwards}. Ask oracle.active() for the rows that can still pay."
+            )
+        self.forwards, self.backwards = after_f, after_b
+        self.queries = self.queries + times
+        if self.stage is not None:
+            self.stage.forwards += forwards * len(rows)
+            self.stage.backwards += backwards * len(rows)
+
+    def fresh_noise(self, rows: Tensor, draw: int) -> RowStreams | None:
+        if not self.victim.spec.stochastic:
+            return None
+        return self.noise.fork("query", draw, rows=rows, index=self.queries[rows])
+
+    def memories(
+        self, estimator: GradientEstimator, rows: Tensor, *, frozen: bool, member: int | None = None
+    ) -> list[Memory]:
+        neurons = self.victim.neurons if member is None else self.victim.members[member].neurons
+        stores = self._memories.setdefault((estimator, member), [{} for _ in neurons])
+        return [Memory(rows=rows, n=len(self.x0), frozen=frozen, store=store) for store in stores]
+
+    def forget(self) -> None:
+        """Clear what estimators remember."""
+        self._memories.clear()
+
+    def judge(self, logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Say which answers meet the goal, and how well: ([n] bool, [n] float64)."""
+        goal = self.threat.goal
+        if self.victim.spec.task is Task.QUALITY:
+            change = logits.squeeze(1).double() - self.clean[rows].squeeze(1).double()
+            if goal is Goal.SHIFT:
+                change = change.abs()
+            elif goal is Goal.LOWER:
+                change = -change
+            return torch.isfinite(change), change
+        classes = self.victim.spec.classes
+        labels = split(logits, classes).argmax(dim=2)
+        if goal is Goal.TARGETED and self.targets is not None:
+            target = self.targets[rows]
+            worth = -over_members(margin, logits, target, classes)
+            return (labels == target[:, None]).all(dim=1), worth.amin(dim=1).double()
+        y = self.y[rows]
+        worth = over_members(margin, logits, y, classes)
+        return (labels != y[:, None]).all(dim=1), worth.amin(dim=1).double()
+
+    def note(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
+        """Remember legal adversarial examples among the queried inputs."""
+        finite = torch.isfinite(logits).all(dim=1)
+        self.non_finite[rows[~finite]] = True
+        reached, merit = self.judge(logits, rows)
+        self.trace.note(rows, self.forwards[rows], merit)
+        found = (reached & finite).nonzero().squeeze(1)
+        if not len(found):
+            return
+        at = rows[found]
+        legal = self.geometry.legal(self.x0[at], x[found], eps=self.eps, bounds=self.threat.bounds)
+        found, at = found[legal], at[legal]
+        if not len(found):
+            return
+        if self.threat.is_minimum_norm:
+            worth = -self.geometry.distance(self.x0[at], x[found])
+        elif self.stops_at_hit:
+            worth = torch.where(self.hit[at], -torch.inf, 0.0).double()
+        else:
+            worth = merit[found]
+        order = worth.sort(descending=True, stable=True).indices
+        order = order[at[order].sort(stable=True).indices]
+        first = torch.ones(len(order), dtype=torch.bool, device=order.device)
+        first[1:] = at[order][1:] != at[order][:-1]
+        pick = order[first]
+        pick = pick[worth[pick] > self.merit[at[pick]]]
+        target = at[pick]
+        self.best[target] = x[found[pick]].detach()
+        self.merit[target] = worth[pick]
+        new = at[~self.hit[at]]
+        self.first_hit[new] = self.forwards[new]
+        if self.stage is not None:
+            self.stage.hits += len(new.unique())
+        self.hit[at] = True

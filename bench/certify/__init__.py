@@ -1,0 +1,1 @@
+"""Certificates: what can be proven about a victim."""

@@ -1,0 +1,154 @@
+"""Certified accuracy: what no attack can undo. A column of its own, never mixed with empirical results.
+
+Two methods. Smoothing: majority votes of a Bernoulli-coded network, certified in l1 with a confidence.
+Intervals (S-IBP): sound bounds on every potential and spike of a small deterministic network, in L-inf.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robustspike.bench.attack.decide import decide
+from robustspike.bench.attack.limits import NO_LIMITS
+from robustspike.bench.attack.limits import Limits
+from robustspike.bench.attack.result import ERROR
+from robustspike.bench.attack.result import ROBUST
+from robustspike.bench.attack.result import UNCERTIFIED
+from robustspike.bench.attack.result import WRONG
+from robustspike.bench.attack.result import ShardResult
+from robustspike.bench.certify.contract import Certifier
+from robustspike.bench.certify.intervals import Intervals
+from robustspike.bench.certify.result import Certified
+from robustspike.bench.certify.smoothing import Smoothing
+from robustspike.bench.contract.specs import Domain
+from robustspike.bench.contract.specs import Goal
+from robustspike.bench.contract.specs import Task
+from robustspike.bench.contract.specs import ThreatModel
+from robustspike.bench.errors import ContractError
+from robustspike.bench.numbers.rng import RowStreams
+from robustspike.bench.victim.module import ModuleVictim
+
+
+def certify(
+    victim: ModuleVictim,
+    x: Tensor,
+    y: Tensor,
+    *,
+    method: Literal["smoothing", "intervals"],
+    radii: Sequence[Fraction | float] = (),
+    seed: int = 0,
+    **params: Any,
+) -> Certified:
+    """Certify a victim's answers on a batch.
+
+    Args:
+        victim: for "smoothing", one coded by Bernoulli spikes alone; for "intervals", a deterministic
+            directly coded network of convolutions, pools, linear layers, batch normalisation and
+            SpikingJelly's LIF and IF nodes.
+        x, y: inputs and labels.
+        method: see `Smoothing` and `Intervals`.
+        radii: L-inf radii that "intervals" tries ("smoothing" finds its own).
+        seed: root seed of the votes.
+        params: parameters of the method, e.g. votes=200.
+
+    Raises: ContractError: the victim is not of the kind that the method can certify.
+    """
+    certifier: Certifier = Smoothing(**params) if method == "smoothing" else Intervals(**params)
+    reason = certifier.fits(victim)
+    if reason:
+        raise ContractError(f"certify: victim '{victim.spec.name}' does not fit '{method}': {reason}.")
+    streams = RowStreams.derive(range(len(x)), seed, "certify", device=x.device)
+    return certifier.certify(victim, x, y, radii=[float(r) for r in radii], streams=streams)
+
+
+def radius_needed(threat: ThreatModel, norm: str, size: int) -> float | None:
+    """Return the radius, in a certifier's norm, of a ball that holds the threat's.
+
+    Args:
+        size: how many numbers an input has.
+
+    Returns: None where there is none: other geometries, domains and goals, and threats without a bound.
+    """
+    if threat.eps is None or threat.domain is not Domain.STATIC or threat.goal is not Goal.UNTARGETED:
+        return None
+    factor = {
+        ("linf", "linf"): 1.0,
+        ("linf", "l1"): float(size),
+        ("l2", "linf"): 1.0,
+        ("l2", "l1"): math.sqrt(size),
+    }.get((threat.geometry, norm))
+    return None if factor is None else factor * float(threat.eps)
+
+
+def cannot_certify(certifier: Certifier, threat: ThreatModel, victim: ModuleVictim) -> str | None:
+    """Say why a certifier does not apply to a victim under a threat model, or None where it does."""
+    if victim.spec.task is not Task.CLASSIFY:
+        return "it is no classifier"
+    if radius_needed(threat, certifier.spec.norm, 1) is None:
+        return f"no bound in {certifier.spec.norm} covers {threat.label} on {threat.domain} inputs"
+    return certifier.fits(victim)
+
+
+def certify_shard(
+    victim: ModuleVictim,
+    certifier: Certifier,
+    threat: ThreatModel,
+    x: Tensor,
+    y: Tensor,
+    ids: Tensor,
+    *,
+    seed: int = 0,
+    limits: Limits = NO_LIMITS,
+) -> ShardResult:
+    """Certify one batch: ROBUST where no input of the threat model changes the answer, else UNCERTIFIED.
+
+    A sample that the harness counts as wrong without attack is never certified. The column "radius" holds
+    the certified radius in the certifier's own norm, -1 where there is none.
+    """
+    x, y, ids = x.to(victim.device), y.to(victim.device), ids.to(victim.device)
+    needed = radius_needed(threat, certifier.spec.norm, x[0].numel())
+    if needed is None:
+        raise ContractError(f"{certifier.spec.name}: does not apply to {threat.label}.")
+    answer = decide(victim, x, y, RowStreams.derive(ids, seed, "verify", device=x.device).fork("clean"))
+    wrong = answer.label != y
+    status = torch.where(wrong, WRONG, UNCERTIFIED)
+    status[~answer.finite] = ERROR
+    radius = torch.full((len(x),), -1.0, dtype=torch.float64)
+    errors = []
+    try:
+        streams = RowStreams.derive(ids, seed, "certify", certifier.spec.name, device=x.device)
+        with limits.kept():
+            found = certifier.certify(victim, x, y, radii=[needed], streams=streams)
+        safe = found.holds(needed).to(x.device) & (status == UNCERTIFIED)
+        status[safe] = ROBUST
+        radius[safe.cpu()] = found.radius.cpu()[safe.cpu()]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  (a certifier may be foreign code; its failure is its own)
+        status[status == UNCERTIFIED] = ERROR
+        errors.append(limits.failure(certifier.spec.name, len(x), error))
+    zeros = torch.zeros(len(x), dtype=torch.int64)
+    return ShardResult(
+        ids=ids.cpu(),
+        labels=y.cpu(),
+        clean=answer.label.cpu(),
+        adv=answer.label.cpu().clone(),
+        status=status.cpu(),
+        distance=zeros.double(),
+        forwards=zeros,
+        backwards=zeros.clone(),
+        first_hit=zeros - 1,
+        clean_score=answer.score.cpu(),
+        adv_score=answer.score.cpu().clone(),
+        x_adv=x.cpu(),
+        errors=errors,
+        counts={"attacked": int((~wrong & answer.finite).sum())},
+        extras={"radius": radius},
+    )

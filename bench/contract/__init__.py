@@ -1,0 +1,1 @@
+"""What components declare, and the registries that find them."""

@@ -1,0 +1,52 @@
+"""Components with changed parameters as text: "name(key=value, ...)"."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+from robustspike.bench.errors import ConfigError
+
+_WORDS = {"true": True, "false": False, "none": None}
+
+
+def parse_call(text: str) -> tuple[str, dict[str, Any]]:
+    """Read "name" or "name(key=value, ...)": values are numbers, strings, tuples, or bare words.
+
+    Raises: ConfigError: the text is not of that form.
+    """
+    name, bracket, arguments = text.partition("(")
+    if not bracket:
+        return text, {}
+    try:
+        call = ast.parse(f"f({arguments}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or not name.strip():
+            raise ValueError("only key=value arguments are allowed")
+        params: dict[str, Any] = {}
+        for word in call.keywords:
+            if word.arg is None:
+                raise ValueError("** is not allowed")
+            bare = isinstance(word.value, ast.Name)
+            value = word.value.id if isinstance(word.value, ast.Name) else ast.literal_eval(word.value)
+            params[word.arg] = _WORDS.get(value, value) if bare else value
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(
+            f"'{text}': expected NAME or NAME(key=value, ...), e.g. atan(alpha=5): {error}."
+        ) from error
+    return name.strip(), params
+
+
+def call_text(name: str, params: Mapping[str, Any]) -> str:
+    """Write what `parse_call` reads, one text for equal parameters: "mppd(chi=0.5,rho=0)"."""
+    inside = ",".join(f"{key}={_word(value)}" for key, value in sorted(params.items()))
+    return f"{name}({inside})" if inside else name
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, str):
+        return value if value.isidentifier() and value not in _WORDS else repr(value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value).replace(" ", "")
+    return text.removesuffix(".0") if isinstance(value, float) else text

@@ -1,0 +1,1 @@
+"""Random streams, statistics, losses and image quality: functions on tensors."""

@@ -1,0 +1,263 @@
+"""What a finished cell leaves behind, and how it is read back: the schema of every number.
+
+A record is a folder named by the cell's key:
+
+    record.json                counts, costs, digests, environment; JSON, sorted keys
+    samples.csv                one line a sample: the verdict and what it cost
+    adversarials.safetensors   the final inputs of the broken samples
+
+Reading is strict: sizes are limited, nothing is unpickled, digests are compared, counts recounted.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustspike.bench.contract.specs import Status
+from robustspike.bench.contract.specs import Task
+from robustspike.bench.contract.specs import ThreatModel
+from robustspike.bench.errors import ArtefactError
+from robustspike.bench.errors import ProtocolError
+from robustspike.bench.files import sha256
+from robustspike.bench.record.threat import decode_threat
+from robustspike.bench.record.threat import encode_threat
+from robustspike.bench.record.types import check_record
+
+FORMAT = 1
+"""Version of the record format; a reader refuses any other."""
+
+PROTOCOL = "1"
+"""Version of the measuring rules (verdicts, random streams, sharding); part of every cell's key."""
+
+MAX_BYTES = {"record.json": 4 << 20, "samples.csv": 256 << 20}
+
+_COLUMNS: dict[str, type] = {
+    "row": int,
+    "label": float,
+    "clean": int,
+    "adv": int,
+    "status": str,
+    "distance": float,
+    "forwards": int,
+    "backwards": int,
+    "first_hit": int,
+    "clean_score": float,
+    "adv_score": float,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRecord:
+    """The verdict on one sample; the fields are those of `ShardResult`, one sample each."""
+
+    row: int
+    label: float
+    clean: int
+    adv: int
+    status: Status
+    distance: float
+    forwards: int
+    backwards: int
+    first_hit: int
+    clean_score: float
+    adv_score: float
+    extras: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRecord:
+    """One victim x defense x data x attack x threat model x seed, measured.
+
+    Args:
+        key: digest of everything below that defines the experiment.
+        suite, suite_version, suite_digest: the suite that last asked for it (not part of the key); 0 and ""
+            where the record is older than these fields.
+        task: "classify", "quality", or "certify" for a certificate (attack is then the certifier).
+        victim, defense, attack: registry names; the label of the attack includes changed parameters.
+        parameters: full parameters of victim, defense and attack.
+        dataset, split, samples, shard: the data and how it was cut.
+        threat: the threat model.
+        seed: root seed of the attack.
+        counts: n, clean, robust, broken, wrong_clean, errors.
+        cost: forwards and backwards spent by the attack, summed over samples, and the attacked samples.
+        measures: counters that flags are computed from.
+        flags: codes raised by this cell alone.
+        errors: messages of what could not be computed.
+        digests: sha256 of weights, data, code, samples.csv and adversarials.safetensors.
+        environment: versions, platform, device.
+        rows: the samples.
+    """
+
+    key: str
+    suite: str
+    task: Task
+    victim: str
+    defense: str
+    attack: str
+    label: str
+    parameters: Mapping[str, Any]
+    dataset: str
+    split: str
+    samples: int
+    shard: int
+    threat: ThreatModel
+    seed: int
+    counts: Mapping[str, int]
+    cost: Mapping[str, int]
+    measures: Mapping[str, Any]
+    flags: tuple[str, ...]
+    errors: tuple[str, ...]
+    digests: Mapping[str, str]
+    environment: Mapping[str, str]
+    rows: tuple[SampleRecord, ...]
+    suite_version: int = 0
+    suite_digest: str = ""
+
+
+def canonical(value: Any) -> bytes:
+    """Return JSON bytes that depend on the value alone."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest(value: Any) -> str:
+    """Return the digest of a JSON value: 32 hex digits."""
+    return hashlib.blake2b(canonical(value), digest_size=16).hexdigest()
+
+
+def encode_samples(rows: tuple[SampleRecord, ...]) -> bytes:
+    """Return samples.csv: the fixed columns, then the extras in alphabetical order."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    extras = sorted({name for row in rows for name in row.extras})
+    writer.writerow([*_COLUMNS, *extras])
+    for row in rows:
+        fixed = [_cell(getattr(row, column)) for column in _COLUMNS]
+        writer.writerow(fixed + [_cell(row.extras.get(name, math.nan)) for name in extras])
+    return out.getvalue().encode()
+
+
+def _cell(value: Any) -> str:
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def decode_samples(data: bytes, where: Path) -> tuple[SampleRecord, ...]:
+    """Read samples.csv back. Raises: ArtefactError: naming the line at fault."""
+    try:
+        lines = list(csv.reader(io.StringIO(data.decode("utf-8"))))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ArtefactError(f"{where}: not a CSV text ({error}). Delete the record and run again.") from error
+    if not lines or lines[0][: len(_COLUMNS)] != list(_COLUMNS):
+        raise ArtefactError(f"{where}: line 1 must name the columns {', '.join(_COLUMNS)}.")
+    rows = []
+    extras = lines[0][len(_COLUMNS) :]
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            values: dict[str, Any] = {
+                name: Status(cell) if name == "status" else kind(cell)
+                for (name, kind), cell in zip(_COLUMNS.items(), line[: len(_COLUMNS)], strict=True)
+            }
+            measured = zip(extras, map(float, line[len(_COLUMNS) :]), strict=True)
+            rows.append(SampleRecord(**values, extras=dict(measured)))
+        except (ValueError, TypeError) as error:
+            raise ArtefactError(f"{where}: line {number} is not a sample ({error}).") from error
+    return tuple(rows)
+
+
+def encode_record(record: CellRecord) -> bytes:
+    """Return record.json (without the rows, which are in samples.csv)."""
+    value = {
+        field.name: getattr(record, field.name)
+        for field in dataclasses.fields(record)
+        if field.name not in ("rows", "threat")
+    }
+    value |= {"format": FORMAT, "protocol": PROTOCOL, "threat": encode_threat(record.threat)}
+    return (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
+
+
+def count(rows: tuple[SampleRecord, ...]) -> dict[str, int]:
+    """Count verdicts: n, clean (correct on the clean input), robust, broken, wrong_clean, errors.
+
+    A certificate that leaves samples open also counts them: uncertified.
+    """
+    of = {status: sum(row.status is status for row in rows) for status in Status}
+    uncertified = of[Status.UNCERTIFIED]
+    return ({"uncertified": uncertified} if uncertified else {}) | {
+        "n": len(rows),
+        "clean": of[Status.ROBUST] + of[Status.BROKEN] + uncertified,
+        "robust": of[Status.ROBUST],
+        "broken": of[Status.BROKEN],
+        "wrong_clean": of[Status.WRONG_CLEAN],
+        "errors": of[Status.ERROR],
+    }
+
+
+def read_limited(path: Path) -> bytes:
+    """Read a file of a record, refusing links and sizes that no record has."""
+    limit = MAX_BYTES.get(path.name, 1 << 32)
+    try:
+        if path.is_symlink() or not path.is_file():
+            raise ArtefactError(f"{path}: missing, or not a plain file. Delete the record and run again.")
+        size = path.stat().st_size
+        if size > limit:
+            raise ArtefactError(f"{path}: {size} bytes, expected at most {limit}. It is not a record.")
+        return path.read_bytes()
+    except PermissionError as error:
+        raise ArtefactError(f"{path}: cannot be read: {error}.") from error
+
+
+def read_record(folder: Path) -> CellRecord:
+    """Read a record back and check it against itself.
+
+    Raises: ArtefactError: unreadable, of another format, or its parts disagree. ProtocolError: measured
+        under another protocol.
+    """
+    path = folder / "record.json"
+    try:
+        value = json.loads(read_limited(path).decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ArtefactError(
+            f"{path}: not readable JSON ({error}). Delete the folder and run the suite again."
+        ) from error
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise ArtefactError(f"{path}: not a record of format {FORMAT}. Delete the folder and run again.")
+    if value.get("protocol") != PROTOCOL:
+        raise ProtocolError(
+            f"{path}: measured under protocol {value.get('protocol')!r}, this version's is {PROTOCOL!r}. "
+            "Run the suite again, or read it with the version that made it."
+        )
+    value = {k: v for k, v in value.items() if k not in ("format", "protocol")}
+    samples = folder / "samples.csv"
+    data = read_limited(samples)
+    rows = decode_samples(data, samples)
+    try:
+        check_record(value)
+        record = CellRecord(
+            **{
+                **value,
+                "threat": decode_threat(value["threat"]),
+                "task": Task(value["task"]),
+                "flags": tuple(value["flags"]),
+                "errors": tuple(value["errors"]),
+                "rows": rows,
+            }
+        )
+        expected = record.digests["samples"]
+        counts = dict(record.counts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{path}: a field is missing or wrong ({error}).") from error
+    if sha256(data) != expected:
+        raise ArtefactError(f"{samples}: changed after it was written (its sha256 is not the record's).")
+    if counts != count(rows):
+        raise ArtefactError(f"{path}: its counts do not follow from samples.csv; do not trust it.")
+    if record.key != folder.name:
+        raise ArtefactError(f"{path}: holds the record of {record.key}; the folder was renamed.")
+    return record

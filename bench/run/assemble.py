@@ -1,0 +1,209 @@
+"""From the shards of a cell to its record, and back to the cell."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustspike.bench.attack.result import STATUS
+from robustspike.bench.attack.result import ShardResult
+from robustspike.bench.certify.contract import Certifier
+from robustspike.bench.contract.registry import registry
+from robustspike.bench.contract.specs import Status
+from robustspike.bench.contract.specs import Task
+from robustspike.bench.errors import ArtefactError
+from robustspike.bench.files import sha256
+from robustspike.bench.record.adversarials import pack_adversarials
+from robustspike.bench.record.flags import cell_flags
+from robustspike.bench.record.schema import CellRecord
+from robustspike.bench.record.schema import SampleRecord
+from robustspike.bench.record.schema import count
+from robustspike.bench.record.schema import encode_samples
+from robustspike.bench.record.store import Store
+from robustspike.bench.run.compute import Settings
+from robustspike.bench.run.compute import Unit
+from robustspike.bench.run.compute import compute
+from robustspike.bench.run.shards import read_shard
+from robustspike.bench.suite.cell import Cell
+from robustspike.bench.suite.cell import fits
+from robustspike.bench.suite.cell import frozen
+from robustspike.bench.suite.loading import victim_of
+from robustspike.bench.suite.plan import Plan
+from robustspike.bench.training.weights import training_passes
+from robustspike.bench.victim.module import ModuleVictim
+
+
+def _finish(
+    store: Store,
+    plan: Plan,
+    key: str,
+    cell: Cell,
+    digests: dict[str, str],
+    parameters: dict[str, Any],
+    settings: Settings,
+) -> CellRecord:
+    """Assemble the shards of a cell into its record and write it."""
+    shards = []
+    for index in range(cell.shards):
+        shard = read_shard(store.shards, key, index)
+        if shard is None:  # damaged between writing and reading
+            shard = compute(Unit(cell, key, index), settings)
+        shards.append(shard)
+    rows = tuple(row for shard in shards for row in sample_records(shard))
+    samples = encode_samples(rows)
+    victim = victim_of(cell, weights=settings.weights, device=settings.device)
+    spec = victim.spec
+    adversarials = adversarials_of(cell, shards)
+    counts = count(rows)
+    measures: dict[str, Any] = {}
+    for shard in shards:
+        for name, value in shard.counts.items():
+            measures[name] = measures.get(name, 0) + value
+    if spec.score_range is not None:
+        measures["score_range"] = list(spec.score_range)
+    attacked = measures.get("attacked", 0)
+    record = CellRecord(
+        key=key,
+        suite=plan.suite.name,
+        suite_version=plan.suite.version,
+        suite_digest=plan.suite.digest,
+        task=Task.CERTIFY if cell.certify else spec.task,
+        victim=cell.victim_label,
+        defense=cell.defense,
+        attack=cell.attack,
+        label=cell.label,
+        parameters=json.loads(
+            json.dumps(
+                parameters
+                | {"cell": cell_parameters(cell), "declared": _declared(cell, victim, settings.weights)}
+            )
+        ),
+        dataset=cell.dataset,
+        split=cell.split,
+        samples=cell.samples,
+        shard=cell.shard,
+        threat=cell.threat,
+        seed=cell.seed,
+        counts=counts,
+        cost={
+            "attacked": attacked,
+            "forwards": sum(row.forwards for row in rows),
+            "backwards": sum(row.backwards for row in rows),
+        },
+        measures=measures,
+        flags=cell_flags(measures, counts),
+        errors=tuple(dict.fromkeys(message for shard in shards for message in shard.errors)),
+        digests=digests | {"samples": sha256(samples), "adversarials": sha256(adversarials)},
+        environment=environment(settings) | {"attack_from": cell.rules.entry(cell.attack).distribution},
+        rows=rows,
+    )
+    store.write_record(record, samples, adversarials)
+    return record
+
+
+def adversarials_of(cell: Cell, shards: Sequence[ShardResult]) -> bytes:
+    """Return adversarials.safetensors of a cell: the final inputs of its broken samples."""
+    ids = torch.cat([s.ids for s in shards])
+    broken = torch.cat([s.status for s in shards]) == STATUS.index(Status.BROKEN)
+    x_adv = torch.cat([s.x_adv for s in shards])
+    return pack_adversarials(ids[broken], x_adv[broken], binary=cell.threat.domain.value == "spikes")
+
+
+def cell_parameters(cell: Cell) -> dict[str, Any]:
+    """Return what a record must keep to be run again: names, changed parameters, training seed."""
+    return {
+        "victim": cell.victim,
+        "victim_params": dict(cell.victim_params),
+        "victim_seed": cell.victim_seed,
+        "attack_params": dict(cell.attack_params),
+    }
+
+
+def cell_of(record: CellRecord) -> Cell:
+    """Return the cell of a record. Raises: ArtefactError: the record does not say."""
+    try:
+        kept = record.parameters["cell"]
+        return Cell(
+            victim=kept["victim"],
+            victim_params=frozen(kept["victim_params"]),
+            victim_seed=int(kept["victim_seed"]),
+            defense=record.defense,
+            attack=record.attack,
+            attack_params=frozen(kept["attack_params"]),
+            threat=record.threat,
+            dataset=record.dataset,
+            split=record.split,
+            samples=record.samples,
+            shard=record.shard,
+            seed=record.seed,
+            certify=record.task is Task.CERTIFY,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtefactError(
+            f"record {record.key}: does not say how to run its cell again ({error})."
+        ) from error
+
+
+def _declared(cell: Cell, victim: ModuleVictim, weights: Path | None) -> dict[str, Any]:
+    """Return what victim and defense say about themselves, for a table that runs no model."""
+    recipe = registry("victims").get(cell.victim, **dict(cell.victim_params))
+    rule = registry("defenses").get(cell.defense)
+    declared: dict[str, Any] = {}
+    if cell.certify:
+        certifier: Certifier = cell.rules.get(cell.attack, **dict(cell.attack_params))
+        declared["certificate"] = {"norm": certifier.spec.norm, "confidence": certifier.confidence}
+    return declared | {
+        "adaptive": [need for need in rule.spec.adaptive if _applies(need, cell, victim)],
+        "notes": list(victim.spec.notes),
+        "neurons": len(victim.neurons),
+        "training_passes": training_passes(recipe, cell.defense, cell.victim_seed, weights),
+    }
+
+
+def _applies(need: str, cell: Cell, victim: ModuleVictim) -> bool:
+    """Say whether an adaptive attack that a defense names can be run under a cell's threat model."""
+    if need == "wide_surrogate":
+        return bool(victim.neurons)  # without spiking neurons there is no surrogate to exchange
+    attacks = registry("attacks")
+    return need not in attacks.names() or fits(attacks.get(need), cell.threat, victim.spec)
+
+
+def sample_records(shard: ShardResult) -> list[SampleRecord]:
+    """Return a shard's verdicts as records."""
+    names = {field.name: field.name for field in dataclasses.fields(SampleRecord) if field.name != "extras"}
+    names |= {"row": "ids", "label": "labels"}
+    columns = {name: getattr(shard, source).tolist() for name, source in names.items()}
+    columns["label"] = [float(label) for label in columns["label"]]
+    columns["status"] = [STATUS[code] for code in columns["status"]]
+    extras = {name: column.tolist() for name, column in shard.extras.items()}
+    return [
+        SampleRecord(
+            **dict(zip(columns, values, strict=True)),
+            extras={name: column[place] for name, column in extras.items()},
+        )
+        for place, values in enumerate(zip(*columns.values(), strict=True))
+    ]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Describe where a record was made: versions, platform, device, threads."""
+    device = settings.device
+    if device.startswith("cuda"):
+        device = f"{device} ({torch.cuda.get_device_name(device)})"
+    return {
+        "robustspike": version("robustspike"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "spikingjelly": version("spikingjelly"),
+        "platform": f"{sys.platform} {platform.machine()}",
+        "device": device,
+        "threads": str(settings.threads),
+    }

@@ -1,0 +1,137 @@
+"""One shard of one cell: the unit of work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robustspike.bench.attack.evaluate import evaluate_shard
+from robustspike.bench.attack.limits import NO_LIMITS
+from robustspike.bench.attack.limits import Limits
+from robustspike.bench.attack.oracle import Oracle
+from robustspike.bench.attack.result import STATUS
+from robustspike.bench.attack.result import ShardResult
+from robustspike.bench.certify.base import certify_shard
+from robustspike.bench.certify.result import Certified
+from robustspike.bench.contract.registry import registry
+from robustspike.bench.contract.specs import AttackSpec
+from robustspike.bench.contract.specs import CertifierSpec
+from robustspike.bench.contract.specs import Status
+from robustspike.bench.data.base import Dataset
+from robustspike.bench.data.base import Split
+from robustspike.bench.data.events.events import EventLists
+from robustspike.bench.errors import ContractError
+from robustspike.bench.numbers.rng import RowStreams
+from robustspike.bench.suite.cell import Cell
+from robustspike.bench.suite.loading import samples_of
+from robustspike.bench.suite.loading import victim_of
+from robustspike.bench.victim.energy import count_synops
+from robustspike.bench.victim.module import ModuleVictim
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every worker needs to know.
+
+    Args:
+        out: the results folder.
+        weights, root: folders of more weights and of published data sets.
+        device: where victims are put.
+        plugins: single-file plugins to load.
+        threads: torch threads of each process; part of the environment that a record names.
+        limits: what an attack may take on one shard.
+        command: the command line to note beside the records; empty for none.
+    """
+
+    out: Path
+    weights: Path | None = None
+    root: Path | None = None
+    device: str = "cpu"
+    plugins: tuple[Path, ...] = ()
+    threads: int = 1
+    limits: Limits = NO_LIMITS
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One shard of one cell."""
+
+    cell: Cell
+    key: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Died:
+    """Stands in for an attack or a certifier whose process died."""
+
+    spec: AttackSpec | CertifierSpec
+
+    def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
+        raise self._error()
+
+    def certify(self, *_: object, **__: object) -> Certified:
+        raise self._error()
+
+    def _error(self) -> ContractError:
+        return ContractError(
+            f"{self.spec.name}: its worker process died, twice, on one shard: it left (os._exit), crashed, "
+            "hung in compiled code, or was killed for its memory. Mend it, remove the record, and run again."
+        )
+
+
+def compute(unit: Unit, settings: Settings, *, died: bool = False) -> ShardResult:
+    """Compute one shard; one whose process died has errors for verdicts."""
+    cell = unit.cell
+    victim = victim_of(cell, weights=settings.weights, device=settings.device)
+    rule = cell.rules.get(cell.attack, **dict(cell.attack_params))
+    if died:
+        rule = Died(rule.spec)
+    data = _shard(cell, unit.index, settings)
+    batch = (victim, rule, cell.threat, data.x, data.y, data.ids)
+    if cell.certify:
+        return certify_shard(*batch, seed=cell.seed, limits=settings.limits)
+    result = evaluate_shard(
+        *batch,
+        seed=cell.seed,
+        limits=settings.limits,
+        events=lambda: _events(cell, unit.index, settings),
+    )
+    result.counts |= energy_of(victim, data, result, seed=cell.seed)
+    return result
+
+
+def energy_of(victim: ModuleVictim, data: Split, result: ShardResult, *, seed: int) -> dict[str, int]:
+    """Measure the energy of the clean answers, and of the broken samples before and after the attack.
+
+    Returns: whole picojoules summed over samples: energy_clean_pj (all n), energy_broken_pj (the broken
+        samples, clean) and energy_adv_pj (the same, attacked).
+    """
+    everyone = torch.arange(len(data))
+    broken = everyone[result.status == STATUS.index(Status.BROKEN)]
+    parts = {
+        "clean": (data.x, everyone),
+        "broken": (data.x[broken], broken),
+        "adv": (result.x_adv[broken], broken),
+    }
+    streams = RowStreams.derive(data.ids, seed, "energy", device=victim.device)
+    found = {}
+    for name, (x, rows) in parts.items():
+        noise = streams.fork("draw", rows=rows.to(victim.device)) if victim.spec.stochastic else None
+        total = count_synops(victim, x.to(victim.device), noise=noise).energy_nj().sum() if len(x) else 0.0
+        found[f"energy_{name}_pj"] = round(float(total) * 1000)
+    return found
+
+
+def _shard(cell: Cell, index: int, settings: Settings) -> Split:
+    return samples_of(cell, settings.root)[index * cell.shard : (index + 1) * cell.shard]
+
+
+def _events(cell: Cell, index: int, settings: Settings) -> EventLists | None:
+    data: Dataset = registry("datasets").get(cell.dataset)
+    stop = min((index + 1) * cell.shard, cell.samples)
+    return data.events(cell.split, range(index * cell.shard, stop), root=settings.root)  # type: ignore[arg-type]

@@ -1,0 +1,97 @@
+"""Worker processes, which may die without taking the run along."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED
+from concurrent.futures import Future
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from typing import TypeVar
+
+Task = TypeVar("Task")
+
+
+def memory_share(jobs: int) -> float:
+    """Return a worker's share of this machine's memory in GiB: four fifths of it by the number of workers."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of control groups, version 2 and 1
+        try:
+            total = min(total, int((Path("/sys/fs/cgroup") / name).read_text("ascii", "replace")))
+        except (OSError, ValueError):
+            continue
+    return 0.8 * total / 2**30 / jobs
+
+
+@contextmanager
+def interrupts_stay_here() -> Iterator[None]:
+    """Let processes started in the block ignore Ctrl-C: this one stops them, without their tracebacks."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, own)
+
+
+def in_processes(
+    tasks: Sequence[Task],
+    call: Callable[..., object],
+    *arguments: Any,
+    jobs: int,
+    start: Callable[..., None],
+) -> Iterator[tuple[Task, bool]]:
+    """Call `call(task, *arguments)` for every task in worker processes, `start(*arguments)` once in each.
+
+    Where a worker dies, the tasks that were running are repeated, each alone in a process; the one whose
+    process dies again is the culprit.
+
+    Yields: tasks as they end, with whether their process survived.
+    Raises: whatever a call raises; what has not started is then dropped.
+    """
+    waiting, suspects = deque(tasks), deque[Task]()
+    while waiting or suspects:
+        alone = bool(suspects)
+        batch = deque([suspects.popleft()]) if alone else waiting
+        workers = 1 if alone else min(jobs, len(waiting))
+        lost: list[Task] = []
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=start, initargs=arguments) as pool:
+            running: dict[Future[object], Task] = {}
+            try:
+                while (batch and not lost) or running:
+                    while batch and not lost and len(running) < workers:
+                        task = batch.popleft()
+                        try:
+                            with interrupts_stay_here():
+                                future = pool.submit(call, task, *arguments)
+                            running[future] = task
+                        except BrokenProcessPool:
+                            lost.append(task)
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        task = running.pop(future)
+                        if isinstance(future.exception(), BrokenProcessPool):
+                            lost.append(task)
+                        else:
+                            future.result()
+                            yield task, True
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        if alone and lost:
+            yield lost[0], False
+        else:
+            suspects.extend(lost)

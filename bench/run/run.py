@@ -1,0 +1,162 @@
+"""Running a plan: shards in any order, on any number of processes, with the same bytes.
+
+The unit of work is one shard of one cell. Each is written as soon as it is done; when all shards of
+a cell are there, its record is written. A run that finds records or shards does not repeat them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from robustspike.bench.attack.limits import data_bytes
+from robustspike.bench.attack.limits import watchdog
+from robustspike.bench.contract.registry import load_file
+from robustspike.bench.record import provenance
+from robustspike.bench.record.schema import CellRecord
+from robustspike.bench.record.store import Store
+from robustspike.bench.run.assemble import _finish
+from robustspike.bench.run.compute import Settings
+from robustspike.bench.run.compute import Unit
+from robustspike.bench.run.compute import compute
+from robustspike.bench.run.pool import in_processes
+from robustspike.bench.run.shards import read_shard
+from robustspike.bench.run.shards import write_shard
+from robustspike.bench.suite.cell import Cell
+from robustspike.bench.suite.file import Suite
+from robustspike.bench.suite.identity import identity
+from robustspike.bench.suite.loading import dataset_split
+from robustspike.bench.suite.loading import victim_of
+from robustspike.bench.suite.plan import Plan
+from robustspike.bench.victim.checks import check_victim
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What `run` reports: shards done of all shards, and the cell that moved."""
+
+    done: int
+    total: int
+    cell: Cell
+
+
+def prepare(settings: Settings) -> None:
+    """Set up a process: threads and plugins."""
+    torch.set_num_threads(settings.threads)
+    for path in settings.plugins:
+        load_file(path)
+
+
+def work(unit: Unit, settings: Settings) -> Unit:
+    """Compute one shard and write it."""
+    store = Store(settings.out)
+    if read_shard(store.shards, unit.key, unit.index) is None:
+        write_shard(store.shards, unit.key, unit.index, compute(unit, settings))
+    return unit
+
+
+def work_guarded(unit: Unit, settings: Settings) -> Unit:
+    """Compute one shard in a worker, which ends itself if the shard hangs for good or leaks.
+
+    A worker that keeps half of the memory that a shard may take is replaced, so that what one attack leaks
+    is not held against the next; its shard is written by then.
+    """
+    seconds, gib = settings.limits.seconds, settings.limits.gib
+    before = data_bytes()
+    with watchdog(None if seconds is None else 2 * seconds + 60):
+        work(unit, settings)
+    if gib is not None and data_bytes() - before > gib * 2**29:
+        os._exit(1)
+    return unit
+
+
+def run(
+    plan: Plan,
+    settings: Settings,
+    *,
+    jobs: int = 1,
+    on_tick: Callable[[Tick], None] | None = None,
+) -> list[CellRecord]:
+    """Measure every cell of a plan that is not there yet; return all their records in plan order.
+
+    Raises: ContractError: a victim fails its checks (before anything is measured on it).
+        ArtefactError: an existing record is damaged, or nothing can be written.
+    """
+    prepare(settings)
+    store = Store(settings.out)
+    with store.locked():
+        store.clean()
+        keyed = _identify(plan, settings)
+        records = {key: _adopt(store, key, plan.suite) for key, _, _, _ in keyed if store.has(key)}
+        units = [
+            Unit(cell, key, index)
+            for key, cell, _, _ in keyed
+            if key not in records
+            for index in range(cell.shards)
+        ]
+        _check_victims([unit.cell for unit in units], settings)
+        if units and settings.command:
+            provenance.note(settings.out, provenance.session(settings.command))
+        waiting = {key: cell.shards for key, cell, _, _ in keyed if key not in records}
+        total = sum(cell.shards for _, cell, _, _ in keyed)
+        done = total - len(units)
+        about = {key: (cell, digests, parameters) for key, cell, digests, parameters in keyed}
+        for unit in _execute(units, settings, jobs):
+            waiting[unit.key] -= 1
+            if not waiting[unit.key]:
+                cell, digests, parameters = about[unit.key]
+                records[unit.key] = _finish(store, plan, unit.key, cell, digests, parameters, settings)
+            done += 1
+            if on_tick is not None:
+                on_tick(Tick(done, total, unit.cell))
+    return [records[key] for key, _, _, _ in keyed]
+
+
+def _adopt(store: Store, key: str, suite: Suite) -> CellRecord:
+    """Read a record that is there already, and note on it the suite that asks for it now."""
+    record = store.read(key)
+    known = dataclasses.replace(
+        record, suite=suite.name, suite_version=suite.version, suite_digest=suite.digest
+    )
+    if known != record:
+        store.note_suite(known)
+    return known
+
+
+def _identify(plan: Plan, settings: Settings) -> list[tuple[str, Cell, dict[str, str], dict[str, Any]]]:
+    found: dict[str, tuple[str, Cell, dict[str, str], dict[str, Any]]] = {}
+    for cell in plan.cells:
+        key, digests, parameters = identity(
+            cell, weights=settings.weights, root=settings.root, device=settings.device
+        )
+        found.setdefault(key, (key, cell, digests, parameters))
+    return list(found.values())
+
+
+def _check_victims(cells: Sequence[Cell], settings: Settings) -> None:
+    seen = set()
+    for cell in cells:
+        which = (cell.victim, cell.victim_params, cell.defense, cell.victim_seed)
+        if which in seen:
+            continue
+        seen.add(which)
+        data = dataset_split(cell.dataset, cell.split, settings.root)
+        check_victim(victim_of(cell, weights=settings.weights, device=settings.device), data.x)
+
+
+def _execute(units: Sequence[Unit], settings: Settings, jobs: int) -> Iterator[Unit]:
+    if jobs <= 1 or len(units) <= 1:
+        for unit in units:
+            yield work(unit, settings)
+        return
+    for unit, survived in in_processes(units, work_guarded, settings, jobs=jobs, start=prepare):
+        if not survived:
+            write_shard(Store(settings.out).shards, unit.key, unit.index, compute(unit, settings, died=True))
+        yield unit

@@ -1,0 +1,1 @@
+"""Spiking neurons and the rules of their backward pass."""

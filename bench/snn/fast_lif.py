@@ -1,0 +1,234 @@
+"""SpikingJelly's plain LIF and IF nodes without a new tensor for every operation.
+
+A node that runs T steps out of a dozen small operations each spends most of its time on memory. Here
+the same arithmetic, in the same order, is done in place on pieces that stay in a cache: the spikes are the
+node's own bit for bit, and the gradient is that of the unrolled steps (bit for bit too where the reset
+is detached). Everything else, and every node on an accelerator, is left to the node itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import nn
+
+from robustspike.bench.snn.neurons import DeferredRule
+from robustspike.bench.snn.neurons import FunctionRule
+from robustspike.bench.snn.neurons import SpikeRule
+from robustspike.bench.snn.neurons import find_neurons
+
+_PIECE = 1 << 16
+"""Neurons that take a step together: 256 kB a tensor in float32."""
+
+
+def is_plain(node: Any) -> bool:
+    """Say whether this module can run a node: SpikingJelly's own LIF or IF, multi-step, nothing recorded."""
+    kind = type(node)
+    return (
+        kind.__name__ in ("LIFNode", "IFNode")
+        and kind.__module__.startswith("spikingjelly.")
+        and node.step_mode == "m"
+        and getattr(node, "backend", "torch") == "torch"
+        and getattr(node, "_neuron_precision", None) is None
+        and isinstance(node.v_threshold, float)
+        and (node.v_reset is None or isinstance(node.v_reset, float))
+    )
+
+
+def plain_nodes(module: nn.Module) -> list[nn.Module]:
+    """Return the spiking layers of a network that this module can run."""
+    return [neuron.module for neuron in find_neurons(module) if is_plain(neuron.module)]
+
+
+@contextmanager
+def in_place(nodes: Sequence[nn.Module]) -> Iterator[None]:
+    """Run plain nodes by this module for the length of the block, where nothing else replaces them."""
+    taken = [node for node in nodes if "forward" not in node.__dict__]
+    for node in taken:
+        node.__dict__["forward"] = partial(_forward, node)
+    try:
+        yield
+    finally:
+        for node in taken:
+            del node.__dict__["forward"]
+
+
+def run(node: Any, current: Tensor, before: Tensor | None, *, out: Tensor) -> Tensor:
+    """Write a node's spikes [T, N, ...] on currents of that shape into `out`, which may be the currents.
+
+    Args:
+        before: potential before the first step [N, ...], overwritten; None for that of a node just reset.
+    Returns: the potential after the last step.
+    """
+    v = torch.full_like(current[0], node.v) if before is None else before
+    for part in _pieces(current):
+        for x, spikes in zip(current[:, part], out[:, part], strict=True):
+            _charge(node, x, v[part], out=spikes)
+            _fire(node, spikes, v[part], spikes)
+    return v
+
+
+def traced(node: Any, current: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a node's spikes and the potentials after every step, both [T, N, ...]."""
+    spikes, after = torch.empty_like(current), torch.empty_like(current)
+    for part in _pieces(current):
+        v = torch.full_like(current[0, part], node.v)
+        for x, s, kept in zip(current[:, part], spikes[:, part], after[:, part], strict=True):
+            _charge(node, x, v, out=s)
+            _fire(node, s, v, s)
+            kept.copy_(v)
+    return spikes, after
+
+
+def _pieces(current: Tensor) -> list[slice]:
+    """Cut the samples of [T, N, ...] into pieces that stay in a cache."""
+    n = current.shape[1]
+    size = max(1, _PIECE // max(1, current[0, :1].numel()))
+    return [slice(start, start + size) for start in range(0, n, size)]
+
+
+def _charge(node: Any, x: Tensor, v: Tensor, *, out: Tensor) -> None:
+    """Write the potential after a current into `out` (which may be x); v may be overwritten."""
+    tau = getattr(node, "tau", None)
+    if tau is None:
+        torch.add(v, x, out=out)
+        return
+    rest = node.v_reset or 0.0
+    excess = v - rest if rest else v
+    if node.decay_input:
+        torch.sub(x, excess, out=out).div_(tau).add_(v)
+    else:
+        torch.add(v.sub_(excess / tau), x, out=out)
+
+
+def _fire(node: Any, h: Tensor, v: Tensor, spikes: Tensor) -> None:
+    """Turn the charged potential into spikes (`spikes` may be h), and v into the potential after the reset.
+
+    Spikes are 0 or 1, so that h - s h + s v_reset is exactly (1 - s) h + s v_reset.
+    """
+    torch.ge(h, node.v_threshold, out=v)
+    if node.v_reset is None:
+        fires = v.clone()
+        torch.add(h, fires, alpha=-node.v_threshold, out=v)
+        spikes.copy_(fires)
+        return
+    if node.v_reset:
+        fires = v.clone()
+        torch.addcmul(h, fires, h, value=-1, out=v).add_(fires, alpha=node.v_reset)
+        spikes.copy_(fires)
+        return
+    torch.addcmul(h, v, h, value=-1, out=v)
+    torch.ge(h, node.v_threshold, out=spikes)
+
+
+def _forward(node: Any, current: Tensor) -> Tensor:
+    """Stand in for the forward of a plain node: in place where that gives the same, else its own."""
+    rule = node.surrogate_function
+    recording = torch.is_grad_enabled() and current.requires_grad
+    fits = (
+        is_plain(node)
+        and not node.store_v_seq
+        and isinstance(node.v, float)
+        and current.device.type == "cpu"
+        and current.dtype in (torch.float32, torch.float64)
+        and current.dim() > 1
+        and len(current) > 0
+    )
+    slopes = _slopes(rule, node.detach_reset) if recording and fits else None
+    if not fits or (slopes is None if recording else not _is_heaviside(rule)):
+        spikes: Tensor = type(node).forward(node, current)
+        return spikes
+    if slopes is not None:
+        spikes = _Sequence.apply(current, node, slopes)  # type: ignore[no-untyped-call]
+        return spikes
+    spikes = torch.empty_like(current)
+    run(node, current, None, out=spikes)
+    return spikes
+
+
+def _is_heaviside(rule: Any) -> bool:
+    """Say whether a firing rule does nothing but compare, when no gradient is recorded."""
+    if isinstance(rule, SpikeRule):
+        return type(rule).forward in (SpikeRule.forward, DeferredRule.forward)
+    return _is_library_rule(rule)
+
+
+def _is_library_rule(rule: Any) -> bool:
+    """Say whether a rule is one of SpikingJelly's own surrogates, unwatched, and makes spikes."""
+    ours = type(rule).__module__ == "spikingjelly.activation_based.surrogate"
+    return ours and getattr(rule, "spiking", False) is True and not rule._forward_hooks
+
+
+def _slopes(rule: Any, detached: bool) -> Callable[[Tensor], Tensor] | None:
+    """Return the function that gives the slopes of all steps at once, if the rule has one.
+
+    Args:
+        detached: whether the gradient is cut at the reset; only then is the sum of what flows back bit for
+            bit that of the steps, as a network's own gradient must be.
+    """
+    if type(rule).forward is DeferredRule.forward:
+        slopes: Callable[[Tensor], Tensor] = rule.slopes
+        return slopes
+    if detached and type(rule).__name__ == "ATan" and _is_library_rule(rule):
+        return partial(_atan_slopes, rule.alpha)
+    return rule.function if type(rule) is FunctionRule else None
+
+
+def _atan_slopes(alpha: float, u: Tensor) -> Tensor:
+    """Return SpikingJelly's ATan slopes, by its own arithmetic in its own order."""
+    scaled = math.pi * (alpha / 2) * u
+    return scaled.mul_(scaled).add_(1).reciprocal_().mul_(alpha / 2)
+
+
+class _Sequence(torch.autograd.Function):
+    """A node's steps as one function of its currents."""
+
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, node: Any, slopes: Callable[[Tensor], Tensor]) -> Tensor:
+        charged, spikes = torch.empty_like(current), torch.empty_like(current)
+        for part in _pieces(current):
+            v = torch.full_like(current[0, part], node.v)
+            for x, h, s in zip(current[:, part], charged[:, part], spikes[:, part], strict=True):
+                _charge(node, x, v, out=h)
+                _fire(node, h, v, s)
+        ctx.save_for_backward(charged, spikes)
+        ctx.slopes = slopes
+        ctx.tau, ctx.decays = getattr(node, "tau", None), getattr(node, "decay_input", False)
+        ctx.threshold, ctx.rest, ctx.detached = node.v_threshold, node.v_reset, node.detach_reset
+        return spikes
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        charged, spikes = ctx.saved_tensors
+        out = torch.empty_like(charged)
+        slopes = ctx.slopes(charged - ctx.threshold)
+        for part in _pieces(charged):
+            carried: Tensor | None = None  # the gradient of the potential after the step
+            for t in reversed(range(len(charged))):
+                dh, s = out[t, part], spikes[t, part]
+                if carried is None:
+                    torch.mul(grad[t, part], slopes[t, part], out=dh)
+                else:
+                    fires = grad[t, part]
+                    if not ctx.detached:
+                        jump = -ctx.threshold if ctx.rest is None else ctx.rest - charged[t, part]
+                        fires = fires + carried * jump
+                    torch.mul(fires, slopes[t, part], out=dh)
+                    dh.add_(carried if ctx.rest is None else carried.addcmul_(carried, s, value=-1))
+                if ctx.tau is None:
+                    carried = dh.clone()
+                    continue
+                leaked = dh / ctx.tau
+                carried = dh - leaked
+                if ctx.decays:
+                    dh.copy_(leaked)
+        return out, None, None

@@ -1,0 +1,1 @@
+"""Recipes, defenses and the training loop."""

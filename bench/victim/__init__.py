@@ -1,0 +1,1 @@
+"""Victims: networks behind one contract."""

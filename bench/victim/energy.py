@@ -1,0 +1,277 @@
+"""Synaptic operations and energy, of an answer and of a training step.
+
+Counted per sample, as if it were alone on the hardware: for every convolution and linear layer, the
+pairs of an arriving event and a non-zero weight it meets, over all time steps. An event that is a spike
+costs an addition (AC), a real value a multiplication and an addition (MAC). Biases, BatchNorm, pooling,
+membrane updates and memory traffic are not counted.
+
+Which is which is decided by where the input comes from, not by its values: a layer that runs before any
+spiking neuron (or spike encoder) of the network is analog, a later one is fed by spikes. Average pooling
+and thresholds scale spikes, which is undone before they are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import nn
+
+from robustspike.bench.contract.specs import Domain
+from robustspike.bench.errors import ConfigError
+from robustspike.bench.numbers.rng import RowStreams
+from robustspike.bench.snn.neurons import find_neurons
+from robustspike.bench.victim.module import ModuleVictim
+
+
+@dataclass(frozen=True)
+class EnergyCost:
+    """Energy of one operation, and how the first layer is billed.
+
+    Args:
+        mac_pj: picojoules of a multiplication and addition; 32-bit floating point at 45 nm.
+        ac_pj: picojoules of an addition.
+        first_layer: "per_step": analog layers are computed at each time step. "once": an analog layer
+            whose input is the same at every step is computed once and its result reused.
+    Source: Horowitz, ISSCC 2014, as used by TET (arXiv:2202.11946) and most SNN papers. Differs: none.
+    """
+
+    mac_pj: float = 4.6
+    ac_pj: float = 0.9
+    first_layer: str = "per_step"
+
+    def __post_init__(self) -> None:
+        if self.first_layer not in ("per_step", "once") or self.mac_pj < 0 or self.ac_pj < 0:
+            raise ConfigError(
+                "energy: first_layer must be 'per_step' or 'once' and costs 0 or more, got "
+                f"'{self.first_layer}', {self.mac_pj} and {self.ac_pj}."
+            )
+
+
+@dataclass(frozen=True)
+class SynapticCounts:
+    """Operations of a batch: one float64 number per sample.
+
+    Args:
+        ac, mac: additions on spikes; multiplications on real values, every time step counted.
+        mac_once: the same with analog layers billed once.
+        dense: operations if every input and every weight were non-zero.
+        spikes: spikes emitted by all neurons.
+        neurons: neurons of the network.
+        steps: the victim's time steps (1 for a network without time).
+        rates: mean spikes per neuron and step, by layer.
+    """
+
+    ac: Tensor
+    mac: Tensor
+    mac_once: Tensor
+    dense: Tensor
+    spikes: Tensor
+    neurons: int
+    steps: int
+    rates: dict[str, float] = field(default_factory=dict)
+
+    def energy_nj(self, cost: EnergyCost | None = None) -> Tensor:
+        """Return the energy of each sample in nanojoules."""
+        cost = EnergyCost() if cost is None else cost
+        mac = self.mac if cost.first_layer == "per_step" else self.mac_once
+        return (cost.ac_pj * self.ac + cost.mac_pj * mac) / 1000
+
+    def summary(self, cost: EnergyCost | None = None) -> dict[str, float]:
+        """Return means per sample, ready for a record or a certificate."""
+        cost = EnergyCost() if cost is None else cost
+        places = max(1, self.neurons * self.steps)
+        return {
+            "ac": float(self.ac.mean()),
+            "mac": float(self.mac.mean()),
+            "mac_once": float(self.mac_once.mean()),
+            "dense": float(self.dense.mean()),
+            "spikes": float(self.spikes.mean()),
+            "rate": float(self.spikes.mean()) / places,
+            "energy_nj": float(self.energy_nj(cost).mean()),
+            "mac_pj": cost.mac_pj,
+            "ac_pj": cost.ac_pj,
+        }
+
+
+def count_synops(
+    victim: ModuleVictim, x: Tensor, *, noise: RowStreams | None = None, batch: int = 250
+) -> SynapticCounts:
+    """Count the operations of a victim's answers, on clean or on adversarial inputs.
+
+    Args:
+        victim: the victim. Layers are its `nn.Conv2d` and `nn.Linear` modules that run, and modules
+            with `synaptic_operations(inputs) -> [N]`. A module with `emits_spikes` makes what runs
+            after it spike-fed; a layer with `input_kind` ("spikes", "times" or "analog") says itself.
+        x: inputs [N, *shape].
+        noise: streams for a stochastic victim, one row per sample.
+        batch: samples per pass.
+
+    Cost: 1 forward per sample, and two more of each layer.
+    """
+    parts = []
+    for rows in torch.split(torch.arange(len(x), device=x.device), batch):
+        streams = None if noise is None else noise.fork("energy", rows=rows)
+        counter = _Counter(victim, len(rows))
+        with counter.listening(), torch.no_grad():
+            victim.logits(x[rows].to(victim.device), noise=streams)
+        parts.append(counter)
+    totals = {name: torch.cat([part.totals[name] for part in parts]) for name in _Counter.NAMES}
+    neurons = parts[0].neurons
+    steps = max(1, victim.spec.steps)
+    rates = {
+        name: sum(part.emitted[name] for part in parts) / (len(x) * size * steps)
+        for name, size in neurons.items()
+    }
+    return SynapticCounts(**totals, neurons=sum(neurons.values()), steps=steps, rates=rates)
+
+
+def layer_operations(layer: nn.Module, x: Tensor, *, dense: bool = False) -> Tensor:
+    """Return, per leading index of x, the sum of x over every non-zero weight that it meets.
+
+    With x the events that arrive at a layer, this is the number of its operations.
+
+    Args:
+        layer: an `nn.Conv2d` or `nn.Linear`; one with `integers()` uses those weights.
+        x: [L, C, H, W] for a convolution, [L, ..., features] for a linear layer.
+        dense: take every weight as non-zero.
+    """
+    used: Tensor = layer.integers() if hasattr(layer, "integers") else layer.weight  # type: ignore[assignment, operator]
+    weight = torch.ones_like(used, dtype=x.dtype) if dense else (used.detach() != 0).to(x.dtype)
+    if isinstance(layer, nn.Conv2d):
+        met = nn.functional.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    else:
+        met = nn.functional.linear(x, weight)
+    return met.flatten(1).sum(dim=1, dtype=torch.float64)
+
+
+def spike_counts(x: Tensor) -> Tensor:
+    """Return how many spikes each element of a layer's input stands for.
+
+    Thresholds and average pooling scale spikes, so the elements are multiples of one value, or of one
+    value per channel where each channel has its own threshold. That value is taken to be the smallest
+    that occurs; on very few samples it may not occur, and the counts are then too low.
+
+    Shape: x [L, channels, ...]; returns the same.
+    """
+    size = x.abs()
+    smallest = torch.where(size > 0, size, torch.full_like(size, torch.inf))
+    counts = (size / smallest.min()).nan_to_num(0.0)
+    if bool(((counts - counts.round()).abs() <= 1e-3 * counts.clamp(min=1)).all()):
+        return counts.round()
+    own = smallest.amin(dim=[0, *range(2, x.dim())], keepdim=True)
+    return (size / own).nan_to_num(0.0).round()
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d | nn.Linear)
+
+
+def _single(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return the input of a layer with time folded into the batch, as `layer_operations` wants it."""
+    if isinstance(layer, nn.Conv2d):
+        return x.flatten(0, -4)
+    return x.flatten(0, -2)
+
+
+class _Flow:
+    """Follows, during a pass, whether what runs now comes after a source of spikes."""
+
+    def __init__(self, module: nn.Module, *, spiking: bool) -> None:
+        self.module = module
+        self.spiking = spiking
+        self.nodes = {neuron.module: neuron for neuron in find_neurons(module)}
+
+    @contextmanager
+    def followed(
+        self,
+        at_layer: Callable[[str, nn.Module, tuple[Any, ...], Any], None],
+        at_neurons: Callable[[str, Tensor], None],
+    ) -> Iterator[None]:
+        """Call back after every layer and after everything that fires, inside the block."""
+
+        def layer_hook(name: str) -> Any:
+            return lambda module, inputs, out: at_layer(name, module, inputs, out)
+
+        def source_hook(name: str) -> Any:
+            def hook(module: nn.Module, inputs: tuple[Any, ...], out: Any) -> None:
+                del inputs
+                if hasattr(module, "emits_spikes"):
+                    self.spiking = bool(module.emits_spikes)
+                elif hasattr(module, "spikes_of"):
+                    at_neurons(name, module.spikes_of(out)[None])  # type: ignore[operator]
+                else:
+                    self.spiking = True
+                    out = out.detach()
+                    at_neurons(name, out if self.nodes[module].is_multi_step else out[None])
+
+            return hook
+
+        handles = []
+        for name, module in self.module.named_modules():
+            if hasattr(module, "synaptic_operations") or _is_layer(module):
+                handles.append(module.register_forward_hook(layer_hook(name)))
+            if module in self.nodes or hasattr(module, "spikes_of") or hasattr(module, "emits_spikes"):
+                handles.append(module.register_forward_hook(source_hook(name)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _Counter:
+    """Counts one pass of a victim on n samples."""
+
+    NAMES = ("ac", "mac", "mac_once", "dense", "spikes")
+
+    def __init__(self, victim: ModuleVictim, n: int) -> None:
+        self.n = n
+        self.flow = _Flow(victim.module, spiking=victim.spec.domain is not Domain.STATIC)
+        zeros = torch.zeros(n, dtype=torch.float64, device=victim.device)
+        self.totals = {name: zeros.clone() for name in self.NAMES}
+        self.analog: dict[str, list[Tensor]] = {}
+        self.kinds: dict[str, str] = {}
+        self.neurons: dict[str, int] = {}
+        self.emitted: dict[str, float] = {}
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Count whatever runs inside the block."""
+        with self.flow.followed(self._at_layer, self._at_neurons):
+            yield
+        for steps in self.analog.values():
+            self.totals["mac"] += torch.stack(steps).sum(dim=0)
+            self.totals["mac_once"] += torch.stack(steps).mean(dim=0)
+
+    def _at_layer(self, name: str, layer: nn.Module, inputs: tuple[Any, ...], out: Any) -> None:
+        del out
+        if hasattr(layer, "synaptic_operations"):
+            self.totals["ac"] += layer.synaptic_operations(*inputs)  # type: ignore[operator]
+            self.totals["dense"] += layer.weight.numel()  # type: ignore[operator, union-attr]
+            return
+        x = _single(layer, inputs[0].detach())
+        # Decided at the first call: in a loop over time a first layer runs after neurons, later on.
+        here = "spikes" if self.flow.spiking else "analog"
+        kind = self.kinds.setdefault(name, getattr(layer, "input_kind", here))
+        events = spike_counts(x) if kind == "spikes" else (x != 0).to(x.dtype)
+        counts = layer_operations(layer, events).view(-1, self.n)
+        self.totals["dense"] += layer_operations(layer, torch.ones_like(x[:1]), dense=True) * len(counts)
+        if kind == "analog":
+            self.analog.setdefault(name, []).extend(counts)
+        else:
+            self.totals["ac"] += counts.sum(dim=0)
+
+    def _at_neurons(self, name: str, fired: Tensor) -> None:
+        """Take in what a layer of neurons emitted: [T, N, ...], or [T, T' N, ...] with time folded in."""
+        counts = fired.double().flatten(2).sum(dim=2) if fired.dim() > 2 else fired.double()
+        per_sample = counts.flatten().view(-1, self.n).sum(dim=0)
+        self.neurons[name] = fired[0, 0].numel()
+        self.totals["spikes"] += per_sample
+        self.emitted[name] = self.emitted.get(name, 0.0) + float(per_sample.sum())

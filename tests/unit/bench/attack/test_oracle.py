@@ -1,0 +1,156 @@
+"""The oracle meters, refuses, remembers, and hides the victim."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import nn
+
+from robustspike.bench.api import Access
+from robustspike.bench.api import AccessDenied
+from robustspike.bench.api import Budget
+from robustspike.bench.api import BudgetExceeded
+from robustspike.bench.api import Domain
+from robustspike.bench.api import Goal
+from robustspike.bench.api import Oracle
+from robustspike.bench.api import RowStreams
+from robustspike.bench.api import ThreatModel
+from robustspike.bench.api import registry
+from robustspike.bench.attack.meter import Meter
+from robustspike.bench.testing.reference import reference
+from robustspike.bench.testing.reference import samples
+
+
+def make(threat: ThreatModel, n: int = 4, *, targets: torch.Tensor | None = None) -> tuple[Oracle, Meter]:
+    victim = reference(threat.domain)
+    x = samples(threat.domain, n)
+    logits = victim.logits(x)
+    meter = Meter(
+        victim,
+        threat,
+        registry("geometries").get(threat.geometry),
+        x,
+        logits.argmax(dim=1).clone(),
+        noise=RowStreams.derive(range(n), 0),
+        clean=logits,
+        estimators=registry("estimators").get,
+        targets=targets,
+    )
+    return Oracle(meter), meter
+
+
+LINF = ThreatModel(eps=Fraction(1, 4))
+
+
+def test_counts_every_pass_of_every_row() -> None:
+    oracle, meter = make(LINF)
+    rows = torch.tensor([0, 2, 2])
+    oracle.labels(meter.x0[rows], rows)
+    oracle.loss_and_grad(meter.x0[:1], torch.tensor([0]))
+    assert meter.forwards.tolist() == [2, 0, 2, 0]
+    assert meter.backwards.tolist() == [1, 0, 0, 0]
+
+
+def test_refuses_what_the_budget_forbids_and_charges_nothing_for_it() -> None:
+    oracle, meter = make(replace(LINF, budget=Budget(forwards=1, backwards=0)))
+    rows = torch.tensor([0, 1])
+    oracle.labels(meter.x0[rows], rows)
+    assert oracle.active(forwards=1).tolist() == [2, 3]
+    with pytest.raises(BudgetExceeded, match="sample 0"):
+        oracle.labels(meter.x0[:1], torch.tensor([0]))
+    with pytest.raises(BudgetExceeded):
+        oracle.loss_and_grad(meter.x0[3:], torch.tensor([3]))
+    assert meter.forwards.tolist() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("access", "allowed"),
+    [
+        (Access.WHITE, {"labels", "logits", "loss_and_grad"}),
+        (Access.SCORE, {"labels", "logits"}),
+        (Access.LABEL, {"labels"}),
+        (Access.TRANSFER, set()),
+    ],
+)
+def test_access_levels(access: Access, allowed: set[str]) -> None:
+    oracle, meter = make(replace(LINF, access=access))
+    for method in ("labels", "logits", "loss_and_grad"):
+        rows = torch.tensor([0])
+        if method in allowed:
+            getattr(oracle, method)(meter.x0[:1], rows)
+        else:
+            with pytest.raises(AccessDenied, match=str(access)):
+                getattr(oracle, method)(meter.x0[:1], rows)
+
+
+def test_a_hit_leaves_the_active_set_and_is_remembered() -> None:
+    oracle, meter = make(ThreatModel(eps=Fraction(1)))
+    adversarial = 1 - meter.x0
+    labels = oracle.labels(adversarial, torch.arange(4))
+    hits = (labels != meter.y).nonzero().squeeze(1)
+    assert len(hits), "the reference inputs must contain a hit for this test"
+    assert set(oracle.active().tolist()) == set(range(4)) - set(hits.tolist())
+    best, hit = oracle.best()
+    assert torch.equal(best[hits], adversarial[hits])
+    assert hit[hits].all()
+    assert (meter.first_hit[hits] == 1).all()
+
+
+def test_an_illegal_hit_does_not_count() -> None:
+    oracle, meter = make(ThreatModel(eps=Fraction(1, 1000)))
+    oracle.labels(1 - meter.x0, torch.arange(4))
+    assert not meter.hit.any()
+    bad = meter.x0.clone()
+    bad[:, 0, 0, 0] = torch.nan
+    oracle.labels(bad, torch.arange(4))
+    assert not meter.hit.any()
+
+
+def test_minimum_norm_keeps_the_nearest_and_keeps_rows_active() -> None:
+    threat = ThreatModel(domain=Domain.SPIKES, geometry="l0", eps=None)
+    oracle, meter = make(threat)
+    far = 1 - meter.x0
+    oracle.labels(far, torch.arange(4))
+    hits = meter.hit.nonzero().squeeze(1)
+    assert len(hits)
+    assert len(oracle.active()) == 4
+    row = int(hits[0])
+    near = far[row].clone()
+    near.view(-1)[0] = meter.x0[row].view(-1)[0]
+    both = torch.stack([far[row], near])
+    labels = oracle.labels(both, torch.tensor([row, row]))
+    if labels[1] != meter.y[row]:
+        assert torch.equal(oracle.best()[0][row], near)
+
+
+def test_targeted_losses_point_to_the_target() -> None:
+    targets = torch.tensor([0, 1, 2, 0])
+    oracle, meter = make(replace(LINF, goal=Goal.TARGETED), targets=targets)
+    out = oracle.loss_and_grad(meter.x0, torch.arange(4))
+    step = (meter.x0 + 1e-3 * out.grad).detach()
+    before = meter.victim.logits(meter.x0).log_softmax(1).gather(1, targets[:, None])
+    after = meter.victim.logits(step).log_softmax(1).gather(1, targets[:, None])
+    assert (after >= before).all()
+    assert torch.equal(oracle.targets, targets)
+
+
+def test_the_victim_cannot_be_reached_from_the_oracle() -> None:
+    oracle, meter = make(LINF)
+    out = oracle.loss_and_grad(meter.x0, torch.arange(4))
+    assert out.loss.grad_fn is None and out.logits.grad_fn is None and out.grad.grad_fn is None
+    seen: set[int] = set()
+    todo: list[object] = [oracle, out]
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or isinstance(thing, type):
+            continue
+        seen.add(id(thing))
+        assert not isinstance(thing, nn.Module | Meter), type(thing)
+        if not hasattr(thing, "__dict__") or not callable(thing):
+            todo += [r for r in gc.get_referents(thing) if not isinstance(r, type) and not callable(r)]
+    with pytest.raises(AttributeError):
+        oracle.victim  # type: ignore[attr-defined]  # noqa: B018

@@ -1,0 +1,245 @@
+"""The published quality sets, on tiny made files of the same layout and on the rated images at hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from robustspike.bench.contract.registry import registry
+from robustspike.bench.data.quality.quality_files import Kadid10k
+from robustspike.bench.data.quality.quality_files import Koniq10k
+from robustspike.bench.data.quality.quality_files import Live
+from robustspike.bench.data.quality.quality_files import LiveChallenge
+from robustspike.bench.data.quality.quality_files import RatedImages
+from robustspike.bench.data.quality.quality_files import Tid2013
+from robustspike.bench.data.quality.quality_files import part_of
+from robustspike.bench.errors import ArtefactError
+from robustspike.bench.errors import ConfigError
+from robustspike.bench.suite.file import read_suite
+from robustspike.bench.suite.plan import make_plan
+from robustspike.bench.training.fit import Schedule
+from robustspike.bench.training.train import train
+from robustspike.bench.training.weights import find_weights
+from robustspike.bench.training.weights import load_victim
+from robustspike.bench.training.weights import read_certificate
+from robustspike.defenses.none import Undefended
+
+
+def picture(path: Path, grey: int = 128) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((32, 40, 3), grey, dtype=np.uint8)).save(path)
+
+
+def cell(names: list[str], *, column: bool) -> np.ndarray:
+    out = np.empty((len(names), 1) if column else (1, len(names)), dtype=object)
+    for i, name in enumerate(names):
+        out[(i, 0) if column else (0, i)] = name
+    return out
+
+
+def kadid(root: Path) -> RatedImages:
+    lines = ["dist_img,ref_img,dmos,var"]
+    for ref in range(1, 13):
+        for level in (1, 5):
+            name = f"I{ref:02d}_03_{level:02d}.png"
+            picture(root / "images" / name, 10 * ref)
+            lines.append(f"{name},I{ref:02d}.png,{5 - 0.5 * level},0.4")
+    (root / "dmos.csv").write_text("\n".join(lines) + "\n")
+    return Kadid10k(crop=16)
+
+
+def koniq(root: Path) -> RatedImages:
+    lines = ["image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,set"]
+    for i, part in enumerate(["training", "validation", "test", "test"]):
+        picture(root / "512x384" / f"{i}.jpg")
+        lines.append(f"{i}.jpg,0,0,0.2,0.7,0.1,105,{20 + 20 * i},0.5,{part}")
+    (root / "koniq10k_distributions_sets.csv").write_text("\n".join(lines) + "\n")
+    return Koniq10k(crop=16)
+
+
+def live(root: Path) -> RatedImages:
+    dmos, orgs, names = [], [], []
+    for group, _ in Live.groups:
+        for i in range(6):
+            picture(root / group / f"img{i + 1}.bmp")
+            dmos.append(10.0 * i)
+            orgs.append(int(i == 0))
+            names.append(f"scene{i}.bmp")
+    savemat(root / "dmos_realigned.mat", {"dmos_new": [dmos], "orgs": [orgs], "dmos_std": [dmos]})
+    savemat(root / "refnames_all.mat", {"refnames_all": cell(names, column=False)})
+    return Live(crop=16)
+
+
+def live_challenge(root: Path) -> RatedImages:
+    names = [f"t{i}.bmp" for i in range(1, 8)] + [f"{i}.{'JPG' if i % 2 else 'bmp'}" for i in range(20)]
+    for name in names:
+        inside = root / "Images" / ("trainingImages" if name.startswith("t") else "")
+        picture(inside / name)
+    (root / "Data").mkdir()
+    savemat(root / "Data/AllImages_release.mat", {"AllImages_release": cell(names, column=True)})
+    savemat(root / "Data/AllMOS_release.mat", {"AllMOS_release": [[float(3 * i) for i in range(27)]]})
+    return LiveChallenge(crop=16)
+
+
+def tid(root: Path) -> RatedImages:
+    lines = []
+    for ref in range(1, 13):
+        for level in (1, 5):
+            name = f"I{ref:02d}_01_{level}.bmp"
+            written = name.lower() if ref % 2 else name.replace("bmp", "BMP")
+            picture(root / "distorted_images" / written, 10 * ref)
+            lines.append(f"{6.3 - 0.9 * level} {name}")
+    (root / "mos_with_names.txt").write_text("\n".join(lines) + "\n")
+    return Tid2013(crop=16)
+
+
+MAKERS = {"kadid": kadid, "koniq": koniq, "live": live, "live_challenge": live_challenge, "tid": tid}
+EXPECTED = {  # entries, the first one's raw value and score
+    "kadid": (24, 4.5, 87.5),
+    "koniq": (4, 20.0, 20.0),
+    "live": (25, 10.0, 90.0),
+    "live_challenge": (20, 21.0, 21.0),
+    "tid": (24, 5.4, 60.0),
+}
+
+
+@pytest.mark.parametrize("which", MAKERS)
+def test_entries_have_scores_on_one_scale_and_files_that_exist(which: str, tmp_path: Path) -> None:
+    data = MAKERS[which](tmp_path)
+    entries = data.entries(tmp_path)
+    count, raw, score = EXPECTED[which]
+    assert len(entries) == count
+    assert (entries[0].raw, entries[0].score) == pytest.approx((raw, score))
+    assert all(entry.path.is_file() for entry in entries)
+
+
+@pytest.mark.parametrize("which", MAKERS)
+def test_splits_cover_everything_once_and_share_no_reference(which: str, tmp_path: Path) -> None:
+    data = MAKERS[which](tmp_path)
+    entries = data.entries(tmp_path)
+    parts: dict[str, set[str]] = {}
+    for entry in entries:
+        parts.setdefault(part_of(entry, data.name), set()).add(entry.reference or entry.path.name)
+    assert {"train", "test"} <= parts.keys()
+    assert sum(len(names) for names in parts.values()) == len(set().union(*parts.values()))
+    loaded = [data.load(part, root=tmp_path) for part in sorted(parts)]
+    assert sorted(i for split in loaded for i in split.ids.tolist()) == list(range(len(entries)))
+    for split in loaded:
+        assert split.x.shape[1:] == data.shape == (3, 16, 16)
+        assert split.y.tolist() == pytest.approx([entries[i].score for i in split.ids.tolist()])
+
+
+def test_distortion_and_level_are_kept(tmp_path: Path) -> None:
+    entry = kadid(tmp_path).entries(tmp_path)[1]
+    assert (entry.reference, entry.distortion, entry.level) == ("I01.png", "03", 5)
+
+
+def test_older_and_larger_releases_are_read_too(tmp_path: Path) -> None:
+    newer = live(tmp_path / "live").entries(tmp_path)
+    (tmp_path / "live/dmos_realigned.mat").unlink()
+    scores = [10.0 * i for _ in range(5) for i in range(6)]
+    savemat(
+        tmp_path / "live/dmos.mat", {"dmos": [scores], "orgs": [[int(s == 0) for s in scores]]}
+    )  # as in the release of 2005
+    assert Live(crop=16).entries(tmp_path) == newer
+    (koniq_home := tmp_path / "koniq10k").mkdir()
+    small = koniq(koniq_home).entries(tmp_path)
+    (koniq_home / "512x384").rename(koniq_home / "1024x768")
+    large = Koniq10k(crop=16).entries(tmp_path)
+    assert [e.path.parent.name for e in large] == ["1024x768"] * 4
+    assert [e.score for e in large] == [e.score for e in small]
+
+
+def test_data_may_point_to_the_set_or_above_it(tmp_path: Path) -> None:
+    data = tid(tmp_path / "tid2013") if (tmp_path / "tid2013").mkdir() is None else None
+    assert data is not None
+    assert data.present(tmp_path) and data.present(tmp_path / "tid2013")
+    assert len(data.entries(tmp_path)) == 24
+    assert not Kadid10k().present(tmp_path)
+
+
+def test_limit_reads_fewer_images_in_the_same_order(tmp_path: Path) -> None:
+    kadid(tmp_path)
+    whole = Kadid10k(crop=16, limit=0).load("train", root=tmp_path)
+    assert Kadid10k(crop=16, limit=3).load("train", root=tmp_path).ids.tolist() == whole.ids[:3].tolist()
+
+
+def test_what_is_wrong_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match=r"no dmos.csv .*Point --data"):
+        Kadid10k().entries(tmp_path)
+    with pytest.raises(ArtefactError, match="--data DIR"):
+        Kadid10k().load("test")
+    kadid(tmp_path)
+    with pytest.raises(ArtefactError, match="smaller than crop = 224"):
+        Kadid10k().load("train", root=tmp_path)
+    (tmp_path / "images/I01_03_01.png").write_bytes(b"<html>")
+    with pytest.raises(ArtefactError, match="cannot be read as an image"):
+        [Kadid10k(crop=16).load(part, root=tmp_path) for part in ("train", "test")]
+    (tmp_path / "dmos.csv").write_text("name,score\na,b\n")
+    with pytest.raises(ArtefactError, match="not the published table of kadid10k"):
+        Kadid10k().entries(tmp_path)
+    (tmp_path / "dmos.csv").write_text("dist_img,ref_img,dmos,var\n")
+    with pytest.raises(ArtefactError, match="holds no rated image"):
+        Kadid10k().entries(tmp_path)
+    with pytest.raises(ConfigError, match="crop"):
+        Kadid10k(crop=0)
+
+
+def test_the_published_koniq_table_has_the_published_split(tmp_path: Path, shared_data: Path) -> None:
+    entries = Koniq10k()
+    table = shared_data / "iqa/scores/koniq10k_distributions_sets.csv"
+    (tmp_path / table.name).write_bytes(table.read_bytes())
+    found = entries.entries(tmp_path)
+    sizes = {part: sum(e.split == part for e in found) for part in ("train", "validation", "test")}
+    assert sizes == {"train": 7058, "validation": 1000, "test": 2015}
+    assert 0 < min(e.score for e in found) < max(e.score for e in found) < 100
+
+
+def test_rated_images_at_hand(tmp_path: Path, shared_data: Path) -> None:
+    """A real TID2013 image and three of LIVE In the Wild, with their published scores."""
+    (tmp_path / "distorted_images").symlink_to(shared_data / "iqa/tid2013/distorted_images")
+    (tmp_path / "mos_with_names.txt").write_text("3.8649 I01_01_5.bmp\n")
+    (entry,) = Tid2013().entries(tmp_path)
+    assert (
+        entry.path.is_file() and entry.reference == "i01" and entry.score == pytest.approx(42.943, abs=1e-3)
+    )
+    part = part_of(entry, "tid2013")
+    assert Tid2013(crop=384).load(part, root=tmp_path).x.shape == (1, 3, 384, 384)  # type: ignore[arg-type]
+    (tmp_path / "Images").symlink_to(shared_data / "iqa/live_challenge/Images")
+    (tmp_path / "Data").mkdir()
+    names = [f"t{i}.bmp" for i in range(1, 8)] + ["33.bmp", "60.bmp", "123.bmp"]
+    savemat(tmp_path / "Data/AllImages_release.mat", {"AllImages_release": cell(names, column=True)})
+    values = [0.0] * 7 + [51.5523, 74.1833, 67.2978]
+    savemat(tmp_path / "Data/AllMOS_release.mat", {"AllMOS_release": [values]})
+    wild = LiveChallenge().entries(tmp_path)
+    assert [e.score for e in wild] == pytest.approx(values[7:]) and all(e.path.is_file() for e in wild)
+
+
+def test_a_published_set_is_judged_with_borrowed_weights_until_trained_on(tmp_path: Path) -> None:
+    koniq(tmp_path)
+    shipped = registry("victims").get("cnn_iqa.koniq10k")
+    borrowed = find_weights(shipped, "none", 0, tmp_path)
+    assert borrowed is not None and borrowed.name == "cnn_iqa.photopatch.safetensors"
+    (note,) = shipped.notes(read_certificate(borrowed))
+    assert "trained on photopatch_iqa" in note and "robustspike train cnn_iqa.koniq10k" in note
+    recipe = replace(shipped, dataset="koniq10k(crop=32)", schedule=Schedule(epochs=1, keep="last"))
+    _, certificate = train(recipe, Undefended(), out=tmp_path, root=tmp_path)
+    own = find_weights(shipped, "none", 0, tmp_path)
+    assert own == tmp_path / "cnn_iqa.koniq10k.safetensors" and certificate["data"]["name"] == "koniq10k"
+    loaded = load_victim("cnn_iqa.koniq10k", weights=tmp_path, dataset="koniq10k(crop=32)")
+    assert loaded.spec.notes == () and loaded.spec.shape == (3, 32, 32)
+
+
+def test_a_filter_on_victims_keeps_other_sets_unread(tmp_path: Path) -> None:
+    koniq(tmp_path)
+    live_challenge(tmp_path)
+    only = [("victim", "cnn_iqa.koniq10k"), ("attack", "quality.fgsm"), ("defense", "none")]
+    with pytest.raises(ArtefactError, match="512x384"):  # 40x32 pixels; the other set is not read
+        make_plan(read_suite("quality"), only=only, root=tmp_path)
+    with pytest.raises(ConfigError, match="nothing to measure"):
+        make_plan(read_suite("quality"), only=[("victim", "no_such*")], root=tmp_path)

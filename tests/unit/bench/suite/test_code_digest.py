@@ -1,0 +1,146 @@
+"""A cell's key hangs on the code that its components run, and on no other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustspike.bench.api import Domain
+from robustspike.bench.api import ThreatModel
+from robustspike.bench.api import evaluate_shard
+from robustspike.bench.api import registry
+from robustspike.bench.contract.registry import Registry
+from robustspike.bench.contract.registry import load_file
+from robustspike.bench.suite import code_digest as hashing
+from robustspike.bench.suite.code_digest import code_digest
+from robustspike.bench.suite.code_digest import files
+from robustspike.bench.testing.reference import reference
+from robustspike.bench.testing.reference import samples
+
+
+def modules(name: str, kind: str = "attacks", **params: object) -> set[str]:
+    return {m.removeprefix("robustspike.") for m in files(registry(kind).get(name, **params), kind)}
+
+
+def test_an_attack_hangs_on_what_it_imports_and_on_every_estimator() -> None:
+    found = modules("sda.l0")
+    assert {"attacks.spikes.sda", "attacks.gradients.pdsg", "attacks.gradients.assg"} <= found
+    assert not {"attacks.spikes.scg", "attacks.pixels.apgd", "attacks.quality.iterated"} & found
+    assert "attacks.spikes.scg" in modules("scg.image")
+    assert "attacks.pixels.scg_image" not in modules("scg.l0")
+
+
+def test_attacks_that_run_others_hang_on_those_and_on_the_weights_that_they_craft_on() -> None:
+    found = modules("autoattack.snn")
+    assert {"attacks.pixels.apgd", "attacks.pixels.square", "victims.direct.lif_cnn"} <= found
+    assert "weights of lif_cnn.digits" in found
+    assert not {"attacks.spikes.sda", "attacks.quality.iterated", "victims.quality.regressors"} & found
+    assert "attacks.spikes.sda" in modules("refined") and "attacks.spikes.sda" not in modules("reduced")
+    assert "attacks.spikes.scg" in modules("reduced", attack="scg.l0")
+    assert "weights of snn_iqa.photopatch" in modules("quality.transfer")
+    assert not {"attacks.spikes.sda", "weights of snn_iqa.photopatch"} & modules("quality.ifgsm")
+
+
+@pytest.mark.parametrize(
+    ("name", "domain"),
+    [("autoattack.snn", Domain.STATIC), ("transfer.linf", Domain.STATIC), ("refined", Domain.SPIKES)],
+)
+def test_what_is_looked_up_at_run_time_was_declared(
+    name: str, domain: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack, asked, get = registry("attacks").get(name), set(), Registry.get
+    known = files(attack, "attacks")
+
+    def spy(self: Registry, text: str, **params: object) -> object:
+        found = get(self, text, **params)
+        if self.kind in ("attacks", "victims", "defenses") and text != "none":
+            asked.add(type(found).__module__)
+        return found
+
+    monkeypatch.setattr(Registry, "get", spy)
+    victim, x = reference(domain), samples(domain)[:4]
+    y = victim.logits(x).argmax(dim=1)
+    flips = {"geometry": "l0", "domain": domain, "eps": None}
+    threat = ThreatModel(**flips) if domain is Domain.SPIKES else ThreatModel(eps=Fraction(1, 10))
+    evaluate_shard(victim, attack, threat, x, y, torch.arange(len(x)))
+    assert asked and asked <= known.keys()
+
+
+def test_victims_and_defenses_do_not_hang_on_each_other() -> None:
+    assert "victims.quality.regressors" not in modules("lif_cnn.digits", "victims")
+    found = modules("sr", "defenses")
+    assert {"defenses.sr", "defenses.slopes"} <= found and "defenses.mppd" not in found
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package of a third party: an attack and a module that it imports."""
+    folder = tmp_path / "their_attacks"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "unrelated.py").write_text("X = 1\n")
+    (folder / "loops.py").write_text("STEP = 1\n")
+    (folder / "attack.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from robustspike.attacks.pixels.fgsm import Fgsm\n"
+        "from .loops import STEP\n"
+        "@dataclass(frozen=True)\n"
+        "class Theirs(Fgsm):\n"
+        "    step: int = STEP\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield folder
+    for name in [m for m in sys.modules if m.startswith("their_attacks")]:
+        del sys.modules[name]
+
+
+def test_a_plugin_hangs_on_its_own_package_too(package: Path) -> None:
+    from their_attacks.attack import Theirs  # type: ignore[import-not-found]
+
+    found = files(Theirs(), "attacks")
+    assert {"their_attacks.attack", "their_attacks.loops", "robustspike.attacks.pixels.fgsm"} <= found.keys()
+    assert "their_attacks.unrelated" not in found
+    before = code_digest(Theirs(), "attacks")
+    (package / "unrelated.py").write_text("X = 2\n")
+    hashing._digest.cache_clear()
+    hashing._content.cache_clear()
+    assert code_digest(Theirs(), "attacks") == before
+    (package / "loops.py").write_text("STEP = 2\n")
+    hashing._digest.cache_clear()
+    hashing._content.cache_clear()
+    assert code_digest(Theirs(), "attacks") != before
+
+
+def test_a_plugin_file_hangs_on_itself(tmp_path: Path) -> None:
+    path = tmp_path / "lonely_attack.py"
+    path.write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import ClassVar\n"
+        "from robustspike.bench.api import AttackSpec\n"
+        "@dataclass(frozen=True)\n"
+        "class Lonely:\n"
+        "    spec: ClassVar[AttackSpec] = AttackSpec(name='lonely.test', geometries=('linf',), source='x')\n"
+        "    def run(self, oracle, x0, y, *, rng):\n"
+        "        return x0\n"
+    )
+    (entry,) = load_file(path)
+    assert path in files(registry("attacks").get(entry.name), "attacks").values()
+    del registry("attacks")._entries[entry.name]
+
+
+def test_where_a_module_lies_is_not_part_of_its_digest(tmp_path: Path) -> None:
+    """Moving or renaming a module costs no key; a change of what is imported does."""
+    texts = {
+        "here": "from a.b import f\nfrom c.d import g as h\n\nX = f(h)\n",
+        "moved": "from a.z.b import (\n    f,\n)\nfrom m import g as h\nX = f(h)\n",
+        "other": "from a.b import f\nfrom c.d import k as h\n\nX = f(h)\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    digests = {name: hashing._digest(((name, tmp_path / f"{name}.py"),)) for name in texts}
+    assert digests["here"] == digests["moved"] != digests["other"]

@@ -1,0 +1,320 @@
+"""Suite files: what fits, what does not, and one clear message for every mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from robustspike.bench.contract.registry import registry
+from robustspike.bench.errors import ArtefactError
+from robustspike.bench.errors import ConfigError
+from robustspike.bench.run.compute import Settings
+from robustspike.bench.run.run import run
+from robustspike.bench.run.verify import verify
+from robustspike.bench.suite.file import read_suite
+from robustspike.bench.suite.file import shipped_suites
+from robustspike.bench.suite.identity import identity
+from robustspike.bench.suite.plan import Plan
+from robustspike.bench.suite.plan import make_plan
+from robustspike.bench.training.fit import Schedule
+from robustspike.bench.training.train import train
+from robustspike.bench.training.weights import load_victim
+from robustspike.leaderboard.table import sections
+
+SMALL = """
+name = "small"
+samples = 20
+shard = 8
+[[threats]]
+geometry = "linf"
+eps = "1/10"
+[[victims]]
+name = "lif_cnn.digits"
+[[attacks]]
+name = "fgsm.linf"
+"""
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "suite.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def plan_of(tmp_path: Path, text: str, **options: object) -> Plan:
+    return make_plan(read_suite(write(tmp_path, text)), **options)  # type: ignore[arg-type]
+
+
+def test_a_suite_becomes_cells(tmp_path: Path) -> None:
+    (cell,) = plan_of(tmp_path, SMALL).cells
+    assert (cell.victim, cell.defense, cell.attack) == ("lif_cnn.digits", "none", "fgsm.linf")
+    assert (cell.samples, cell.shards) == (20, 3)
+
+
+def test_an_attack_around_another_is_granted_what_the_inner_one_needs(tmp_path: Path) -> None:
+    text = SMALL.replace('geometry = "linf"\neps = "1/10"', 'domain = "spikes"\ngeometry = "l0"\neps = "min"')
+    text = text.replace("lif_cnn.digits", "lif_cnn.digits_events").replace("fgsm.linf", "reduced")
+    inner = 'params = {{ attack = "{}" }}'
+    for name, access in (("sda.l0", "white"), ("flip.random", "score")):
+        (cell,) = plan_of(tmp_path, text + inner.format(name)).cells
+        assert cell.threat.access == access
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_suites() if name != "nmnist"])
+def test_shipped_suites_plan(name: str) -> None:
+    assert make_plan(read_suite(name)).cells
+
+
+def test_the_suite_on_published_recordings_asks_for_them_and_plans_with_them(tmp_path: Path) -> None:
+    suite = read_suite("nmnist")
+    with pytest.raises(ArtefactError, match="pass --data DIR"):
+        make_plan(suite)
+    for split in ("Train", "Test"):
+        for digit in range(10):
+            folder = tmp_path / split / str(digit)
+            folder.mkdir(parents=True)
+            (folder / f"{digit:05d}.bin").write_bytes(bytes(range(5)) * 20)
+    plan = make_plan(suite, root=tmp_path)
+    assert {cell.samples for cell in plan.cells} == {10}
+    asked = {(cell.threat.label, cell.attack) for cell in plan.cells}
+    assert {name for label, name in asked if label == "l0 min targeted"} == {
+        "sda.l0",
+        "scg.l0",
+        "rounded_pgd.l0",
+        "flip.random",
+    }
+    retiming = {f"retime.{kind}" for kind in ("random", "pil", "greedy", "pgd")}
+    assert {name for label, name in asked if label.startswith("retime")} == {*retiming, "pointwise"}
+    controls = {"flip.random", "flip.greedy", "scar", "sparse_rs", "pointwise"}
+    assert controls <= {name for label, name in asked if label == "l0 min"}
+
+
+def test_training_seeds_without_weights_are_left_out_by_name(tmp_path: Path) -> None:
+    """Missing weights are a mistake where a suite names the defense; under a pattern they are n/a."""
+    victim = 'name = "lif_cnn.digits"'
+    plan = plan_of(tmp_path, SMALL.replace(victim, victim + '\ndefenses = ["s[r]"]\nseeds = [0, 97]'))
+    assert {(c.defense, c.victim_seed) for c in plan.cells} == {("sr", 0)}
+    assert [m.reason for m in plan.not_applicable] == ["no trained weights: robustspike train --seed 97"]
+    with pytest.raises(ConfigError, match=r"sr@97.*--defense sr --seed 97"):
+        plan_of(tmp_path, SMALL.replace(victim, victim + '\ndefenses = ["sr"]\nseeds = [0, 97]'))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("[[attacks]]", "[[atacks]]"), "Did you mean 'attacks'"),
+        (('name = "fgsm.linf"', 'name = "fgms.linf"'), "Did you mean 'fgsm.linf'"),
+        (('name = "lif_cnn.digits"', 'name = "lif_cnn.digit"'), "Did you mean 'lif_cnn.digits'"),
+        (('eps = "1/10"', 'eps = "1/0"'), "threat model"),
+        (('geometry = "linf"', 'geometry = "l2"'), "nothing to measure"),
+        (("samples = 20", "samples = 0"), "positive integer"),
+        (("samples = 20", "sample = 20"), "Did you mean 'samples'"),
+        (("shard = 8", 'seeds = ["a"]'), "list of integers"),
+        (('geometry = "linf"', 'geometry = "lnf"'), "Did you mean 'linf'"),
+        (("[[victims]]", "[victims]"), "at least one"),
+        (('name = "fgsm.linf"', 'name = "fgsm.linf"\nparams = { stepz = 1 }'), "no parameter 'stepz'"),
+        (('name = "fgsm.linf"', 'name = "pgd.linf"\nparams = { steps = 0 }'), "above 0"),
+        (('name = "fgsm.linf"', 'nme = "fgsm.linf"'), "Did you mean 'name'"),
+        (("name = ", "name : "), "not valid TOML"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        plan_of(tmp_path, SMALL.replace(*change))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_gradient_estimator_is_named_before_anything_runs(tmp_path: Path) -> None:
+    text = SMALL.replace('name = "fgsm.linf"', 'name = "pgd.linf"\nparams = { estimator = "atan(5)" }')
+    with pytest.raises(ConfigError, match=r"expected NAME or NAME\(key=value"):
+        plan_of(tmp_path, text)
+
+
+def test_unknown_and_unreadable_suites(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'quick'"):
+        read_suite("quik")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_suite(str(tmp_path / "none.toml"))
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_suite(str(binary))
+    deep = tmp_path / "deep.toml"
+    deep.write_text("a = " + "[" * 50_000)
+    with pytest.raises(ConfigError, match="TOML"):
+        read_suite(str(deep))
+
+
+def test_only_filters(tmp_path: Path) -> None:
+    suite = read_suite("quick")
+    cells = make_plan(suite, only=[("victim", "lif_*"), ("attack", "pgd*"), ("threat", "linf 1/10")]).cells
+    assert cells
+    assert {c.victim for c in cells} == {"lif_cnn.digits"}
+    assert all(c.attack == "pgd.linf" for c in cells)
+    with pytest.raises(ConfigError, match="Did you mean 'victim'"):
+        make_plan(suite, only=[("victims", "*")])
+    with pytest.raises(ConfigError, match="nothing to measure"):
+        make_plan(suite, only=[("victim", "nobody*")])
+
+
+@pytest.mark.parametrize("pattern", ["sda_greedy.l0[estimator=atan(alpha=5)]", "*atan(alpha=5)*"])
+def test_a_filter_may_be_a_label_of_the_table_or_a_pattern_with_a_call(pattern: str) -> None:
+    cells = make_plan(read_suite("quick"), only=[("attack", pattern)]).cells
+    assert {cell.label for cell in cells} == {"sda_greedy.l0[estimator=atan(alpha=5)]"}
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "near"),
+    [
+        ("victim", "lif_cnn.digts", "lif_cnn.digits"),
+        ("victim", "lif_cnn.digts@1", "lif_cnn.digits"),
+        ("defense", "mpdp(rho=0)", "mppd"),
+        ("attack", "pdg.linf", "pgd.linf"),
+        ("dataset", "digitz", "digits"),
+    ],
+)
+def test_a_misspelt_name_in_a_filter_is_told_the_nearest(key: str, wrong: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown {key}.*Did you mean '{near}'"):
+        make_plan(read_suite("quick"), only=[(key, wrong)])
+    with pytest.raises(ConfigError, match=f"unknown {key} 'nobody'"):
+        make_plan(read_suite("quick"), only=[(key, "nobody")])
+
+
+def test_certifiers_count_as_attacks_in_a_filter_and_as_nothing_else() -> None:
+    suite = read_suite("certified")
+    only = [("attack", "intervals"), ("victim", "if_cnn.digits")]
+    assert {cell.attack for cell in make_plan(suite, only=only).cells} == {"intervals"}
+    with pytest.raises(ConfigError, match="unknown victim 'intervals'"):
+        make_plan(suite, only=[("victim", "intervals")])
+
+
+@pytest.mark.parametrize(
+    ("patterns", "left"),
+    [
+        ('["noise"]', {"noise"}),
+        ('["!noise"]', {"fgsm.linf", "pgd.linf[steps=3]"}),
+        ('["*.linf*", "!fgsm*"]', {"pgd.linf[steps=3]"}),
+    ],
+)
+def test_a_threat_names_or_leaves_out_attacks(tmp_path: Path, patterns: str, left: set[str]) -> None:
+    text = SMALL.replace('"1/10"', f'"1/10"\nattacks = {patterns}')
+    text += '[[attacks]]\nname = "noise"\n[[attacks]]\nname = "pgd.linf"\nparams = { steps = 3 }\n'
+    assert {cell.label for cell in plan_of(tmp_path, text).cells} == left
+    with pytest.raises(ConfigError, match="must be a list"):
+        plan_of(tmp_path, SMALL.replace('"1/10"', '"1/10"\nattacks = "noise"'))
+
+
+def test_missing_weights_say_how_to_train(tmp_path: Path) -> None:
+    text = SMALL.replace('name = "lif_cnn.digits"', 'name = "lif_cnn.digits"\nseeds = [77]')
+    with pytest.raises(ConfigError, match="robustspike train lif_cnn"):
+        plan_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("mppd", "mppd"),
+        ("mppd(rho=0)", "mppd(rho=0)"),
+        ("mppd( norm = 'l1', chi=.25, rho=1.0, dlif=False)", "mppd(chi=0.25,dlif=false,norm=l1)"),
+        ("mppd(setting=adversarial)", "mppd"),
+    ],
+)
+def test_equal_defenses_are_spelled_alike(written: str, canonical: str) -> None:
+    known = registry("defenses")
+    assert known.canonical(written) == canonical
+    assert known.get(canonical) == known.get(written)
+
+
+def test_a_defense_with_changed_parameters_is_a_row_of_its_own(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(registry("victims").get("lif_cnn.digits"), schedule=Schedule(epochs=0))
+    for label in ("mppd", "mppd(rho=0)"):
+        train(recipe, registry("defenses").get(label), out=tmp_path / "w", label=label)
+    assert (tmp_path / "w" / "lif_cnn.digits+mppd(rho=0).safetensors").is_file()
+    text = SMALL.replace('"lif_cnn.digits"', '"lif_cnn.digits"\ndefenses = ["mppd", "mppd( rho = 0.0 )"]')
+    plan = plan_of(tmp_path, text, weights=tmp_path / "w", samples=4)
+    assert [cell.defense for cell in plan.cells] == ["mppd", "mppd(rho=0)"]
+    settings = Settings(tmp_path / "out", weights=tmp_path / "w")
+    records = run(plan, settings)
+    assert [r.parameters["defense"]["rho"] for r in records] == [1.0, 0]
+    assert len({r.key for r in records}) == 2
+    (section,) = sections(records)
+    assert set(section.frame["defense"]) == {"mppd", "mppd(rho=0)"}
+    passes = {"own": 0, "plain": 2 * 20 * 1048}  # no epochs here; 20 of 1048 digits there, both ways
+    assert all(record.parameters["declared"]["training_passes"] == passes for record in records)
+    places = sorted((tmp_path / "out" / "records").iterdir())
+    assert [verify(place, settings, rerun=True).problems for place in places] == [(), ()]
+    with pytest.raises(ConfigError, match=r"--defense 'mppd\(rho=2\)'"):
+        load_victim("lif_cnn.digits", defense="mppd(rho=2)", weights=tmp_path / "w")
+    for kind in ("json", "safetensors"):
+        (tmp_path / "w" / f"lif_cnn.digits+mppd.{kind}").rename(
+            tmp_path / "w" / f"lif_cnn.digits+mppd(rho=2).{kind}"
+        )
+    with pytest.raises(ArtefactError, match="certificate says rho"):
+        load_victim("lif_cnn.digits", defense="mppd(rho=2)", weights=tmp_path / "w")
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    import importlib.resources
+    import shutil
+
+    shipped = Path(str(importlib.resources.files("robustspike.victims"))) / "weights"
+    for suffix in ("safetensors", "json"):
+        shutil.copy(shipped / f"lif_cnn.digits.{suffix}", tmp_path)
+    weights = tmp_path / "lif_cnn.digits.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    (cell,) = plan_of(tmp_path, SMALL).cells
+    with pytest.raises(ArtefactError, match="sha256"):
+        identity(cell, weights=tmp_path, root=None, device="cpu")
+
+
+def test_the_key_names_the_experiment(tmp_path: Path) -> None:
+    def key(text: str) -> str:
+        return identity(plan_of(tmp_path, text).cells[0], weights=None, root=None, device="cpu")[0]
+
+    base = key(SMALL)
+    assert key(SMALL.replace('name = "small"', 'name = "other"')) == base
+    for old, new in (
+        ("1/10", "1/11"),
+        ("samples = 20", "samples = 21"),
+        ("shard = 8", "shard = 9"),
+        ("shard = 8", "shard = 8\nseeds = [1]"),
+        ('"fgsm.linf"', '"fgsm.linf"\nparams = { loss = "margin" }'),
+        ('"lif_cnn.digits"', '"qcfs_cnn.digits"'),
+        ('"lif_cnn.digits"', '"lif_cnn.digits"\ndefenses = ["sr"]'),
+    ):
+        assert key(SMALL.replace(old, new)) != base, new
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "params", "message"),
+    [
+        ("attacks", "pgd.linf", {"steps": "abc"}, "'steps' must be int, got 'abc'"),
+        ("attacks", "pgd.linf", {"steps": 2.5}, "'steps' must be int"),
+        ("attacks", "pgd.linf", {"step": "1/4"}, "'step' must be float"),
+        ("attacks", "pgd.linf", {"random_start": 3}, "'random_start' must be bool"),
+        ("attacks", "autoattack.snn", {"level": "x"}, "must be Literal"),
+        ("attacks", "quality.perceptual", {"lambdas": 3}, "must be tuple"),
+        ("victims", "lif_cnn.digits", {"widths": (3, "a")}, "must be tuple"),
+        ("victims", "lif_cnn.digits", {"schedule": 3}, "must be a table such as {'epochs'"),
+        ("victims", "lif_cnn.digits", {"schedule": {"epoch": 3}}, "has no 'epoch'. It has: epochs"),
+        ("victims", "lif_cnn.digits", {"schedule": {"epochs": "a"}}, "'epochs' must be int"),
+    ],
+)
+def test_parameters_of_a_wrong_type_are_one_clear_line(
+    kind: str, name: str, params: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}'") as refused:
+        registry(kind).get(name, **params)
+    assert message in str(refused.value)
+
+
+def test_parameters_may_be_whole_numbers_lists_and_tables() -> None:
+    assert registry("attacks").get("pgd.linf", step=1).step == 1
+    assert registry("attacks").get("quality.perceptual", lambdas=[1, 2.5]).lambdas == (1, 2.5)
+    recipe = registry("victims").get("lif_cnn.digits")
+    shorter = registry("victims").get("lif_cnn.digits", schedule={"epochs": 3})
+    assert shorter == dataclasses.replace(recipe, schedule=dataclasses.replace(recipe.schedule, epochs=3))
