@@ -353,7 +353,7 @@ def initialise(module: nn.Module, rng: torch.Generator) -> None:
         own = getattr(child, "draw_parameters", None)
         if callable(own):
             own(rng)
-        elif isinstance(child, nn.Conv2d | nn.Linear):
+        elif isinstance(child, nn.Conv1d | nn.Conv2d | nn.Linear):
             bound = 1 / math.sqrt(child.weight[0].numel())
             with torch.no_grad():
                 child.weight.uniform_(-bound, bound, generator=rng)

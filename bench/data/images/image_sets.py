@@ -1,4 +1,4 @@
-"""Published image data sets, read from their own files: MNIST, Fashion-MNIST and CIFAR-10."""
+"""Published image data sets, read from their own files: MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100."""
 
 from __future__ import annotations
 
@@ -102,40 +102,74 @@ class FashionMnist(IdxSet):
 
 
 @lru_cache(maxsize=4)
-def _cifar(paths: tuple[Path, ...], stamps: tuple[int, ...]) -> tuple[Bytes, Bytes]:
+def _cifar(paths: tuple[Path, ...], stamps: tuple[int, ...], classes: int) -> tuple[Bytes, Bytes]:
     del stamps
-    parts = [read_cifar_binary(p) if p.suffix == ".bin" else read_cifar_pickle(p) for p in paths]
+    parts = [
+        (read_cifar_binary if path.suffix == ".bin" else read_cifar_pickle)(path, classes=classes)
+        for path in paths
+    ]
     return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
 
 
-@dataclass(frozen=True)
-class Cifar10(Dataset):
-    """CIFAR-10, pixel/255 in [0,1], from the binary or the python version.
+class CifarSet(Dataset):
+    """Base of CIFAR-10 and CIFAR-100, pixel/255 in [0,1], from the binary or the python version.
 
     Ids are positions in the training batches in order, those of test images from 50,000 on. A folder
     with fewer batches, or shorter ones, is read as it is; the digest of the data tells it apart.
+
+    Class attributes:
+        folders: where the batches lie below the folder given with --data, besides that folder itself.
+        batches: names, without suffix, of the training batches and of the test batches.
     """
 
-    name: ClassVar[str] = "cifar10"
     shape: ClassVar[tuple[int, ...]] = (3, 32, 32)
-    classes: ClassVar[int] = 10
     needs_root: ClassVar[bool] = True
-    source: ClassVar[str] = (
-        "A. Krizhevsky 2009, www.cs.toronto.edu/~kriz/cifar.html: cifar-10-binary.tar.gz, unpacked."
-    )
+    folders: ClassVar[tuple[str, str]] = ("", "")
+    batches: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = ((), ())
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
         paths = self._batches(root, test=split == "test")
-        x, y = _cifar(paths, tuple(path.stat().st_mtime_ns for path in paths))
+        x, y = _cifar(paths, tuple(path.stat().st_mtime_ns for path in paths), self.classes)
         return _select(x, y, split, name=self.name, first_test_id=50_000)
 
     def _batches(self, root: Path | None, *, test: bool) -> tuple[Path, ...]:
         if root is None:
             raise ArtefactError(f"{self.name}: say where its files are with --data DIR.")
-        names = ["test_batch"] if test else [f"data_batch_{i}" for i in range(1, 6)]
-        for place in (root / "cifar-10-batches-bin", root / "cifar-10-batches-py", root):
+        names = self.batches[test]
+        for place in (*(root / folder for folder in self.folders), root):
             for suffix in (".bin", ""):
                 found = tuple(p for p in (place / f"{name}{suffix}" for name in names) if p.is_file())
                 if found:
                     return found
         raise ArtefactError(f"{self.name}: no {names[0]}.bin or {names[0]} under {root}. {self.source}")
+
+
+@dataclass(frozen=True)
+class Cifar10(CifarSet):
+    """CIFAR-10: 45,833 train, 4,167 validation, 10,000 test (class by class, so nearly)."""
+
+    name: ClassVar[str] = "cifar10"
+    classes: ClassVar[int] = 10
+    folders: ClassVar[tuple[str, str]] = ("cifar-10-batches-bin", "cifar-10-batches-py")
+    batches: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = (
+        tuple(f"data_batch_{i}" for i in range(1, 6)),
+        ("test_batch",),
+    )
+    source: ClassVar[str] = (
+        "A. Krizhevsky 2009, www.cs.toronto.edu/~kriz/cifar.html: cifar-10-binary.tar.gz, unpacked. "
+        "robustspike download cifar10 fetches it."
+    )
+
+
+@dataclass(frozen=True)
+class Cifar100(CifarSet):
+    """CIFAR-100 with its fine labels: 45,833 train, 4,167 validation, 10,000 test (nearly)."""
+
+    name: ClassVar[str] = "cifar100"
+    classes: ClassVar[int] = 100
+    folders: ClassVar[tuple[str, str]] = ("cifar-100-binary", "cifar-100-python")
+    batches: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = (("train",), ("test",))
+    source: ClassVar[str] = (
+        "A. Krizhevsky 2009, www.cs.toronto.edu/~kriz/cifar.html: cifar-100-binary.tar.gz, unpacked. "
+        "robustspike download cifar100 fetches it."
+    )
