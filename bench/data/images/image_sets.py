@@ -14,6 +14,7 @@ from robustspike.bench.data.base import Split
 from robustspike.bench.data.base import SplitName
 from robustspike.bench.data.base import as_split
 from robustspike.bench.data.base import stratified
+from robustspike.bench.data.download import Published
 from robustspike.bench.data.images.image_files import Bytes
 from robustspike.bench.data.images.image_files import read_cifar_binary
 from robustspike.bench.data.images.image_files import read_cifar_pickle
@@ -46,6 +47,22 @@ def _select(x: Bytes, y: Bytes, split: SplitName, *, name: str, first_test_id: i
         part, offset = stratified(y, sizes, salt=f"{name}/1")[split], 0
     found = as_split(x, y, part)
     return Split(found.x / 255, found.y, found.ids + offset)
+
+
+def _idx_files(
+    base: str, folder: str, images: str, labels: str, test_images: str, test_labels: str
+) -> tuple[Published, ...]:
+    """Return the four published files of a data set in MNIST's format, by their checksums."""
+    sums = {
+        "train-images-idx3": images,
+        "train-labels-idx1": labels,
+        "t10k-images-idx3": test_images,
+        "t10k-labels-idx1": test_labels,
+    }
+    return tuple(
+        Published(f"{base}/{name}-ubyte.gz", checksum, f"{name}-ubyte.gz", folder)
+        for name, checksum in sums.items()
+    )
 
 
 class IdxSet(Dataset):
@@ -87,6 +104,14 @@ class Mnist(IdxSet):
 
     name: ClassVar[str] = "mnist"
     folder: ClassVar[str] = "MNIST"
+    downloads: ClassVar[tuple[Published, ...]] = _idx_files(
+        "https://ossci-datasets.s3.amazonaws.com/mnist",
+        "MNIST/raw",
+        "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "md5:d53e105ee54ea40749a09fcbcd1e9432",
+        "md5:9fb629c4189551a2d022fa330f9573f3",
+        "md5:ec29112dd5afa0611ce80d1b7f02629c",
+    )
     source: ClassVar[str] = (
         "Y. LeCun, C. Cortes, C. J. C. Burges: the four files *-ubyte.gz. Licence: CC BY-SA 3.0."
     )
@@ -98,6 +123,14 @@ class FashionMnist(IdxSet):
 
     name: ClassVar[str] = "fashion_mnist"
     folder: ClassVar[str] = "FashionMNIST"
+    downloads: ClassVar[tuple[Published, ...]] = _idx_files(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+        "FashionMNIST/raw",
+        "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "md5:25c81989df183df01b3e8a0aad5dffbe",
+        "md5:bef4ecab320f06d8554ea6380940ec79",
+        "md5:bb300cfdad3c16e7a12a480ee83cd310",
+    )
     source: ClassVar[str] = "H. Xiao, K. Rasul, R. Vollgraf 2017: the four files *-ubyte.gz. Licence: MIT."
 
 
@@ -155,6 +188,14 @@ class Cifar10(CifarSet):
         tuple(f"data_batch_{i}" for i in range(1, 6)),
         ("test_batch",),
     )
+    downloads: ClassVar[tuple[Published, ...]] = (
+        Published(
+            "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+            "md5:c32a1d4ab5d03f1284b67883e8d87530",
+            "cifar-10-binary.tar.gz",
+            unpacks=("cifar-10-batches-bin/*.bin",),
+        ),
+    )
     source: ClassVar[str] = (
         "A. Krizhevsky 2009, www.cs.toronto.edu/~kriz/cifar.html: cifar-10-binary.tar.gz, unpacked. "
         "robustspike download cifar10 fetches it."
@@ -169,6 +210,14 @@ class Cifar100(CifarSet):
     classes: ClassVar[int] = 100
     folders: ClassVar[tuple[str, str]] = ("cifar-100-binary", "cifar-100-python")
     batches: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = (("train",), ("test",))
+    downloads: ClassVar[tuple[Published, ...]] = (
+        Published(
+            "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+            "md5:03b5dce01913d631647c71ecec9e9cb8",
+            "cifar-100-binary.tar.gz",
+            unpacks=("cifar-100-binary/train.bin", "cifar-100-binary/test.bin"),
+        ),
+    )
     source: ClassVar[str] = (
         "A. Krizhevsky 2009, www.cs.toronto.edu/~kriz/cifar.html: cifar-100-binary.tar.gz, unpacked. "
         "robustspike download cifar100 fetches it."
