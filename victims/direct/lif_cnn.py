@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 from typing import Literal
@@ -67,6 +68,36 @@ def make_neuron(
         raise ConfigError(f"victim: neuron must be 'lif', 'plif' or 'if', got '{kind}'.")
     node: nn.Module = made
     return node
+
+
+def spiking_network(
+    shape: tuple[int, ...], classes: int, widths: Widths, node: Callable[[], nn.Module], *, name: str
+) -> nn.Sequential:
+    """Build conv-BN-neuron for each width, a pool after each block, then linear, weights not drawn.
+
+    Args:
+        shape: (channels, height, width) of one step's input.
+        node: makes one spiking layer.
+        name: the victim, for messages.
+
+    Shape: time first, [T, N, *shape] -> [T, N, classes].
+    """
+    from spikingjelly.activation_based import layer
+
+    features = flat_features(shape, widths, name=name)
+    layers: list[nn.Module] = []
+    channels = shape[0]
+    for block in blocks(widths):
+        for width in block:
+            layers += [
+                layer.Conv2d(channels, width, 3, padding=1, bias=False, step_mode="m"),
+                layer.BatchNorm2d(width, step_mode="m"),
+                node(),
+            ]
+            channels = width
+        layers.append(layer.AvgPool2d(2, step_mode="m"))
+    layers += [layer.Flatten(step_mode="m"), layer.Linear(features, classes, step_mode="m")]
+    return nn.Sequential(*layers)
 
 
 def tet_loss(steps: Tensor, y: Tensor, *, weight: float, target: float = 1.0) -> Tensor:
@@ -144,25 +175,10 @@ class LifCnn(VictimRecipe):
 
     def body(self, channels: int) -> nn.Sequential:
         """Build the time-first network [T, N, channels, H, W] -> [T, N, K] without drawing its weights."""
-        from spikingjelly.activation_based import layer
-
         data = self.data()
-        features = flat_features(data.shape, self.widths, name=self.name)
-        layers: list[nn.Module] = []
-        for block in blocks(self.widths):
-            for width in block:
-                layers += [
-                    layer.Conv2d(channels, width, 3, padding=1, bias=False, step_mode="m"),
-                    layer.BatchNorm2d(width, step_mode="m"),
-                    self.node(),
-                ]
-                channels = width
-            layers.append(layer.AvgPool2d(2, step_mode="m"))
-        layers += [
-            layer.Flatten(step_mode="m"),
-            layer.Linear(features, data.classes, step_mode="m"),
-        ]
-        return nn.Sequential(*layers)
+        return spiking_network(
+            (channels, *data.shape[1:]), data.classes, self.widths, self.node, name=self.name
+        )
 
     def build(self, rng: torch.Generator) -> nn.Module:
         body = self.body(self.data().shape[0])
