@@ -27,7 +27,7 @@ from robustspike.bench.api import RowStreams
 _SHARP = "assg(bound=0.94)"
 
 _CONTROLS: dict[Level, tuple[Member, ...]] = {
-    "quick": (black("noise"), black("transfer.linf"), black("square.linf(queries=150)")),
+    "quick": (black("noise"), black("transfer.linf"), black("square.linf(queries=120)")),
     "standard": (black("noise"), black("transfer.linf"), black("square.linf(queries=500)")),
     "full": (black("noise"), black("transfer.linf"), black("square.linf(queries=1500)")),
 }
@@ -37,8 +37,9 @@ SPIKING = levels(
     quick=(
         gradient("pgd.linf", "native", steps=10),
         gradient("pgd.linf", "atan(alpha=5)", steps=10),
-        *starts(2, "sapgd.linf", _SHARP, steps=50, loss="margin"),
+        *starts(4, "sapgd.linf", _SHARP, steps=50, loss="margin"),
         gradient("sapgd.linf", _SHARP, steps=50, loss="ce"),
+        gradient("apgd.ce", _SHARP, steps=50),
     ),
     standard=(
         *starts(4, "sapgd.linf", _SHARP, steps=100, loss="margin"),

@@ -3,8 +3,8 @@
 Not a test: run by hand; hours on one core for all victims. `choose_cascade.py` redoes the choice of the
 cascade from the table. Calibration samples are the first of the split `validation`, which is in no table.
 One line a victim, candidate and random start: victim, eps, attack, start, passes on a sample that stands, and
-a word a sample: the forwards spent at its first hit, "." if it stands, "x" if the clean answer is wrong, "-" if
-it was not run. A line that is there is not measured again.
+a word a sample: forwards spent at its first hit, "." if it stands, "x" if its clean answer is wrong, "-" if
+not run. A line that is there is not measured again.
 
     python tests/benchmarks/record_hits.py hits.csv --victim lif_cnn.digits+sr --eps 1/10 [--samples 80]
 """
