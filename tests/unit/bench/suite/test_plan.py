@@ -159,10 +159,10 @@ def test_only_filters(tmp_path: Path) -> None:
         make_plan(suite, only=[("victim", "nobody*")])
 
 
-@pytest.mark.parametrize("pattern", ["sda_greedy.l0[estimator=atan(alpha=5)]", "*atan(alpha=5)*"])
+@pytest.mark.parametrize("pattern", ["quality.ifgsm[estimator=assg(bound=0.94)]", "*assg(bound=0.94)*"])
 def test_a_filter_may_be_a_label_of_the_table_or_a_pattern_with_a_call(pattern: str) -> None:
     cells = make_plan(read_suite("quick"), only=[("attack", pattern)]).cells
-    assert {cell.label for cell in cells} == {"sda_greedy.l0[estimator=atan(alpha=5)]"}
+    assert {cell.label for cell in cells} == {"quality.ifgsm[estimator=assg(bound=0.94)]"}
 
 
 @pytest.mark.parametrize(
