@@ -5,7 +5,19 @@ from __future__ import annotations
 import csv
 import importlib.resources
 
-COLUMNS = "method,dataset,network,steps,threat,attack,measure,clean,value,source,read".split(",")
+COLUMNS = [
+    "method",
+    "dataset",
+    "network",
+    "steps",
+    "threat",
+    "attack",
+    "measure",
+    "clean",
+    "value",
+    "source",
+    "read",
+]
 
 
 def rows() -> list[dict[str, str]]:

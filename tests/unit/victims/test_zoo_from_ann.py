@@ -172,6 +172,33 @@ def test_training_refuses_a_start_that_does_not_belong_to_the_victim(tmp_path: P
         training.train(short("qcfs_cnn.digits", starts="ann_cnn.digits", widths=(4, 5)), none, out=tmp_path)
 
 
+def test_no_epochs_keeps_the_start_and_says_how_good_it_is(tmp_path: Path) -> None:
+    recipe = registry("victims").get("ttfs_b1.digits", starts="ann_cnn.digits")
+    recipe = dataclasses.replace(recipe, schedule=Schedule(epochs=0))
+    _, certificate = training.train(recipe, registry("defenses").get("none"), out=tmp_path)
+    assert certificate["validation"] > 0.9 and certificate["best_epoch"] == 0
+    assert certificate["training"]["forwards"] == 0 and certificate["started_from"]["passes"] > 0
+
+
+def test_bfloat16_trains_and_leaves_float32_weights(train: Split) -> None:
+    recipe = registry("victims").get("lif_cnn.digits")
+    net, seen = recipe.build(generator("bf16")), set()
+    handle = net.body[0].register_forward_hook(lambda m, args, out: seen.add(out.dtype))
+    report = fit(
+        net,
+        train,
+        train[:100],
+        schedule=Schedule(epochs=8, bf16=True),
+        terms=lambda step: {"loss": step.loss(step.x, step.y)[0]},
+        loss_of=recipe.loss,
+        seed=0,
+    )
+    handle.remove()
+    assert seen == {torch.bfloat16, torch.float32}  # training passes, and validation
+    assert report.history[-1]["loss"] < 0.7 * report.history[0]["loss"]
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+
+
 def test_training_says_which_weights_to_train_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "shipped_weights", lambda recipe: tmp_path / "none")
     with pytest.raises(
