@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 from torch import nn
 
@@ -19,6 +20,7 @@ from robustspike.bench.api import fit
 from robustspike.bench.api import generator
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
+from robustspike.bench.cli.train import command
 from robustspike.bench.training import train as training
 from robustspike.bench.training import weights
 from robustspike.victims.converted.nodes import ConvertedNet
@@ -160,6 +162,18 @@ def test_a_recipe_that_starts_from_another_victim_does_so_without_being_told(tmp
     _, certificate = training.train(recipe, registry("defenses").get("none"), out=tmp_path)
     assert certificate["started_from"]["victim"] == "ann_cnn.digits"
     assert certificate["test"]["correct"] > 0.5 * certificate["test"]["n"]
+
+
+def test_the_command_hardens_trained_weights_in_the_epochs_it_is_given(tmp_path: Path) -> None:
+    arguments = ["lif_cnn.digits", "--defense", "sr", "--from", "lif_cnn.digits", "--out", str(tmp_path)]
+    result = CliRunner().invoke(command, [*arguments, "--epochs", "1", "--lr", "0.0005"])
+    assert result.exit_code == 0, result.output
+    certificate = weights.read_certificate(tmp_path / "lif_cnn.digits+sr.safetensors")
+    assert certificate["started_from"]["victim"] == "lif_cnn.digits"
+    assert certificate["recipe"]["schedule"]["epochs"] == 1 == certificate["training"]["epochs"]
+    assert certificate["recipe"]["schedule"]["lr"] == 0.0005
+    assert certificate["made_with"]["threads"] == 1
+    assert certificate["test"]["correct"] > 0.9 * certificate["test"]["n"]  # a drawn start is far below
 
 
 def test_training_refuses_a_start_that_does_not_belong_to_the_victim(tmp_path: Path) -> None:
