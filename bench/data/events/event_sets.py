@@ -33,6 +33,9 @@ from robustspike.bench.errors import ConfigError
 _VALIDATION = 10
 """One in so many training samples is held out for validation."""
 
+_LONGEST_GESTURE = 120_000_000
+"""Microseconds beyond which the times of a cut gesture (7 s on average) are taken for another unit."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -105,8 +108,20 @@ class EventSet(Dataset):
         x = np.zeros((len(chosen), *self.shape), dtype=np.float32)
         for row, events in self._read_all(chosen):
             x[row] = self.frames(events)
+            if not x[row].any():
+                raise ArtefactError(self._blank(chosen[row].path, events))
         y = torch.tensor([sample.label for sample in chosen], dtype=torch.int64)
         return Split(torch.from_numpy(x), y, torch.tensor([sample.id for sample in chosen]))
+
+    def _blank(self, path: Path, events: Recording) -> str:
+        """Say what is wrong with a recording whose frames are all blank."""
+        times = (
+            f", its times run from {events['t'][0]} to {events['t'][-1]} microseconds" if len(events) else ""
+        )
+        return (
+            f"{path}: no event in the first {self.duration / 1e6:g} s of the recording ({len(events)} events "
+            f"in all{times}). Are its times in another unit, or is the file damaged? Fetch it again."
+        )
 
     def _chosen(self, split: SplitName, root: Path | None) -> list[Sample]:
         """List a split's samples in its order."""
@@ -216,7 +231,7 @@ class DvsGesture(EventSet):
             ]
         trials = root / ("trials_to_test.txt" if test else "trials_to_train.txt")
         found: list[Sample] = []
-        for line in read_bytes(trials).decode("utf-8", errors="replace").split():
+        for line in read_bytes(trials).decode("utf-8-sig", errors="replace").split():
             if Path(line).name != line or not line.endswith(".aedat"):
                 raise ArtefactError(f"{trials}: expected names of .aedat files, got '{line[:60]}'.")
             labels = read_gesture_labels(root / f"{line.removesuffix('.aedat')}_labels.csv")
@@ -227,7 +242,13 @@ class DvsGesture(EventSet):
 
     def read(self, sample: Sample) -> Recording:
         if sample.part is None:
-            return read_npy_events(sample.path, size=(128, 128))
+            events = read_npy_events(sample.path, size=(128, 128))
+            if events["t"][-1] - events["t"][0] > _LONGEST_GESTURE:
+                raise ArtefactError(
+                    f"{sample.path}: lasts {(events['t'][-1] - events['t'][0]) / 1e6:g} s, expected times in "
+                    "milliseconds and a gesture of seconds. Are they microseconds? Divide them by 1000."
+                )
+            return events
         return read_aedat31(sample.path)
 
 
