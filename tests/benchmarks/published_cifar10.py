@@ -1,12 +1,12 @@
 """Attack a published architecture on CIFAR-10: samples a second, and where the time goes.
 
     robustspike train resnet18.cifar10 --data DIR --out W --device cuda --bf16 --epochs 8
-    python tests/benchmarks/published_cifar10.py --data DIR --weights W --victim resnet18.cifar10 --device cuda
+    python tests/benchmarks/published_cifar10.py --data DIR --weights W --device cuda
 
-Eight epochs and 500 test images under PGD-20 and the verdict's quick level at 8/255 are meant for ten minutes of
-one GPU. Printed: accuracy, samples a second, how often the host waited for the GPU, and in a second run, which
-waits itself, the share of the time inside the network's forward. Try it on a CPU with
---victim ann_cnn.digits --device cpu --samples 20.
+Eight epochs and 500 test images under PGD-20 and the verdict's quick level at 8/255 are meant for ten
+minutes of one GPU. Printed: accuracy, samples a second, how often the host waited for the GPU, and in a
+second run, which waits itself, the share of the time inside the network's forward. Try it on a CPU with
+--victim lif_cnn.digits --samples 20.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def main() -> None:
     for name, params in ATTACKS:
         stand, spent, waited = waits(victim, split, name, params)
         share = share_inside(victim, split, name, params)
-        print(
+        print(  # noqa: T201
             f"{options.victim}, {name} at {EPS}: {stand} of {len(split)} stand, {len(split) / spent:.2f} "
             f"samples/s, {waited} waits of the host, {100 * share:.0f} % inside the network's forward"
         )
