@@ -39,6 +39,7 @@ def command(name: str, as_json: bool) -> None:
 
 def describe(name: str) -> list[dict[str, Any]]:
     """Describe everything that has a name, whatever its kind. Raises: ConfigError: nothing has it."""
+    from robustspike.bench.contract.decode import encode
     from robustspike.bench.contract.registry import KINDS
     from robustspike.bench.contract.registry import registry
     from robustspike.bench.suite.file import read_suite
@@ -62,9 +63,10 @@ def describe(name: str) -> list[dict[str, Any]]:
                 "samples": suite.samples,
                 "shard": suite.shard,
                 "seeds": list(suite.seeds),
-                "threats": "\n".join(json.dumps(t) for t in suite.threats),
-                "victims": "\n".join(json.dumps(v) for v in suite.victims),
-                "attacks": "\n".join(json.dumps(a) for a in suite.attacks),
+                "threats": "\n".join(json.dumps(encode(t)) for t in suite.threats),
+                "victims": "\n".join(json.dumps(encode(v)) for v in suite.victims),
+                "attacks": "\n".join(json.dumps(encode(a)) for a in suite.attacks),
+                "certify": "\n".join(json.dumps(encode(a)) for a in suite.certify) or "nothing",
                 "digest": suite.digest,
             }
         )
