@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--only", multiple=True, metavar="KEY=GLOB", help="Measure only cells whose KEY matches.")
 @click.option("--samples", type=click.IntRange(min=1), help="Samples per cell instead of the suite's.")
 @click.option("--seed", type=click.IntRange(min=0), help="Attack seed instead of the suite's.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Worker processes; default: the cores that it may use."
 )
@@ -83,6 +83,7 @@ def command(
     from robustspike.bench.contract.registry import load_file
     from robustspike.bench.files import write_atomic
     from robustspike.bench.record import provenance
+    from robustspike.bench.run.applicable import applicable
     from robustspike.bench.run.compute import Settings
     from robustspike.bench.run.pool import memory_share
     from robustspike.bench.run.run import run
@@ -119,6 +120,7 @@ def command(
         weights=settings.weights,
         root=settings.root,
     )
+    plan = applicable(plan, settings)
     misfits = _tell_misfits(plan)
     with progress(len(plan.cells)) as on_tick:
         records = run(plan, settings, jobs=workers, cluster=cluster, on_tick=on_tick)

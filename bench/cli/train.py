@@ -16,7 +16,7 @@ import click
     "--out", type=click.Path(path_type=Path), default=Path("robustspike-weights"), show_default=True
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")
-@click.option("--device", default="cpu", show_default=True, help="auto, cpu or cuda.")
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--from",
     "source",

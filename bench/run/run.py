@@ -22,6 +22,7 @@ from robustspike.bench.contract.registry import load_file
 from robustspike.bench.record import provenance
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.store import Store
+from robustspike.bench.run.applicable import applicable
 from robustspike.bench.run.assemble import _finish
 from robustspike.bench.run.cluster import in_ray
 from robustspike.bench.run.compute import Settings
@@ -98,6 +99,7 @@ def run(
         ArtefactError: an existing record is damaged, or nothing can be written.
     """
     prepare(settings)
+    plan = applicable(plan, settings)
     store = Store(settings.out)
     with store.locked():
         store.clean()
