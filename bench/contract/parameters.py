@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from functools import cache
 from typing import Any
 
 from robustspike.bench.errors import ConfigError
@@ -20,7 +21,7 @@ def _fitted(value: Any, key: str, kind: Any, holder: Any, where: str) -> Any:
     """
     value = tuple(value) if isinstance(value, list) else value
     try:
-        hint = typing.get_type_hints(kind)[key]
+        hint = _hints(kind)[key]
     except (NameError, KeyError, TypeError):  # annotations that only a type checker can read
         return value
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
@@ -37,6 +38,11 @@ def _fitted(value: Any, key: str, kind: Any, holder: Any, where: str) -> Any:
             name = f"a table such as {{'{dataclasses.fields(hint)[0].name}': ...}}"
         raise ConfigError(f"{where}: parameter '{key}' must be {name}, got {value!r}.")
     return value
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _accepts(value: Any, hint: Any) -> bool:

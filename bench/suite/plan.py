@@ -28,7 +28,7 @@ from robustspike.bench.suite.filters import _check_filters
 from robustspike.bench.suite.filters import _chosen
 from robustspike.bench.suite.filters import _matches
 from robustspike.bench.suite.filters import _passes
-from robustspike.bench.suite.loading import dataset_split
+from robustspike.bench.suite.loading import available
 from robustspike.bench.suite.loading import victim_of
 from robustspike.bench.training.defense import DefenseBase
 from robustspike.bench.training.recipe import VictimRecipe
@@ -176,7 +176,7 @@ def _cells(
         if threat is None:
             continue
         wanted = samples or threat_entry.get("samples", suite.samples)
-        available = len(dataset_split(recipe.dataset, suite.split, root))
+        held = available(recipe.dataset, suite.split, root)
         for name, changed, certify in _rules(suite, threat, threat_entry.get("attacks", ["*"]), spec):
             granted = threat
             if not certify:  # an attack around another one needs what the inner one needs
@@ -193,7 +193,7 @@ def _cells(
                     threat=granted,
                     dataset=recipe.dataset,
                     split=suite.split,
-                    samples=min(wanted, available),
+                    samples=min(wanted, held),
                     shard=suite.shard,
                     seed=number,
                     certify=certify,
