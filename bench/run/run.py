@@ -35,7 +35,7 @@ from robustspike.bench.run.shards import write_shard
 from robustspike.bench.suite.cell import Cell
 from robustspike.bench.suite.file import Suite
 from robustspike.bench.suite.identity import identity
-from robustspike.bench.suite.loading import dataset_split
+from robustspike.bench.suite.loading import samples_of
 from robustspike.bench.suite.loading import victim_of
 from robustspike.bench.suite.plan import Plan
 from robustspike.bench.victim.checks import check_victim
@@ -157,7 +157,7 @@ def _check_victims(cells: Sequence[Cell], settings: Settings) -> None:
         if which in seen:
             continue
         seen.add(which)
-        data = dataset_split(cell.dataset, cell.split, settings.root)
+        data = samples_of(cell, settings.root)
         check_victim(victim_of(cell, weights=settings.weights, device=settings.device), data.x)
 
 
