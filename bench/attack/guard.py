@@ -15,6 +15,7 @@ from robustspike.bench.attack.limits import Limits
 from robustspike.bench.attack.meter import Meter
 from robustspike.bench.attack.oracle import Oracle
 from robustspike.bench.attack.result import ShardResult
+from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.errors import ThreatViolation
 from robustspike.bench.numbers.rng import RowStreams
@@ -40,7 +41,9 @@ def _run(attack: Attack, meter: Meter, rng: RowStreams, result: ShardResult, lim
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  (see above)
-        result.errors.append(limits.failure(name, len(x0), error))
+        message = limits.failure(name, len(x0), error)
+        result.errors.append(message)
+        result.cause = error if isinstance(error, BenchError) else ContractError(message)
     return None
 
 
@@ -59,6 +62,7 @@ def _checked(name: str, returned: object, x0: Tensor) -> Tensor:
 def _global_randomness_unused(name: str) -> Iterator[None]:
     """Raise if the block moves a global random generator; put it back in any case."""
     before = (torch.get_rng_state(), np.random.get_state(), random.getstate())  # noqa: NPY002
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     moved = False
     try:
         yield
@@ -68,11 +72,14 @@ def _global_randomness_unused(name: str) -> Iterator[None]:
             torch.equal(torch.get_rng_state(), before[0])
             and all(np.array_equal(a, b) for a, b in zip(now, before[1], strict=True))
             and random.getstate() == before[2]
+            and (not cuda or all(map(torch.equal, torch.cuda.get_rng_state_all(), cuda)))
         )
         if moved:
             torch.set_rng_state(before[0])
             np.random.set_state(before[1])  # noqa: NPY002
             random.setstate(before[2])
+            if cuda:
+                torch.cuda.set_rng_state_all(cuda)
     if moved:
         raise ContractError(f"{name}: drew from a global random generator. Draw from `rng` only.")
 

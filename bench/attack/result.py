@@ -36,6 +36,7 @@ class ShardResult:
             forwards:NAME, backwards:NAME and hits:NAME for each part that the attack named.
         extras: float64 columns beside the verdict: `quality_extras` for quality models, `spike_extras`
             on binary frames, and the target class of a targeted goal.
+        cause: what ended the attack or the victim's passes, where something did; not stored.
     """
 
     ids: Tensor
@@ -53,6 +54,7 @@ class ShardResult:
     errors: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     extras: dict[str, Tensor] = field(default_factory=dict)
+    cause: Exception | None = None
 
     TENSORS = (
         "ids",
