@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import numbers
+from decimal import Decimal
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,12 +31,14 @@ def exact(value: object, name: str) -> Fraction:
     Raises: ConfigError: not a finite number that is 0 or more.
     """
     given = value
+    if isinstance(value, np.ndarray) and not value.ndim:
+        value = value[()]
     if isinstance(value, Tensor):
         if value.dim() or value.is_complex():
             raise ConfigError(f"{name}: expected one number, got a tensor of shape {list(value.shape)}.")
         value = (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().numpy()[()]
     try:
-        if isinstance(value, bool) or not isinstance(value, str | numbers.Real | Fraction):
+        if isinstance(value, bool) or not isinstance(value, str | numbers.Real | Decimal):
             raise TypeError(f"a {type(value).__name__}")
         exactly = Fraction("/".join(part.strip() for part in str(value).split("/")))
         if exactly < 0 or not math.isfinite(float(exactly)):

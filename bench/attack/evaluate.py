@@ -280,9 +280,7 @@ def evaluate(
             `keep_errors`) the attack failed: then what it raised, or what it did, in words.
     """
     if not isinstance(victim, ModuleVictim):
-        raise ContractError(
-            f"evaluate: expected a victim, got {type(victim).__name__}. Make one with wrap()."
-        )
+        raise ContractError(f"evaluate: expected a victim, got {type(victim).__name__}. Use wrap() first.")
     chosen: Attack = registry("attacks").get(attack) if isinstance(attack, str) else attack
     if isinstance(chosen, type) or not isinstance(chosen, Attack):
         raise ContractError(
