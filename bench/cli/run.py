@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from robustspike.bench.run.run import Tick
-    from robustspike.bench.suite.plan import Plan
+    from robustspike.bench.suite.cell import NotApplicable
 
 
 @click.command("run")
@@ -121,14 +122,17 @@ def command(
         root=settings.root,
     )
     plan = applicable(plan, settings)
-    misfits = _tell_misfits(plan)
+    misfits = list(plan.not_applicable)
     with progress(len(plan.cells)) as on_tick:
-        records = run(plan, settings, jobs=workers, cluster=cluster, on_tick=on_tick)
+        records = run(
+            plan, settings, jobs=workers, cluster=cluster, on_tick=on_tick, on_misfit=misfits.append
+        )
+    listed = _tell_misfits(misfits)
     csv, md, html = (out / f"leaderboard.{kind}" for kind in ("csv", "md", "html"))
     about = provenance.lines(provenance.read(out))
     publish(records, about, csv=csv, md=md, html=html, title=plan.suite.name)
-    if misfits:
-        write_atomic(out / "not_applicable.csv", misfits.encode())
+    if listed:
+        write_atomic(out / "not_applicable.csv", listed.encode())
         click.echo(f"n/a pairs are listed in {out / 'not_applicable.csv'}", err=True)
     failed = [record for record in records if record.errors]
     for record in failed:
@@ -154,10 +158,10 @@ def building(dataset: str) -> Iterator[Callable[[int, int], None]]:
     yield on_build
 
 
-def _tell_misfits(plan: Plan) -> str:
+def _tell_misfits(misfits: Sequence[NotApplicable]) -> str:
     """Say which pairs are left out and why, by reason; returns them as CSV, empty where there are none."""
     by_reason: dict[str, list[str]] = {}
-    for misfit in plan.not_applicable:
+    for misfit in misfits:
         by_reason.setdefault(misfit.reason, []).append(f"{misfit.victim} + {misfit.defense}")
     for reason, pairs in by_reason.items():
         more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
