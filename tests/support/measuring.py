@@ -20,7 +20,7 @@ from robustspike.bench.record.schema import count
 from robustspike.bench.record.schema import digest
 from robustspike.bench.run.assemble import sample_records
 from robustspike.bench.training.weights import plain
-from robustspike.leaderboard.table import sections
+from robustspike.leaderboard.sections import build
 from tests.support.records import make_record
 
 Attacks = Sequence[tuple[str, dict[str, Any], Fraction | None]]
@@ -61,6 +61,6 @@ def cell(victim: ModuleVictim, attack: Any, eps: Fraction | None, data: Split) -
 def measured(victim: ModuleVictim, data: Split, attacks: Attacks = SMALL) -> tuple[set[str], Any]:
     """Attack a victim as a small suite would; return the flags of its row, and the row."""
     records = [cell(victim, registry("attacks").get(name, **given), e, data) for name, given, e in attacks]
-    (section,) = sections(records)
+    (section,) = build(records)
     row = section.frame.iloc[0]
     return set(str(row["flags"]).split()), row
