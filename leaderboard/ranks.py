@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -30,6 +31,10 @@ Outcome = Mapping[int, float]
 Interval = tuple[int, int]
 
 
+_p = cache(sign_test)
+"""Pairs of a table often have the same counts."""
+
+
 def wins(one: Outcome, other: Outcome) -> tuple[int, int]:
     """Return on how many shared samples the first outcome is larger, and on how many smaller."""
     shared = one.keys() & other.keys()
@@ -39,7 +44,7 @@ def wins(one: Outcome, other: Outcome) -> tuple[int, int]:
 def is_ahead(one: Outcome, other: Outcome) -> bool:
     """Say whether the first is larger on significantly more of the shared samples (one test alone)."""
     better, worse = wins(one, other)
-    return better > worse and sign_test(better, worse) < SIGNIFICANCE
+    return better > worse and _p(better, worse) < SIGNIFICANCE
 
 
 def rank_intervals(figures: Sequence[float], outcomes: Sequence[Outcome]) -> list[Interval]:
@@ -60,7 +65,7 @@ def separations(figures: Sequence[float], outcomes: Sequence[Outcome]) -> np.nda
     pairs = list(itertools.combinations(range(n), 2))
     counts = [(int((values[i] > values[j]).sum()), int((values[i] < values[j]).sum())) for i, j in pairs]
     above = np.zeros((n, n), dtype=bool)
-    for (i, j), (better, worse), p in zip(pairs, counts, holm([sign_test(*c) for c in counts]), strict=True):
+    for (i, j), (better, worse), p in zip(pairs, counts, holm([_p(*c) for c in counts]), strict=True):
         if p < SIGNIFICANCE:
             above[i, j] = better > worse and figures[i] > figures[j]
             above[j, i] = worse > better and figures[j] > figures[i]
