@@ -71,10 +71,10 @@ def command(
 ) -> int:
     """Measure SUITE (a shipped suite or a .toml file) and print the leaderboard.
 
-    What is already measured in --out is not measured again. Writes leaderboard.csv,
-    leaderboard.md and leaderboard.html to --out; for attacks on spikes and for minimum-norm
-    attacks also leaderboard.attacks.csv (what each attack had to change) and
-    leaderboard.curves.csv (its success over its budget).
+    What is already measured in --out is not measured again. Writes leaderboard.json, .md and
+    .html, rows.csv (a line a table row), cells.csv (a line a cell) and leaderboard.csv (rows
+    with a column an attack) to --out; for attacks on spikes and for minimum-norm attacks also
+    attacks.csv (what each attack had to change) and curves.csv (its success over its budget).
     """
     from robustspike.bench.attack.limits import Limits
     from robustspike.bench.cli.leaderboard import publish
@@ -128,9 +128,8 @@ def command(
             plan, settings, jobs=workers, cluster=cluster, on_tick=on_tick, on_misfit=misfits.append
         )
     listed = _tell_misfits(misfits)
-    csv, md, html = (out / f"leaderboard.{kind}" for kind in ("csv", "md", "html"))
     about = provenance.lines(provenance.read(out))
-    publish(records, about, csv=csv, md=md, html=html, title=plan.suite.name)
+    publish(records, about, out=out, csv=out / "leaderboard.csv", title=plan.suite.name)
     if listed:
         write_atomic(out / "not_applicable.csv", listed.encode())
         click.echo(f"n/a pairs are listed in {out / 'not_applicable.csv'}", err=True)
@@ -138,7 +137,8 @@ def command(
     for record in failed:
         where = f"{record.victim}, {record.defense}, {record.label}, {record.threat.label}"
         click.echo(f"error in cell {where}: {record.errors[0]}", err=True)
-    click.echo(f"{len(records)} cells in {out}; wrote leaderboard.csv, .md and .html there.", err=True)
+    wrote = "leaderboard.html, .md, .json, .csv, rows.csv and cells.csv"
+    click.echo(f"{len(records)} cells in {out}; wrote {wrote} there.", err=True)
     return 3 if failed else 0
 
 
