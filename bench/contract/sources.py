@@ -231,15 +231,12 @@ def _imports(module: str) -> tuple[str, ...]:
 @cache
 def _asks(module: str) -> frozenset[str]:
     """List the kinds that a module asks the registry for; a call of `load_victim` asks for victims."""
-    calls = [node for node in ast.walk(_tree(module)) if isinstance(node, ast.Call)]
-    named = [call for call in calls if isinstance(call.func, ast.Name)]
-    return (
-        frozenset(
-            str(argument.value)
-            for call in named
-            if call.func.id == "registry"  # type: ignore[attr-defined]
-            for argument in call.args[:1]
-            if isinstance(argument, ast.Constant)
-        )
-        | frozenset("victims" for call in named if call.func.id == "load_victim")
-    )  # type: ignore[attr-defined]
+    found = set[str]()
+    for call in ast.walk(_tree(module)):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            continue
+        if call.func.id == "load_victim":
+            found.add("victims")
+        elif call.func.id == "registry":
+            found |= {str(a.value) for a in call.args[:1] if isinstance(a, ast.Constant)}
+    return frozenset(found)

@@ -71,9 +71,22 @@ def label_of(name: str, params: Mapping[str, Any]) -> str:
     return f"{name}[{inside}]" if inside else name
 
 
+class Table(dict[str, Any]):
+    """A table among parameters, {"epochs": 1}: hashable, for nothing changes it any more."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozen(self))
+
+
 def frozen(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """Return changed parameters as a sorted, hashable tuple."""
-    return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in params.items()))
+    return tuple((key, _fixed(params[key])) for key in sorted(params))
+
+
+def _fixed(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_fixed, value))
+    return Table(value) if isinstance(value, dict) else value
 
 
 def fits(attack: Attack, threat: ThreatModel, spec: VictimSpec) -> bool:

@@ -18,10 +18,10 @@ from robustspike.bench.api import Domain
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import registry
+from robustspike.bench.contract import sources as hashing
 from robustspike.bench.contract.registry import Registered
 from robustspike.bench.contract.registry import Registry
 from robustspike.bench.contract.registry import load_file
-from robustspike.bench.contract import sources as hashing
 from robustspike.bench.suite.code_digest import code_digest
 from robustspike.bench.suite.code_digest import files
 from robustspike.bench.suite.file import read_suite
