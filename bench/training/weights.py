@@ -179,7 +179,9 @@ def made_on(certificate: Mapping[str, Any]) -> str:
     """Return what a certificate says of where weights were made, for people."""
     known = certificate.get("made_with")
     told = known if isinstance(known, Mapping) else {}
-    return ", ".join(f"{name} {told.get(name) or 'not recorded'}" for name in RECORDED)
+    parts = [f"{name} {told[name]}" for name in RECORDED if told.get(name)]
+    missing = [name for name in RECORDED if not told.get(name)]
+    return ", ".join(parts + ([f"not recorded: {', '.join(missing)}"] if missing else []))
 
 
 def against_shipped(recipe: VictimRecipe, weights: Path) -> str | None:
@@ -324,7 +326,9 @@ def missing_weights(recipe: VictimRecipe, defense: str, seed: int) -> str:
 
 def _differing(recipe: VictimRecipe, certificate: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters in which a certificate's recipe was another; older ones do not say all."""
-    made = certificate.get("recipe", {})
+    made = certificate.get("recipe")
+    if not isinstance(made, Mapping):
+        return {}
     now = plain(recipe)
     return {
         key: made[key]

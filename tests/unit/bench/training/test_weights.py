@@ -24,6 +24,7 @@ from robustspike.bench.suite.file import read_suite
 from robustspike.bench.suite.plan import make_plan
 from robustspike.bench.training.train import cpu_model
 from robustspike.bench.training.train import train
+from robustspike.bench.training.weights import RECORDED
 from robustspike.bench.training.weights import against_shipped
 from robustspike.bench.training.weights import file_stem
 from robustspike.bench.training.weights import find_weights
@@ -182,8 +183,9 @@ def test_a_certificate_says_what_its_bytes_hang_on(trained: tuple[Path, str]) ->
 def test_what_an_older_certificate_does_not_say_is_not_recorded() -> None:
     path = find_weights(victim("lif_cnn.digits"), "none", 0, None)
     assert path is not None
-    assert made_on(read_certificate(path)).startswith("cpu not recorded, torch 2.")
-    assert made_on({}) == made_on({"made_with": "?"}) and "torch not recorded" in made_on({})
+    assert made_on(read_certificate(path)).startswith("torch 2.")
+    assert "not recorded: cpu, spikingjelly, numpy" in made_on(read_certificate(path))
+    assert made_on({}) == made_on({"made_with": "?"}) == f"not recorded: {', '.join(RECORDED)}"
 
 
 def test_trained_weights_are_compared_with_the_shipped_ones(tmp_path: Path) -> None:
@@ -199,6 +201,6 @@ def test_trained_weights_are_compared_with_the_shipped_ones(tmp_path: Path) -> N
     tensors["body.4.weight"][0, 0, 0, 0] += 0.25
     save_file(tensors, mine)
     told = against_shipped(recipe, mine)
-    assert told is not None and "differ by up to 0.25 (body.4.weight); those were made on: cpu" in told
+    assert told is not None and "differ by up to 0.25 (body.4.weight); those were made on: torch" in told
     assert against_shipped(recipe, tmp_path / "lif_cnn.digits(tau=4).safetensors") is None
     assert json.loads(source.with_suffix(".json").read_text())["victim"] == "lif_cnn.digits"
