@@ -17,6 +17,7 @@ from robustspike.bench.attack.meter import Meter
 from robustspike.bench.attack.oracle import Oracle
 from robustspike.bench.attack.result import ERROR
 from robustspike.bench.attack.result import ShardResult
+from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.errors import ThreatViolation
 from robustspike.bench.numbers.rng import RowStreams
@@ -41,7 +42,9 @@ def _run(attack: Attack, meter: Meter, rng: RowStreams, result: ShardResult, lim
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  (see above)
-        result.errors.append(limits.failure(name, len(x0), error))
+        message = limits.failure(name, len(x0), error)
+        result.errors.append(message)
+        result.cause = error if isinstance(error, BenchError) else ContractError(message)
     what = build.differs()
     if what is not None:
         build.restore()
@@ -69,6 +72,7 @@ def _checked(name: str, returned: object, x0: Tensor) -> Tensor:
 def _global_state_unused(name: str) -> Iterator[None]:
     """Raise if the block moves a global random generator or a switch of torch; put them back in any case."""
     before, switches = _generators(), _switches()
+    drawn = switched = False
     try:
         yield
     finally:

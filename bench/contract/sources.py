@@ -232,11 +232,11 @@ def _imports(module: str) -> tuple[str, ...]:
 def _asks(module: str) -> frozenset[str]:
     """List the kinds that a module asks the registry for; a call of `load_victim` asks for victims."""
     found = set[str]()
-    for call in ast.walk(_tree(module)):
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+    for node in ast.walk(_tree(module)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
             continue
-        if call.func.id == "load_victim":
+        if node.func.id == "registry":
+            found |= {str(asked.value) for asked in node.args[:1] if isinstance(asked, ast.Constant)}
+        elif node.func.id == "load_victim":
             found.add("victims")
-        elif call.func.id == "registry":
-            found |= {str(a.value) for a in call.args[:1] if isinstance(a, ast.Constant)}
     return frozenset(found)

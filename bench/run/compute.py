@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustspike.bench.attack.evaluate import evaluate_shard
+from robustspike.bench.attack.evaluate import failed
 from robustspike.bench.attack.limits import NO_LIMITS
 from robustspike.bench.attack.limits import Limits
 from robustspike.bench.attack.oracle import Oracle
@@ -118,17 +119,32 @@ def _measured(unit: Unit, victim: ModuleVictim, settings: Settings, *, died: boo
     rule = cell.rules.get(cell.attack, **dict(cell.attack_params))
     if died:
         rule = Died(rule.spec)
-    data = _shard(cell, unit.index, settings)
+    data = shard_of(cell, unit.index, settings)
     batch = (victim, rule, cell.threat, data.x, data.y, data.ids)
     if cell.certify:
-        return certify_shard(*batch, seed=cell.seed, limits=settings.limits)
+        try:
+            return certify_shard(*batch, seed=cell.seed, limits=settings.limits)
+        except ContractError as error:  # the victim's fault: a certifier's own is caught
+            return failed_shard(unit, settings, str(error))
     result = evaluate_shard(
         *batch,
         seed=cell.seed,
         limits=settings.limits,
         events=lambda: _events(cell, unit.index, settings),
     )
-    result.counts |= energy_of(victim, data, result, seed=cell.seed)
+    try:
+        result.counts |= energy_of(victim, data, result, seed=cell.seed)
+    except ContractError as error:  # the victim's fault, which is its own cell's
+        result.errors.append(str(error))
+    return result
+
+
+def failed_shard(unit: Unit, settings: Settings, message: str) -> ShardResult:
+    """Return a shard of which nothing can be computed, for a reason that is not the attack's."""
+    data = shard_of(unit.cell, unit.index, settings)
+    result = failed(data.x, data.y, data.ids, message)
+    if unit.cell.certify:
+        result.extras["radius"] = torch.full((len(data),), -1.0, dtype=torch.float64)
     return result
 
 
@@ -154,7 +170,8 @@ def energy_of(victim: ModuleVictim, data: Split, result: ShardResult, *, seed: i
     return found
 
 
-def _shard(cell: Cell, index: int, settings: Settings) -> Split:
+def shard_of(cell: Cell, index: int, settings: Settings) -> Split:
+    """Return the samples of one shard of a cell."""
     return samples_of(cell, settings.root)[index * cell.shard : (index + 1) * cell.shard]
 
 

@@ -18,7 +18,7 @@ def code_digest(component: Any, kind: str) -> str:
 
 
 def files(component: Any, kind: str) -> dict[str, Path]:
-    """Return the files that a component's behaviour hangs on: sources, and the weights of victims it uses."""
+    """Return the files that a component hangs on: its sources, and the weights of victims that it uses."""
     used = sources.used(component, kind)
     found = sources.files_of(used)
     for part, of in used[1:]:

@@ -13,16 +13,16 @@ from robustspike.bench.suite.cell import Cell
 from robustspike.bench.suite.code_digest import code_digest
 from robustspike.bench.suite.loading import VICTIMS
 from robustspike.bench.suite.loading import samples_of
+from robustspike.bench.suite.variant import variant_of
 from robustspike.bench.training.weights import plain
-from robustspike.bench.training.weights import trained_with
 
 
 def identity(
     cell: Cell, *, weights: Path | None, root: Path | None, device: str
 ) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Return a cell's key, the digests that enter it, and the full parameters of its components."""
-    recipe = registry("victims").get(cell.victim, **dict(cell.victim_params))
-    defense = trained_with(recipe, cell.defense, cell.victim_seed, weights)
+    variant = variant_of(cell, weights)
+    recipe, defense = variant.recipe, variant.trained
     attack = cell.rules.get(cell.attack, **dict(cell.attack_params))
     data = samples_of(cell, root)
     code = {
@@ -38,7 +38,7 @@ def identity(
         "code": digest(code),
     }
     how = "certifier" if cell.certify else "attack"
-    parameters = {"victim": plain(recipe), "defense": plain(defense), how: plain(attack)}
+    parameters = {"victim": plain(variant.made), "defense": plain(defense), how: plain(attack)}
     key = digest(
         {
             "protocol": PROTOCOL,

@@ -75,12 +75,11 @@ def _changed(base: Any, other: Any) -> dict[str, Any]:
 def weights_of(recipe: VictimRecipe) -> str:
     """Name the weights that training a recipe gives: its name, with the parameters that change them.
 
-    "lif_cnn.digits(tau=4)"; parameters of deployment alone are left out.
+    "lif_cnn.digits(tau=4)"; parameters of deployment alone are left out, and the schedule: how long the same
+    network was trained, and from where, its certificate says.
     """
-    changed = {
-        key: value for key, value in changes(recipe).items() if key not in (*recipe.deployed, "shares")
-    }
-    return call_text(recipe.name, changed)
+    aside = {*recipe.deployed, "shares", "schedule"}
+    return call_text(recipe.name, {key: value for key, value in changes(recipe).items() if key not in aside})
 
 
 def _shown(recipe: VictimRecipe) -> tuple[str, ...]:
@@ -96,7 +95,7 @@ def _shown(recipe: VictimRecipe) -> tuple[str, ...]:
     shared = recipe.shares
     known = registry("victims")
     if "shares" not in changed and shared in known and recipe.name in known:
-        free = _changed(known.get(shared), known.get(recipe.name)).keys() | {*recipe.deployed}
+        free = _changed(known.get(shared), known.get(recipe.name)).keys() | {*recipe.deployed, "schedule"}
         shared = call_text(shared, {key: value for key, value in changed.items() if key not in free})
     return (own, shared) if recipe.retrains else (shared,)
 
@@ -221,6 +220,15 @@ def read_certificate(weights: Path) -> dict[str, Any]:
     return certificate
 
 
+def passes_of(certificate: Mapping[str, Any]) -> int | None:
+    """Return the sample passes that trained weights, those they were started from included."""
+    spent = certificate.get("training", {})
+    if not isinstance(spent, Mapping) or not {"forwards", "backwards"} <= spent.keys():
+        return None
+    before = certificate.get("started_from") or {}
+    return int(spent["forwards"]) + int(spent["backwards"]) + int(before.get("passes") or 0)
+
+
 def training_passes(recipe: VictimRecipe, defense: str, seed: int, folder: Path | None) -> dict[str, int]:
     """Return the forward and backward sample passes that trained a variant, as its certificate says.
 
@@ -231,9 +239,9 @@ def training_passes(recipe: VictimRecipe, defense: str, seed: int, folder: Path 
     for name, variants in (("own", [(defense, seed)]), ("plain", [("none", seed), ("none", 0)])):
         paths = [find_weights(recipe, rule, trained, folder) for rule, trained in variants]
         path = next((path for path in paths if path is not None), None)
-        spent = {} if path is None else read_certificate(path).get("training", {})
-        if isinstance(spent, Mapping) and {"forwards", "backwards"} <= spent.keys():
-            found[name] = int(spent["forwards"]) + int(spent["backwards"])
+        spent = None if path is None else passes_of(read_certificate(path))
+        if spent is not None:
+            found[name] = spent
     return found
 
 
@@ -330,11 +338,8 @@ def _differing(recipe: VictimRecipe, certificate: Mapping[str, Any]) -> dict[str
     if not isinstance(made, Mapping):
         return {}
     now = plain(recipe)
-    return {
-        key: made[key]
-        for key in now.keys() & made.keys() - {"name", "shares"}
-        if not _agree(now[key], made[key])
-    }
+    aside = {"name", "shares"} | (set() if "schedule" in changes(recipe) else {"schedule"})
+    return {key: made[key] for key in now.keys() & made.keys() - aside if not _agree(now[key], made[key])}
 
 
 def _agree(now: Any, then: Any) -> bool:
@@ -353,6 +358,21 @@ def _borrowed(
         if key not in recipe.deployed
     )
     return (f"on the weights of '{certificate.get('victim')}', trained with {listed}",) if listed else ()
+
+
+def trained_recipe(recipe: VictimRecipe, defense: str, seed: int, weights: Path | None) -> VictimRecipe:
+    """Return a recipe with the schedule that a variant's own weights were trained with, as far as known."""
+    path = find_weights(recipe, defense, seed, weights)
+    certificate = {} if path is None else read_certificate(path)
+    made = certificate.get("recipe")
+    told = made.get("schedule") if isinstance(made, Mapping) else None
+    if certificate.get("victim") != recipe.name or not isinstance(told, Mapping):
+        return recipe
+    known = {key: value for key, value in told.items() if key in params_of(recipe.schedule)}
+    try:
+        return dataclasses.replace(recipe, schedule=dataclasses.replace(recipe.schedule, **known))
+    except (TypeError, ValueError) as error:
+        raise ArtefactError(f"{path}: the schedule in its certificate cannot be read ({error}).") from error
 
 
 def trained_with(recipe: VictimRecipe, defense: str, seed: int, weights: Path | None) -> DefenseBase:

@@ -50,7 +50,8 @@ def victim(name: str, **params: Any) -> VictimRecipe:
         ("lif_cnn.digits", {"tau": 4.0, "steps": 8}, "lif_cnn.digits(steps=8,tau=4)"),
         ("lif_cnn.digits", {"v_reset": None}, "lif_cnn.digits(v_reset=none)"),
         ("lif_cnn.digits(widths=(4, 4))", {}, "lif_cnn.digits(widths=(4,4))"),
-        ("lif_cnn.digits", SHORT, "lif_cnn.digits(schedule={'epochs':1})"),
+        ("lif_cnn.digits", SHORT, "lif_cnn.digits"),
+        ("two_phase_cnn.digits", {"tuning": {"epochs": 1}}, "two_phase_cnn.digits(tuning={'epochs':1})"),
         ("lif_cnn.nmnist(dataset=dvs_gesture)", {}, "lif_cnn.nmnist(dataset=dvs_gesture)"),
         ("qcfs_cnn.digits", {"steps": 16}, "qcfs_cnn.digits"),
         ("qcfs_cnn.digits", {"steps": 16, "levels": 8}, "qcfs_cnn.digits(levels=8)"),
@@ -84,7 +85,6 @@ def test_names_that_are_no_file_names_get_a_digest() -> None:
         ("lif_cnn.digits", {"v_reset": None}),
         ("lif_cnn.digits", {"steps": 8}),
         ("qcfs_cnn_t8.digits", {"scale": 5.0}),
-        ("lif_cnn.digits", SHORT),
     ],
 )
 def test_changed_parameters_are_not_put_on_other_weights(name: str, params: dict[str, Any]) -> None:
@@ -140,21 +140,28 @@ def test_train_writes_the_file_that_it_names_and_it_is_found_again(
     folder, said = trained
     (weights,) = folder.glob("*.safetensors")
     assert f"{weights}  sha256" in said
-    assert (
-        said.startswith("epoch") or "lif_cnn.digits(schedule={'epochs':1},tau=3,widths=(4,4)): clean" in said
-    )
-    params = {"widths": (4, 4), "tau": 3.0, **SHORT}
+    assert said.startswith("epoch") or "lif_cnn.digits(tau=3,widths=(4,4)): clean" in said
+    params = {"widths": (4, 4), "tau": 3.0}
     mine = load_victim("lif_cnn.digits", weights=folder, **params)
     shipped = load_victim("lif_cnn.digits", weights=folder)
     assert mine.spec.weights != shipped.spec.weights == load_victim("lif_cnn.digits").spec.weights
     (tmp_path / "s.toml").write_text(
         'name = "s"\nsamples = 8\n[[threats]]\ngeometry = "linf"\neps = "1/10"\n[[victims]]\n'
-        'name = "lif_cnn.digits"\nparams = { widths = [4, 4], tau = 3.0, schedule = { epochs = 1 } }\n'
+        'name = "lif_cnn.digits"\nparams = { widths = [4, 4], tau = 3.0 }\n'
         '[[attacks]]\nname = "noise"\n'
     )
     plan = make_plan(read_suite(str(tmp_path / "s.toml")), weights=folder)
     (record,) = run(plan, Settings(out=tmp_path / "out", weights=folder))
     assert record.digests["weights"] == mine.spec.weights
+    assert record.parameters["victim"]["schedule"]["epochs"] == 1  # of the certificate, not of the recipe
+
+
+def test_a_schedule_that_is_asked_for_must_be_that_of_the_certificate(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    params = {"widths": (4, 4), "tau": 3.0}
+    assert load_victim("lif_cnn.digits", weights=folder, **params, **SHORT)
+    with pytest.raises(ArtefactError, match="trained with schedule"):
+        load_victim("lif_cnn.digits", **SHORT)
 
 
 def test_deployment_is_not_trained(tmp_path: Path) -> None:
