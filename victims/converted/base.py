@@ -50,6 +50,7 @@ class ConvertedRecipe(VictimRecipe):
     schedule: Schedule = Schedule()
 
     family: ClassVar[str] = "converted"
+    deployed: ClassVar[tuple[str, ...]] = ("steps",)
 
     def spec(self) -> VictimSpec:
         data = self.data()

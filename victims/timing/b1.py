@@ -180,6 +180,7 @@ class B1Cnn(VictimRecipe):
     schedule: Schedule = Schedule(lr=2e-2)
 
     family: ClassVar[str] = "timing"
+    deployed: ClassVar[tuple[str, ...]] = ("grid",)
     source: ClassVar[str] = (
         "Stanojevic et al., Nature Communications 15:6793, 2024. Differs: fixed windows in training, cut to "
         "the largest training activation afterwards; average pooling; AdamW one-cycle."
