@@ -274,7 +274,7 @@ name = "pgd.linf"
 @click.argument("name")
 @click.option("--dir", "folder", type=click.Path(path_type=Path), help="Where; default: ./NAME.")
 def command(kind: str, name: str, folder: Path | None) -> None:
-    """Write a package with a working attack, defense, victim or data set called NAME, and its contract test."""
+    """Write a package with one working component called NAME, and its contract test."""
     files = package(kind, name)
     target = folder or Path(name.replace(".", "_"))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
