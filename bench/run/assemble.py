@@ -40,6 +40,7 @@ from robustspike.bench.suite.cell import fits
 from robustspike.bench.suite.cell import frozen
 from robustspike.bench.suite.loading import victim_of
 from robustspike.bench.suite.plan import Plan
+from robustspike.bench.suite.variant import variant_of
 from robustspike.bench.training.weights import find_weights
 from robustspike.bench.training.weights import shipped_weights
 from robustspike.bench.training.weights import training_passes
@@ -106,7 +107,12 @@ def _finish(
         measures=measures,
         flags=cell_flags(measures, counts),
         errors=tuple(dict.fromkeys(message for shard in shards for message in shard.errors)),
-        digests=digests | {"samples": sha256(samples), "adversarials": sha256(adversarials)},
+        digests=digests
+        | {
+            "weights_after": " ".join(dict.fromkeys(shard.weights for shard in shards)),
+            "samples": sha256(samples),
+            "adversarials": sha256(adversarials),
+        },
         environment=environment(settings) | sources(cell, victim.spec.weights, settings),
         rows=rows,
     )
@@ -159,17 +165,16 @@ def cell_of(record: CellRecord) -> Cell:
 
 def _declared(cell: Cell, victim: ModuleVictim, weights: Path | None) -> dict[str, Any]:
     """Return what victim and defense say about themselves, for a table that runs no model."""
-    recipe = registry("victims").get(cell.victim, **dict(cell.victim_params))
-    rule = registry("defenses").get(cell.defense)
+    variant = variant_of(cell, weights)
     declared: dict[str, Any] = {}
     if cell.certify:
         certifier: Certifier = cell.rules.get(cell.attack, **dict(cell.attack_params))
         declared["certificate"] = {"norm": certifier.spec.norm, "confidence": certifier.confidence}
     return declared | {
-        "adaptive": [need for need in rule.spec.adaptive if _applies(need, cell, victim)],
+        "adaptive": [need for need in variant.rule.spec.adaptive if _applies(need, cell, victim)],
         "notes": list(victim.spec.notes),
         "neurons": len(victim.neurons),
-        "training_passes": training_passes(recipe, cell.defense, cell.victim_seed, weights),
+        "training_passes": training_passes(variant.recipe, cell.defense, cell.victim_seed, weights),
     }
 
 
