@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from typing import ClassVar
 from typing import Literal
 
@@ -18,6 +19,7 @@ from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Task
 from robustspike.bench.data.download import Published
 from robustspike.bench.data.events.events import EventLists
+from robustspike.bench.numbers.rng import global_randomness_kept
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -73,6 +75,13 @@ class Dataset:
     source: ClassVar[str] = ""
     needs_root: ClassVar[bool] = False
     downloads: ClassVar[tuple[Published, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let no `load` move a global random generator: the libraries that it imports do, and an attack that
+        learns on data of its own would be blamed."""
+        super().__init_subclass__(**kwargs)
+        if "load" in vars(cls):
+            cls.load = global_randomness_kept()(cls.load)  # type: ignore[method-assign]
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Build what is built at first use, reporting (done, of all); nothing by default."""
