@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -27,7 +26,9 @@ if TYPE_CHECKING:
 @click.option("--samples", type=click.IntRange(min=1), help="Samples per cell instead of the suite's.")
 @click.option("--seed", type=click.IntRange(min=0), help="Attack seed instead of the suite's.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; default: the number of cores.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Worker processes; default: the cores that it may use."
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of weights from robustspike train.")
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with a plugin.")
@@ -83,7 +84,7 @@ def command(
     for path in plugin:
         load_file(path)
     device = choose_device(device)
-    workers = jobs or (1 if device != "cpu" else os.cpu_count() or 1)
+    workers = jobs or (1 if device != "cpu" else provenance.cores())
     if memory is None and device == "cpu":  # drivers of other devices reserve memory as they like
         memory = memory_share(workers)
     settings = Settings(
@@ -95,6 +96,8 @@ def command(
         limits=Limits(timeout or None, memory or None),
         command=shlex.join(["robustspike", *sys.argv[1:]]),
     )
+    for line in settings.limits.cannot():
+        click.echo(line, err=True)
     parsed = read_suite(suite)
     for recipe in recipes_of(parsed):
         with building(recipe.dataset) as on_build:

@@ -109,7 +109,7 @@ def find_spikes(module: nn.Module, call: Call, x: Tensor, *, steps: int) -> tupl
 
 
 class _Counted(SpikeRule):
-    """A rule that is only tried: it fires as neurons do and counts how often it is asked in how many steps."""
+    """A rule that is only tried: fires as neurons do, counts how often it is asked, and in how many steps."""
 
     def __init__(self, neuron: Neuron) -> None:
         super().__init__()
@@ -302,9 +302,8 @@ class _Hosts:
             return own(*args)
 
         outside = site.place.modules[: site.place.modules.index(site.name)]
-        inner = [
-            (name, module) for name, module in self.named.items() if f"{name}.".startswith(f"{site.name}.")
-        ]
+        within = set(site.module.modules())
+        inner = [(name, module) for name, module in self.named.items() if module in within]
         kept = State(site.module)
         reset(site.module)
         try:
