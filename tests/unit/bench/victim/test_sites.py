@@ -16,6 +16,7 @@ from torch import nn
 from robustspike.bench.api import ModuleVictim
 from robustspike.bench.api import cross_entropy
 from robustspike.bench.api import evaluate
+from robustspike.bench.api import joint
 from robustspike.bench.api import registry
 from robustspike.bench.api import wrap
 from robustspike.bench.snn.steps import find_step
@@ -264,3 +265,13 @@ def test_a_batch_of_one_and_batches_of_other_sizes_keep_layers_apart() -> None:
     every = gradient(victim, "pdsg").grad
     single = torch.cat([gradient(victim, "pdsg", X[i : i + 1]).grad for i in range(len(X))])
     assert torch.allclose(every, single, rtol=1e-3, atol=1e-5)
+
+
+def test_sites_of_joint_victims_are_exchanged_in_every_member() -> None:
+    both = joint(victim_of(nets.WrittenOut()), victim_of(nets.TimeFirst()))
+    y = torch.zeros(len(X), dtype=torch.int64)
+    loss = lambda logits, _: logits[:, ::10].sum(dim=1)  # noqa: E731  (one logit of each member)
+    whole = both.loss_and_grad(X, y, loss, registry("estimators").get("pdsg"))
+    assert torch.equal(whole.logits, both.logits(X))
+    parts = [m.loss_and_grad(X, y, loss, registry("estimators").get("pdsg")).grad for m in both.members]
+    assert torch.allclose(whole.grad, parts[0] + parts[1], atol=1e-6)
