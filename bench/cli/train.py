@@ -16,7 +16,7 @@ import click
     "--out", type=click.Path(path_type=Path), default=Path("robustspike-weights"), show_default=True
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")
-@click.option("--device", default="cpu", show_default=True, help="auto, cpu or cuda.")
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--from",
     "source",
@@ -35,6 +35,9 @@ import click
     default=1,
     show_default=True,
     help="CPU threads; the order of sums, and so the weights, depend on their number.",
+)
+@click.option(
+    "--bf16", is_flag=True, help="Convolutions and linear layers in bfloat16 (worth it with --device cuda)."
 )
 @click.option("--set", "params", multiple=True, metavar="NAME=VALUE", help="Change a victim parameter.")
 @click.option(
@@ -55,6 +58,7 @@ def command(
     weights: Path | None,
     epochs: int | None,
     lr: float | None,
+    bf16: bool,
     threads: int,
     params: tuple[str, ...],
     rules: tuple[str, ...],
@@ -90,7 +94,8 @@ def command(
         click.echo(line + end, err=True, nl=False)
 
     recipe = registry("victims").get(victim, **parse_params(params))
-    changed = {key: value for key, value in (("epochs", epochs), ("lr", lr)) if value is not None}
+    asked = {"epochs": epochs, "lr": lr, "bf16": bf16 or None}
+    changed = {key: value for key, value in asked.items() if value is not None}
     recipe = dataclasses.replace(recipe, schedule=dataclasses.replace(recipe.schedule, **changed))
     label = registry("defenses").canonical(defense)
     rule = registry("defenses").get(label, **parse_params(rules))

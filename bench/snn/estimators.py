@@ -74,6 +74,11 @@ class GradientEstimator:
     needs_dynamics: ClassVar[bool] = False
     detach_reset: bool | None = None
 
+    @property
+    def checked_as(self) -> GradientEstimator:
+        """The estimator that is tried to see whether this one applies: itself, unless it draws numbers."""
+        return self
+
     def rule(self, neuron: Neuron, memory: Memory) -> SpikeRule | SequenceRule | None:
         """Return the backward rule of one neuron for one pass; None keeps the neuron's own.
 

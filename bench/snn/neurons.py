@@ -229,7 +229,12 @@ class Neuron:
     @property
     def no_resetting(self) -> str | None:
         """Why the gradient through the reset cannot be switched, or None where it can."""
-        return None if hasattr(self.module, "detach_reset") else f"neuron '{self.name}' has no detach_reset"
+        if getattr(self.module, "detach_reset", None) is not None:
+            return None
+        return (
+            f"neuron '{self.name}' has no attribute `detach_reset`, so the gradient through its reset cannot "
+            "be switched"
+        )
 
     @contextmanager
     def spiking_by(self, rule: nn.Module) -> Iterator[None]:

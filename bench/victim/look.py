@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch import nn
 
+from robustspike.bench.errors import BenchError
 from robustspike.bench.snn.neurons import Neuron
 from robustspike.bench.snn.neurons import SpikeRule
 from robustspike.bench.snn.neurons import State
@@ -143,8 +144,8 @@ def _tried(module: nn.Module, call: Call, x: Tensor) -> tuple[Neuron, ...]:
                     stack.enter_context(neuron.spiking_by(rule))
                     stack.callback(neuron.module.register_forward_pre_hook(rule.enter).remove)
                 answer = call(x)
-        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-            return f"takes no other spike function ({type(error).__name__}: {str(error).splitlines()[0]})"
+        except (BenchError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            return f"takes no other spike function: {str(error).splitlines()[0]}"
         if not torch.equal(answer, expected):
             return "fires otherwise than at a threshold, so its spike function cannot be exchanged"
         if not all(rule.asked for rule in rules):
@@ -269,7 +270,7 @@ class _Hosts:
             with torch.no_grad():
                 rest = self._potentials(site, quiet)
             gains = [self._gain(site, quiet, layout, step) for step in range(min(2, len(rest)))]
-        except (RuntimeError, TypeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
             return f"cannot be called alone ({type(error).__name__})"
         barrier = -float(rest.flatten()[0])
         if not barrier > 0 or not bool((rest == -barrier).all()):

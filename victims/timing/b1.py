@@ -281,5 +281,5 @@ TTFS_B1_CIFAR10 = B1Cnn(
     dataset="cifar10",
     widths=VGG6,
     starts="ann_cnn.cifar10",
-    schedule=dataclasses.replace(CIFAR_TUNING, epochs=2, optimiser="adamw", lr=1e-4, weight_decay=0.0),
+    schedule=dataclasses.replace(CIFAR_TUNING, epochs=0),
 )
