@@ -109,19 +109,27 @@ def find_spikes(module: nn.Module, call: Call, x: Tensor, *, steps: int) -> tupl
     return (*known, *sites, *unserved)
 
 
+@dataclass
+class _Count:
+    """How often a rule was asked, in how many steps; no state of a network, which is put back after a call."""
+
+    asked: int = 0
+    steps: int = 0
+
+
 class _Counted(SpikeRule):
-    """A rule that is only tried: fires as neurons do, counts how often it is asked, and in how many steps."""
+    """A rule that is only tried: it fires as neurons do and counts."""
 
     def __init__(self, neuron: Neuron) -> None:
         super().__init__()
         self.is_multi_step = neuron.is_multi_step
-        self.asked = self.steps = 0
+        self.count = _Count()
 
     def enter(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.steps += len(inputs[0]) if self.is_multi_step else 1
+        self.count.steps += len(inputs[0]) if self.is_multi_step else 1
 
     def forward(self, u: Tensor) -> Tensor:
-        self.asked += 1
+        self.count.asked += 1
         return super().forward(u)
 
     def slope(self, u: Tensor) -> Tensor:
@@ -148,9 +156,9 @@ def _tried(module: nn.Module, call: Call, x: Tensor) -> tuple[Neuron, ...]:
             return f"takes no other spike function: {str(error).splitlines()[0]}"
         if not torch.equal(answer, expected):
             return "fires otherwise than at a threshold, so its spike function cannot be exchanged"
-        if not all(rule.asked for rule in rules):
+        if not all(rule.count.asked for rule in rules):
             return "does not ask its spike function in evaluation mode"
-        if any(rule.asked != rule.steps for rule in rules):
+        if any(rule.count.asked != rule.count.steps for rule in rules):
             return "asks its spike function more than once a step, so a step has no potential of its own"
         return None
 
