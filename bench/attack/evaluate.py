@@ -172,6 +172,7 @@ def _evaluate(
         "non_finite": int(meter.non_finite.sum()),
         "unconfirmed": 0,
         "silent": 0,
+        "spikes_without_site": sum(neuron.refusal is not None for neuron in victim.neurons),
     }
     if meter.stops_at_hit:
         result.counts["standing"] = int((~meter.hit).sum())
