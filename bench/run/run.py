@@ -84,8 +84,11 @@ def run(
     *,
     jobs: int = 1,
     on_tick: Callable[[Tick], None] | None = None,
+    on_start: Callable[[Cell], None] | None = None,
 ) -> list[CellRecord]:
     """Measure every cell of a plan that is not there yet; return all their records in plan order.
+
+    `on_start` is told the cell of every shard that starts, `on_tick` every shard that is done.
 
     Raises: ContractError: a victim fails its checks (before anything is measured on it).
         ArtefactError: an existing record is damaged, or nothing can be written.
@@ -110,7 +113,7 @@ def run(
         total = sum(cell.shards for _, cell, _, _ in keyed)
         done = total - len(units)
         about = {key: (cell, digests, parameters) for key, cell, digests, parameters in keyed}
-        for unit in _execute(units, settings, jobs):
+        for unit in _execute(units, settings, jobs, on_start):
             waiting[unit.key] -= 1
             if not waiting[unit.key]:
                 cell, digests, parameters = about[unit.key]
@@ -153,12 +156,21 @@ def _check_victims(cells: Sequence[Cell], settings: Settings) -> None:
         check_victim(victim_of(cell, weights=settings.weights, device=settings.device), data.x)
 
 
-def _execute(units: Sequence[Unit], settings: Settings, jobs: int) -> Iterator[Unit]:
+def _execute(
+    units: Sequence[Unit], settings: Settings, jobs: int, on_start: Callable[[Cell], None] | None
+) -> Iterator[Unit]:
+    def starts(unit: Unit) -> None:
+        if on_start is not None:
+            on_start(unit.cell)
+
     if jobs <= 1 or len(units) <= 1:
         for unit in units:
+            starts(unit)
             yield work(unit, settings)
         return
-    for unit, survived in in_processes(units, work_guarded, settings, jobs=jobs, start=prepare):
+    for unit, survived in in_processes(
+        units, work_guarded, settings, jobs=jobs, start=prepare, on_start=starts
+    ):
         if not survived:
             write_shard(Store(settings.out).shards, unit.key, unit.index, compute(unit, settings, died=True))
         yield unit
