@@ -47,6 +47,7 @@ from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import BudgetExceeded
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
+from robustspike.bench.errors import EstimatorRefused
 from robustspike.bench.errors import ThreatViolation
 from robustspike.bench.numbers.image_quality import gmsd
 from robustspike.bench.numbers.image_quality import haarpsi
@@ -135,6 +136,7 @@ __all__ = [
     "DiscreteGeometry",
     "Domain",
     "EnergyCost",
+    "EstimatorRefused",
     "Evaluation",
     "EventLists",
     "FunctionRule",

@@ -13,6 +13,10 @@ class ContractError(BenchError, TypeError):
     """A victim, attack, defense, estimator or data set that breaks its contract."""
 
 
+class EstimatorRefused(ContractError):
+    """A gradient estimator that does not apply to a victim: nothing may stand in for it under its name."""
+
+
 class BudgetExceeded(BenchError):
     """An attack asked for more passes than its threat model allows."""
 

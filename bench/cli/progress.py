@@ -103,8 +103,10 @@ class Plain:
 
     def on_tick(self, tick: Tick) -> None:
         """Note how far the run is."""
-        if self._first is not None and not self._total:
-            self._first = (tick.done - 1, self._first[1])  # what an earlier run had done took no time
+        if not self._total:  # what an earlier run had done took no time
+            began = self._began if self._first is None else self._first[1]
+            self._first = (tick.done - 1, began)
+        self._running = self._running or name_of(tick.cell)
         self._done, self._total = tick.done, tick.total
         if self.verbose:
             self.say(f"done {tick.done}/{tick.total}: {name_of(tick.cell)}")

@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Worker processes; default: the cores that it may use."
 )
+@click.option(
+    "--ray",
+    "cluster",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Work on a Ray cluster: auto, HOST:PORT, or none to start one here (extra: ray).",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of weights from robustspike train.")
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with a plugin.")
@@ -60,6 +68,7 @@ def command(
     seed: int | None,
     device: str,
     jobs: int | None,
+    cluster: str | None,
     data: Path | None,
     weights: Path | None,
     plugin: tuple[Path, ...],
@@ -124,7 +133,14 @@ def command(
     plan = applicable(plan, settings)
     misfits = _tell_misfits(plan, quiet=quiet)
     with progress(len(plan.cells), quiet=quiet, verbose=verbose) as watcher:
-        records = run(plan, settings, jobs=workers, on_tick=watcher.on_tick, on_start=watcher.on_start)
+        records = run(
+            plan,
+            settings,
+            jobs=workers,
+            cluster=cluster,
+            on_tick=watcher.on_tick,
+            on_start=watcher.on_start,
+        )
     csv, md, html = (out / f"leaderboard.{kind}" for kind in ("csv", "md", "html"))
     about = provenance.lines(provenance.read(out))
     publish(records, about, csv=csv, md=md, html=html, title=plan.suite.name)

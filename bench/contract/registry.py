@@ -24,6 +24,7 @@ from typing import Any
 from robustspike.bench.contract.calls import call_text
 from robustspike.bench.contract.calls import parse_call
 from robustspike.bench.contract.parameters import _fitted
+from robustspike.bench.contract.renamed import present_name
 from robustspike.bench.contract.specs import API_VERSION
 from robustspike.bench.contract.suggest import did_you_mean
 from robustspike.bench.errors import ConfigError
@@ -87,6 +88,8 @@ class Registry:
 
     def entry(self, name: str) -> Registered:
         """Return an entry. Raises: ConfigError: unknown name, with the nearest known one."""
+        if name not in self._entries:
+            name = present_name(self.kind, name)
         if name in self._entries:
             return self._entries[name]
         hint = did_you_mean(name, self._entries, cutoff=0.4)

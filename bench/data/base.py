@@ -16,6 +16,7 @@ from torch import Tensor
 
 from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Task
+from robustspike.bench.data.download import Published
 from robustspike.bench.data.events.events import EventLists
 
 SplitName = Literal["train", "validation", "test"]
@@ -60,6 +61,7 @@ class Dataset:
         shape, classes, domain, task, bounds: as in `VictimSpec`.
         source: where the data come from, and their terms.
         needs_root: whether `--data DIR` must point to the published files.
+        downloads: the published files, for `robustspike download`; empty where there is nothing to fetch.
     """
 
     name: ClassVar[str] = ""
@@ -70,6 +72,7 @@ class Dataset:
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = ""
     needs_root: ClassVar[bool] = False
+    downloads: ClassVar[tuple[Published, ...]] = ()
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Build what is built at first use, reporting (done, of all); nothing by default."""

@@ -24,10 +24,12 @@ from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.store import Store
 from robustspike.bench.run.applicable import applicable
 from robustspike.bench.run.assemble import _finish
+from robustspike.bench.run.cluster import in_ray
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.compute import Unit
 from robustspike.bench.run.compute import compute
 from robustspike.bench.run.pool import in_processes
+from robustspike.bench.run.shards import pack_shard
 from robustspike.bench.run.shards import read_shard
 from robustspike.bench.run.shards import write_shard
 from robustspike.bench.suite.cell import Cell
@@ -59,7 +61,7 @@ def work(unit: Unit, settings: Settings) -> Unit:
     """Compute one shard and write it."""
     store = Store(settings.out)
     if read_shard(store.shards, unit.key, unit.index) is None:
-        write_shard(store.shards, unit.key, unit.index, compute(unit, settings))
+        write_shard(store.shards, unit.key, unit.index, pack_shard(compute(unit, settings)))
     return unit
 
 
@@ -83,12 +85,17 @@ def run(
     settings: Settings,
     *,
     jobs: int = 1,
+    cluster: str | None = None,
     on_tick: Callable[[Tick], None] | None = None,
     on_start: Callable[[Cell], None] | None = None,
 ) -> list[CellRecord]:
     """Measure every cell of a plan that is not there yet; return all their records in plan order.
 
-    `on_start` is told the cell of every shard that starts, `on_tick` every shard that is done.
+    Args:
+        jobs: worker processes here.
+        cluster: address of a Ray cluster to work on instead, or "local" (see `in_ray`).
+        on_tick: called after each shard.
+        on_start: called with the cell of each shard that starts, where it starts here.
 
     Raises: ContractError: a victim fails its checks (before anything is measured on it).
         ArtefactError: an existing record is damaged, or nothing can be written.
@@ -113,7 +120,7 @@ def run(
         total = sum(cell.shards for _, cell, _, _ in keyed)
         done = total - len(units)
         about = {key: (cell, digests, parameters) for key, cell, digests, parameters in keyed}
-        for unit in _execute(units, settings, jobs, on_start):
+        for unit in _execute(units, settings, jobs, cluster, on_start):
             waiting[unit.key] -= 1
             if not waiting[unit.key]:
                 cell, digests, parameters = about[unit.key]
@@ -157,20 +164,36 @@ def _check_victims(cells: Sequence[Cell], settings: Settings) -> None:
 
 
 def _execute(
-    units: Sequence[Unit], settings: Settings, jobs: int, on_start: Callable[[Cell], None] | None
+    units: Sequence[Unit],
+    settings: Settings,
+    jobs: int,
+    cluster: str | None,
+    on_start: Callable[[Cell], None] | None,
 ) -> Iterator[Unit]:
+    """Compute units and write their shards, here, in processes, or on a cluster; the same bytes every way."""
+
     def starts(unit: Unit) -> None:
         if on_start is not None:
             on_start(unit.cell)
 
-    if jobs <= 1 or len(units) <= 1:
+    if cluster is not None and units:
+        for unit, content in in_ray(units, settings, address=cluster):
+            _keep(unit, settings, content)
+            yield unit
+    elif jobs <= 1 or len(units) <= 1:
         for unit in units:
             starts(unit)
             yield work(unit, settings)
-        return
-    for unit, survived in in_processes(
-        units, work_guarded, settings, jobs=jobs, start=prepare, on_start=starts
-    ):
-        if not survived:
-            write_shard(Store(settings.out).shards, unit.key, unit.index, compute(unit, settings, died=True))
-        yield unit
+    else:
+        for unit, survived in in_processes(
+            units, work_guarded, settings, jobs=jobs, start=prepare, on_start=starts
+        ):
+            if not survived:
+                _keep(unit, settings, None)
+            yield unit
+
+
+def _keep(unit: Unit, settings: Settings, content: bytes | None) -> None:
+    """Write a shard; without content, one whose process died."""
+    content = content or pack_shard(compute(unit, settings, died=True))
+    write_shard(Store(settings.out).shards, unit.key, unit.index, content)

@@ -20,7 +20,7 @@ from robustspike.bench.snn.estimators import GradientEstimator
 from robustspike.bench.snn.estimators import LossGrad
 from robustspike.bench.snn.estimators import Memory
 from robustspike.bench.snn.fast_lif import in_place
-from robustspike.bench.snn.fast_lif import is_plain
+from robustspike.bench.snn.fast_lif import plain_nodes
 from robustspike.bench.snn.flips import FlipEngine
 from robustspike.bench.snn.neurons import Neuron
 from robustspike.bench.snn.neurons import find_neurons
@@ -63,7 +63,7 @@ class ModuleVictim:
         self._noisy = [m for m in module.modules() if getattr(m, "draws_noise", False)]
         for parameter in module.parameters():
             parameter.requires_grad_(False)
-        self._plain = [neuron.module for neuron in self.neurons if is_plain(neuron.module)]
+        self._plain = plain_nodes(self.module)
         reset(module)
 
     @property

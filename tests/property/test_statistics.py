@@ -52,6 +52,14 @@ def test_the_sign_test_is_the_exact_binomial_one(won: tuple[int, int]) -> None:
     assert sign_test(wins, losses) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("k", "n"), [(600, 1100), (9_900, 10_000), (99_999, 100_000)])
+def test_large_counts_are_no_overflow(k: int, n: int) -> None:
+    bound = clopper_pearson_lower(k, n, error=0.001)
+    assert stats.binom.sf(k - 1, n, bound) == pytest.approx(0.001)
+    assert 0 <= sign_test(k, n - k) < 0.01
+    assert wilson(k, n)[0] < k / n < wilson(k, n)[1]
+
+
 @given(distances, st.integers(0, 2**32 - 1))
 def test_a_bootstrap_interval_depends_on_the_values_alone(values: list[float], seed: int) -> None:
     low, high = bootstrap_median(np.array(values))

@@ -186,10 +186,15 @@ def read_npy_events(path: Path, *, size: Size) -> Recording:
 
 
 def read_gesture_labels(path: Path) -> list[tuple[int, int, int]]:
-    """Read the gestures of a DVS128 Gesture recording: (class from 0, first microsecond, end)."""
-    text = read_bytes(path).decode("utf-8", errors="replace")
+    """Read the gestures of a DVS128 Gesture recording: (class from 0, first microsecond, end).
+
+    The first line is a heading and may be missing; blank lines are skipped.
+    """
+    text = read_bytes(path).decode("utf-8-sig", errors="replace")
     found = []
-    for number, line in enumerate(text.splitlines()[1:], start=2):
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or (number == 1 and not line.strip()[0].isdigit()):
+            continue
         row = line.split(",")
         try:
             label, start, end = (int(value) for value in row)

@@ -17,6 +17,7 @@ from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
 from robustspike.bench.data.base import SplitName
 from robustspike.bench.data.base import stratified
+from robustspike.bench.data.download import Published
 from robustspike.bench.data.events.event_files import read_aedat2
 from robustspike.bench.data.events.event_files import read_aedat4
 from robustspike.bench.data.events.event_files import read_aedat31
@@ -31,6 +32,9 @@ from robustspike.bench.errors import ConfigError
 
 _VALIDATION = 10
 """One in so many training samples is held out for validation."""
+
+_LONGEST_GESTURE = 120_000_000
+"""Microseconds beyond which the times of a cut gesture (7 s on average) are taken for another unit."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,20 @@ class EventSet(Dataset):
         x = np.zeros((len(chosen), *self.shape), dtype=np.float32)
         for row, events in self._read_all(chosen):
             x[row] = self.frames(events)
+            if not x[row].any():
+                raise ArtefactError(self._blank(chosen[row].path, events))
         y = torch.tensor([sample.label for sample in chosen], dtype=torch.int64)
         return Split(torch.from_numpy(x), y, torch.tensor([sample.id for sample in chosen]))
+
+    def _blank(self, path: Path, events: Recording) -> str:
+        """Say what is wrong with a recording whose frames are all blank."""
+        times = (
+            f", its times run from {events['t'][0]} to {events['t'][-1]} microseconds" if len(events) else ""
+        )
+        return (
+            f"{path}: no event in the first {self.duration / 1e6:g} s of the recording ({len(events)} events "
+            f"in all{times}). Are its times in another unit, or is the file damaged? Fetch it again."
+        )
 
     def _chosen(self, split: SplitName, root: Path | None) -> list[Sample]:
         """List a split's samples in its order."""
@@ -153,6 +169,24 @@ class NMnist(EventSet):
     sensor: ClassVar[int] = 34
     duration: ClassVar[int] = 315_000
     folder: ClassVar[str] = "NMNIST"
+    downloads: ClassVar[tuple[Published, ...]] = (
+        Published(
+            "https://data.mendeley.com/public-files/datasets/468j46mzdv/files/"
+            "39c25547-014b-4137-a934-9d29fa53c7a0/file_downloaded",
+            "md5:20959b8e626244a1b502305a9e6e2031",
+            "Train.zip",
+            folder="NMNIST",
+            unpacks=("Train/*/*.bin",),
+        ),
+        Published(
+            "https://data.mendeley.com/public-files/datasets/468j46mzdv/files/"
+            "05a4d654-7e03-4c15-bdfa-9bb2bcbea494/file_downloaded",
+            "md5:69ca8762b2fe404d9b9bad1103e97832",
+            "Test.zip",
+            folder="NMNIST",
+            unpacks=("Test/*/*.bin",),
+        ),
+    )
     source: ClassVar[str] = "Orchard et al. 2015, Frontiers in Neuroscience 9:437. Licence: CC BY-SA 4.0."
 
     def samples(self, root: Path, *, test: bool) -> list[Sample]:
@@ -197,7 +231,7 @@ class DvsGesture(EventSet):
             ]
         trials = root / ("trials_to_test.txt" if test else "trials_to_train.txt")
         found: list[Sample] = []
-        for line in read_bytes(trials).decode("utf-8", errors="replace").split():
+        for line in read_bytes(trials).decode("utf-8-sig", errors="replace").split():
             if Path(line).name != line or not line.endswith(".aedat"):
                 raise ArtefactError(f"{trials}: expected names of .aedat files, got '{line[:60]}'.")
             labels = read_gesture_labels(root / f"{line.removesuffix('.aedat')}_labels.csv")
@@ -208,7 +242,13 @@ class DvsGesture(EventSet):
 
     def read(self, sample: Sample) -> Recording:
         if sample.part is None:
-            return read_npy_events(sample.path, size=(128, 128))
+            events = read_npy_events(sample.path, size=(128, 128))
+            if events["t"][-1] - events["t"][0] > _LONGEST_GESTURE:
+                raise ArtefactError(
+                    f"{sample.path}: lasts {(events['t'][-1] - events['t'][0]) / 1e6:g} s, expected times in "
+                    "milliseconds and a gesture of seconds. Are they microseconds? Divide them by 1000."
+                )
+            return events
         return read_aedat31(sample.path)
 
 

@@ -25,6 +25,12 @@ from robustspike.bench.data.base import SplitName
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 
+_LEAST_SPREAD = 1 / 8
+"""Share of the scale that the best rating must reach: every published set has good and bad images."""
+
+_NOT_BYTES = {"I": "32-bit integers", "F": "floating-point numbers"}
+"""Pillow's modes that it cuts off at 255 when it converts them to RGB; 16-bit grey is handled apart."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -60,6 +66,7 @@ class RatedImages(Dataset):
     Class attributes:
         folder: name of the set's folder, which --data may point to or contain.
         table: a file of the set that must be there.
+        rated: the range of the published values, (lowest, highest).
     """
 
     crop: int = 224
@@ -70,6 +77,7 @@ class RatedImages(Dataset):
     needs_root: ClassVar[bool] = True
     folder: ClassVar[str] = ""
     table: ClassVar[str] = ""
+    rated: ClassVar[tuple[float, float]] = (0.0, 100.0)
 
     def __post_init__(self) -> None:
         if self.crop < 1 or self.limit < 0:
@@ -110,7 +118,24 @@ class RatedImages(Dataset):
             ) from error
         if not found:
             raise ArtefactError(f"{home / self.table}: holds no rated image.")
+        self._check_scores(found, home / self.table)
         return found
+
+    def _check_scores(self, found: list[Entry], table: Path) -> None:
+        """Refuse values that are not on the published scale: tables of one set are told in several."""
+        low, high = self.rated
+        for number, entry in enumerate(found, start=1):
+            if not low <= entry.raw <= high:  # false for NaN too
+                raise ArtefactError(
+                    f"{table}: rating {number} ('{entry.path.name}') is {entry.raw:g}, expected {low:g} to "
+                    f"{high:g}. The file is damaged, or on another scale; use the published table."
+                )
+        most = max(entry.raw for entry in found)
+        if most - low <= _LEAST_SPREAD * (high - low):
+            raise ArtefactError(
+                f"{table}: no rating is above {most:g}, on a scale from {low:g} to {high:g}. The ratings "
+                "seem to be on another scale (1 to 5, 0 to 1); use the published table."
+            )
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
         if root is None:
@@ -140,14 +165,26 @@ def _digest(text: str) -> bytes:
 
 
 def read_square(path: Path, side: int) -> np.ndarray:
-    """Return the middle square of an image: [3, side, side] uint8. Raises: ArtefactError."""
+    """Return the middle square of an image: [3, side, side] uint8; of 16 bits, the upper 8 are kept.
+
+    Raises: ArtefactError: unreadable, smaller than the square, or of numbers that are no 8 or 16 bits.
+    """
     from PIL import Image
 
     try:
         with Image.open(path) as opened:
-            image = np.asarray(opened.convert("RGB"))
+            mode = opened.mode
+            if mode.startswith("I;16"):  # Pillow's own conversion cuts off at 255
+                grey = (np.asarray(opened).astype(np.uint16) >> 8).astype(np.uint8)
+                image = np.repeat(grey[:, :, None], 3, axis=2)
+            else:
+                image = np.asarray(opened.convert("RGB"))
     except Exception as error:  # Pillow promises no set of errors for a damaged file
         raise ArtefactError(f"{path}: cannot be read as an image ({error}).") from error
+    if mode in _NOT_BYTES:
+        raise ArtefactError(
+            f"{path}: its pixels are {_NOT_BYTES[mode]}, expected 8 or 16 bits a channel. Save it as PNG."
+        )
     height, width = image.shape[:2]
     if min(height, width) < side:
         raise ArtefactError(f"{path}: {width}x{height} pixels, smaller than crop = {side}.")
@@ -166,6 +203,9 @@ def _ignoring_case(folder: Path) -> dict[str, Path]:
 
 
 def _find(files: dict[str, Path], name: str, folder: Path) -> Path:
+    """Return the file of a folder that a table names. Raises: ArtefactError: the name leads elsewhere."""
+    if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
+        raise ArtefactError(f"{folder}: a table names the file '{name[:60]}'. Expected a plain file name.")
     return files.get(name.lower(), folder / name)
 
 
@@ -191,6 +231,7 @@ class Kadid10k(RatedImages):
     name: ClassVar[str] = "kadid10k"
     folder: ClassVar[str] = "kadid10k"
     table: ClassVar[str] = "dmos.csv"
+    rated: ClassVar[tuple[float, float]] = (1.0, 5.0)
     source: ClassVar[str] = "Lin, Hosu & Saupe, QoMEX 2019. Own terms of use."
 
     def rows(self, home: Path) -> Iterator[Entry]:
@@ -229,11 +270,15 @@ class Koniq10k(RatedImages):
 
 @dataclass(frozen=True)
 class Live(RatedImages):
-    """LIVE release 2: 29 references, 5 distortions; DMOS, smaller is better, so 100 - DMOS."""
+    """LIVE release 2: 29 references, 5 distortions; DMOS, smaller is better, so 100 - DMOS.
+
+    DMOS are scaled z-scores and leave 0..100 on either side; the range here is wider than any published.
+    """
 
     name: ClassVar[str] = "live"
     folder: ClassVar[str] = "live"
     table: ClassVar[str] = "refnames_all.mat"
+    rated: ClassVar[tuple[float, float]] = (-20.0, 120.0)
     source: ClassVar[str] = "Sheikh, Sabir & Bovik, IEEE TIP 2006. Own terms of use."
 
     groups: ClassVar[tuple[tuple[str, int], ...]] = (
@@ -295,6 +340,7 @@ class Tid2013(RatedImages):
     name: ClassVar[str] = "tid2013"
     folder: ClassVar[str] = "tid2013"
     table: ClassVar[str] = "mos_with_names.txt"
+    rated: ClassVar[tuple[float, float]] = (0.0, 9.0)
     source: ClassVar[str] = (
         "Ponomarenko et al., Signal Processing: Image Communication 2015. Own terms of use."
     )

@@ -322,3 +322,39 @@ def test_the_n_mnist_victim_reads_more_than_nine_of_ten_test_samples() -> None:
     check_victim(victim, test.x)
     with torch.no_grad():
         assert int((victim.logits(test.x).argmax(dim=1) == test.y).sum()) > 45
+
+
+def test_blank_lines_a_byte_order_mark_and_no_heading_are_no_fault_of_a_label_file(tmp_path: Path) -> None:
+    path = tmp_path / "u_labels.csv"
+    for text in (
+        "class,startTime_usec,endTime_usec\r\n1,1,100\r\n\r\n3,200,300\r\n  \r\n",
+        "\ufeffclass,startTime_usec,endTime_usec\n1,1,100\n3,200,300",
+        "1,1,100\n3,200,300\n",
+    ):
+        path.write_bytes(text.encode())
+        assert event_files.read_gesture_labels(path) == [(0, 1, 100), (2, 200, 300)]
+    path.write_text("class,start,end\n1,1,100\n\nx,200,300\n")
+    with pytest.raises(ArtefactError, match="line 4"):
+        event_files.read_gesture_labels(path)
+
+
+def gestures(root: Path, scale: float, first: float) -> Path:
+    home = root / "ibmGestureTest/user24_led"
+    home.mkdir(parents=True)
+    for k in range(11):
+        np.save(home / f"{k}.npy", np.array([[1, 2, 1, first * scale], [3, 4, 1, (first + 900) * scale]]))
+    return root
+
+
+def test_a_recording_without_an_event_in_its_window_is_refused(tmp_path: Path) -> None:
+    data = registry("datasets").get("dvs_gesture")
+    assert (data.load("test", root=gestures(tmp_path / "ms", 1, 20)).x.flatten(1).sum(dim=1) > 0).all()
+    with pytest.raises(ArtefactError, match=r"no event in the first 1.5 s .*unit"):
+        data.load("test", root=gestures(tmp_path / "late", 1, 2000))
+    with pytest.raises(ArtefactError, match="Are they microseconds"):
+        data.load("test", root=gestures(tmp_path / "us", 1000, 0))
+    path = tmp_path / "Test/3/00001.bin"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes([0, 240, 0, 0, 0]) * 3)
+    with pytest.raises(ArtefactError, match="0 events in all"):
+        registry("datasets").get("nmnist").load("test", root=tmp_path)

@@ -18,6 +18,7 @@ from robustspike.bench.data.quality.quality_files import LiveChallenge
 from robustspike.bench.data.quality.quality_files import RatedImages
 from robustspike.bench.data.quality.quality_files import Tid2013
 from robustspike.bench.data.quality.quality_files import part_of
+from robustspike.bench.data.quality.quality_files import read_square
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.suite.file import read_suite
@@ -243,3 +244,64 @@ def test_a_filter_on_victims_keeps_other_sets_unread(tmp_path: Path) -> None:
         make_plan(read_suite("quality"), only=only, root=tmp_path)
     with pytest.raises(ConfigError, match="nothing to measure"):
         make_plan(read_suite("quality"), only=[("victim", "no_such*")], root=tmp_path)
+
+
+def rated(root: Path, *scores: object) -> Path:
+    koniq(root)
+    rows = [f"{i}.jpg,0,0,0.2,0.7,0.1,105,{score},0.5,test" for i, score in enumerate(scores)]
+    head = "image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,set"
+    (root / "koniq10k_distributions_sets.csv").write_text("\n".join([head, *rows]) + "\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ((70, "nan", 31), "rating 2 .* is nan, expected 0 to 100"),
+        ((70, "inf", 31), "rating 2 .* is inf"),
+        ((70, 900, 31), "rating 2 .* is 900"),
+        ((-31, 70), "rating 1 .* is -31"),
+        ((3.5, 4.2, 1.9), "no rating is above 4.2, on a scale from 0 to 100"),
+        ((0.35, 0.42), "another scale"),
+    ],
+)
+def test_ratings_off_the_published_scale_are_refused(
+    scores: tuple[object, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ArtefactError, match=message):
+        Koniq10k(crop=16).load("test", root=rated(tmp_path, *scores))
+
+
+@pytest.mark.parametrize("which", ["kadid", "tid"])
+def test_every_table_has_a_scale(which: str, tmp_path: Path) -> None:
+    data = MAKERS[which](tmp_path)
+    table = tmp_path / data.table
+    text = table.read_text()
+    table.write_text(text.replace("4.5", "45") if which == "kadid" else text.replace("5.", "54.", 1))
+    with pytest.raises(ArtefactError, match=r"rating 1 .* expected"):
+        data.entries(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/hostname", "..", "a\\b.jpg", "C:a.jpg"])
+def test_a_table_names_files_of_its_own_folder_only(name: str, tmp_path: Path) -> None:
+    picture(tmp_path / "secret.jpg")
+    home = rated(tmp_path / "koniq10k", 50)
+    table = home / "koniq10k_distributions_sets.csv"
+    table.write_text(table.read_text().replace("0.jpg", name, 1))
+    with pytest.raises(ArtefactError, match="plain file name"):
+        Koniq10k(crop=16).load("test", root=tmp_path)
+
+
+def test_sixteen_bit_grey_keeps_its_upper_bits_and_other_numbers_are_refused(tmp_path: Path) -> None:
+    grey = np.arange(1024, dtype=np.uint16).reshape(32, 32) // 4
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "8.png")
+    Image.fromarray(grey * 257).save(tmp_path / "16.png")
+    Image.fromarray((grey * 257).astype(">u2")).save(tmp_path / "16.tiff")
+    expected = read_square(tmp_path / "8.png", 16)
+    for name in ("16.png", "16.tiff"):
+        assert np.array_equal(read_square(tmp_path / name, 16), expected)
+    Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "f.tiff")
+    Image.fromarray(grey.astype(np.int32)).save(tmp_path / "i.tiff")
+    for name in ("f.tiff", "i.tiff"):
+        with pytest.raises(ArtefactError, match="8 or 16 bits"):
+            read_square(tmp_path / name, 16)
