@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import tomllib
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,11 @@ from robustspike.bench.errors import ConfigError
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.run import run
 from robustspike.bench.run.verify import verify
+from robustspike.bench.suite.file import AttackEntry
+from robustspike.bench.suite.file import SuiteText
+from robustspike.bench.suite.file import ThreatEntry
+from robustspike.bench.suite.file import VictimEntry
+from robustspike.bench.suite.file import _parse
 from robustspike.bench.suite.file import read_suite
 from robustspike.bench.suite.file import shipped_suites
 from robustspike.bench.suite.identity import identity
@@ -149,6 +157,15 @@ def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], message: st
     with pytest.raises(ConfigError, match=message) as caught:
         plan_of(tmp_path, SMALL.replace(*change))
     assert "\n" not in str(caught.value)
+
+
+def test_the_page_about_suites_shows_one_and_names_every_key() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "suites.md").read_text("utf-8")
+    (shown,) = re.findall("```toml\n(.*?)```", page, re.DOTALL)
+    suite = _parse(tomllib.loads(shown), "page")
+    assert suite.threats[0].eps == Fraction(8, 255) and suite.threats[1].samples == 25
+    for kind in (SuiteText, ThreatEntry, VictimEntry, AttackEntry):
+        assert all(re.search(rf"\b{part.name}\b", page) for part in dataclasses.fields(kind)), kind
 
 
 def test_an_unknown_gradient_estimator_is_named_before_anything_runs(tmp_path: Path) -> None:
