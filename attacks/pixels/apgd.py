@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustspike.attacks.pixels.climbing import check
 from robustspike.attacks.pixels.climbing import eot
-from robustspike.attacks.pixels.climbing import settle
+from robustspike.attacks.pixels.climbing import from_starts
 from robustspike.attacks.pixels.climbing import unit
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import Goal
@@ -146,11 +146,10 @@ class ApgdCe:
         return "ce"
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
-        best = x0.clone()
-        top = torch.full((len(x0),), -torch.inf, dtype=x0.dtype, device=x0.device)
         loss = self.losses(oracle)
-        for _ in range(self.restarts):
-            found, value = climb(
+
+        def start(_: int) -> tuple[Tensor, Tensor]:
+            return climb(
                 oracle,
                 surface(oracle, x0, rng=rng),
                 steps=self.steps,
@@ -158,9 +157,8 @@ class ApgdCe:
                 estimator=self.estimator,
                 draws=eot(oracle, self.draws),
             )
-            better = value > top
-            best[better], top[better] = found[better], value[better]
-        return settle(oracle, best)
+
+        return from_starts(oracle, x0, start, restarts=self.restarts)
 
 
 @dataclass(frozen=True)
@@ -212,14 +210,16 @@ class ApgdTargeted:
     Args:
         targets: number of target classes, the best-scored wrong ones on the clean input.
         steps: iterations per target.
+        restarts: times that all targets are tried, from new random starts.
         estimator: registry name of the gradient estimator.
         draws: noise draws averaged into one gradient (EOT); 0: 10 for stochastic victims, else 1.
 
-    Cost: 1 forward, and targets * (steps + 1) gradients.
+    Cost: 1 forward, and restarts * targets * (steps + 1) gradients, and 1 forward for each of them.
     """
 
     targets: int = 9
     steps: int = 100
+    restarts: int = 1
     estimator: str = "native"
     draws: int = 0
     spec: ClassVar[AttackSpec] = AttackSpec(
@@ -231,20 +231,30 @@ class ApgdTargeted:
     )
 
     def __post_init__(self) -> None:
-        check(self.spec.name, steps=self.steps, targets=self.targets)
+        check(self.spec.name, steps=self.steps, targets=self.targets, restarts=self.restarts)
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
-        best = x0.clone()
         draws = eot(oracle, self.draws)
         rows = oracle.active(forwards=draws)
         if not len(rows):
-            return best
+            return oracle.best()[0]
         order = torch.zeros(len(x0), oracle.spec.classes, dtype=torch.int64, device=x0.device)
         _, answers = oracle.loss(x0[rows], rows, draws=draws)
         logits = answers.unflatten(1, (-1, oracle.spec.classes)).mean(dim=1)  # of a joint victim: the mean
         own = torch.nn.functional.one_hot(y[rows], logits.shape[1]).bool()
         wrong_first = logits.masked_fill(own, -torch.inf)
         order[rows] = wrong_first.argsort(dim=1, descending=True, stable=True)
+
+        def start(_: int) -> tuple[Tensor, Tensor]:
+            return self._towards_each(oracle, x0, order, draws, rng)
+
+        return from_starts(oracle, x0, start, restarts=self.restarts)
+
+    def _towards_each(
+        self, oracle: Oracle, x0: Tensor, order: Tensor, draws: int, rng: RowStreams
+    ) -> tuple[Tensor, Tensor]:
+        """Climb towards each target once; return the iterates of largest margin, and that margin."""
+        best = x0.clone()
         top = torch.full((len(x0),), -torch.inf, dtype=x0.dtype, device=x0.device)
         for rank in range(min(self.targets, oracle.spec.classes - 1)):
             found, _ = climb(
@@ -260,4 +270,4 @@ class ApgdTargeted:
                 value, _ = oracle.loss(found[still], still, margin, draws=draws)
                 better = still[value > top[still]]
                 best[better], top[still] = found[better], torch.maximum(top[still], value)
-        return settle(oracle, best)
+        return best, top

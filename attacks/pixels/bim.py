@@ -10,6 +10,8 @@ from torch import Tensor
 
 from robustspike.attacks.pixels.climbing import ascend
 from robustspike.attacks.pixels.climbing import check
+from robustspike.attacks.pixels.climbing import from_starts
+from robustspike.attacks.pixels.climbing import start
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import ConfigError
 from robustspike.bench.api import Goal
@@ -25,15 +27,17 @@ class Bim:
         steps: gradient steps; 0: min(255 eps + 4, 1.25 * 255 eps), rounded down, at least 1
             (eps as a share of the range of the inputs).
         step: step size as a share of the range of the inputs.
+        restarts: starts, each run on the samples still standing: the clean input, then random points.
         estimator: registry name of the gradient estimator.
         loss: name of the loss that is increased.
         draws: noise draws averaged into one gradient (EOT); 0: 10 for stochastic victims, else 1.
 
-    Cost: steps gradients, and 1 forward for the last iterate.
+    Cost: per start `steps` gradients, and 1 forward for the last iterate; less where iterates repeat.
     """
 
     steps: int = 0
     step: float = 1 / 255
+    restarts: int = 1
     estimator: str = "native"
     loss: str = "ce"
     draws: int = 0
@@ -49,7 +53,7 @@ class Bim:
     )
 
     def __post_init__(self) -> None:
-        check(self.spec.name, step=self.step)
+        check(self.spec.name, step=self.step, restarts=self.restarts)
         if self.steps < 0:
             raise ConfigError(f"{self.spec.name}: steps must be 0 (the rule) or more, got {self.steps}.")
 
@@ -61,12 +65,17 @@ class Bim:
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
         span = oracle.threat.bounds[1] - oracle.threat.bounds[0]
         size = self.step * span
-        return ascend(
-            oracle,
-            x0.clone(),
-            steps=self.iterations(oracle.radius / span),
-            step=lambda x, gradient, rows: x + size * gradient.sign(),
-            loss=self.loss,
-            estimator=self.estimator,
-            draws=self.draws,
-        )
+
+        def climb(number: int) -> tuple[Tensor, Tensor]:
+            return ascend(
+                oracle,
+                start(oracle, x0, random=number > 0, rng=rng),
+                steps=self.iterations(oracle.radius / span),
+                step=lambda x, gradient, rows: x + size * gradient.sign(),
+                loss=self.loss,
+                estimator=self.estimator,
+                draws=self.draws,
+                repeats=True,
+            )
+
+        return from_starts(oracle, x0, climb, restarts=self.restarts)

@@ -62,40 +62,74 @@ def ascend(
     loss: str,
     estimator: str,
     draws: int = 0,
-) -> Tensor:
-    """Climb the loss by projected gradient steps; return the hits, or the iterates of largest loss.
+    repeats: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Climb the loss by projected gradient steps; return the iterates of largest loss, and that loss.
 
     Args:
         x: legal starting points of all samples; changed in place.
         step: how to move; called with the rows that still stand.
         loss, estimator, draws: see `Oracle.loss_and_grad`; draws 0 means the default of `eot`.
+        repeats: whether a step depends on the point and its gradient alone. A sample then stops once it
+            comes to a point that it has been to, as all that follows would repeat (unless the victim
+            draws noise or the estimator remembers). Found by Brent's method: at one stored iterate.
 
     Cost: per active row `steps` gradients, and `draws` forwards for the last iterate.
     """
     draws = eot(oracle, draws)
     best = x.clone()
     top = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+    repeats = repeats and not oracle.spec.stochastic
+    repeated = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    been, next_power = x.clone(), 1
 
     def keep(rows: Tensor, value: Tensor) -> None:
         better = rows[value > top[rows]]
         best[better] = x[better]
         top[rows] = torch.maximum(top[rows], value)
 
-    for _ in range(steps):
+    for done in range(1, steps + 1):
         rows = oracle.differentiable(estimator, draws=draws)
+        rows = rows[~repeated[rows]]
         if not len(rows):
             break
         out = oracle.loss_and_grad(x[rows], rows, loss, estimator=estimator, draws=draws)
         keep(rows, out.loss)
         x[rows] = oracle.project(step(x[rows], out.grad, rows), rows)
+        if repeats and not oracle.remembers(estimator):
+            repeated[rows] = (x[rows] == been[rows]).flatten(1).all(dim=1)
+        if done == next_power:
+            been, next_power = x.clone(), 2 * next_power
     rows = oracle.active(forwards=draws)
+    rows = rows[~repeated[rows]]
     if len(rows):
         keep(rows, oracle.loss(x[rows], rows, loss, draws=draws)[0])
+    return best, top
+
+
+def from_starts(
+    oracle: Oracle, x0: Tensor, climb: Callable[[int], tuple[Tensor, Tensor]], *, restarts: int
+) -> Tensor:
+    """Climb from several starts, each on the samples still standing; return hits, or the best iterates.
+
+    Args:
+        climb: number of the start, from 0 -> (best iterates, their losses; -inf where nothing was computed).
+    """
+    best = x0.clone()
+    top = torch.full((len(x0),), -torch.inf, dtype=x0.dtype, device=x0.device)
+    for number in range(restarts):
+        if number:
+            if not len(oracle.active()):
+                break
+            oracle.forget()
+        found, value = climb(number)
+        better = value > top
+        best[better], top[better] = found[better], value[better]
     return settle(oracle, best)
 
 
 def start(oracle: Oracle, x0: Tensor, *, random: bool, rng: RowStreams) -> Tensor:
-    """Return the starting points: uniform in the ball, or copies of x0."""
+    """Return starting points: uniform in the ball, or copies of x0."""
     if not random:
         return x0.clone()
     return oracle.sample(torch.arange(len(x0), device=x0.device), rng=rng)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from robustspike.attacks.pixels.climbing import ascend
+from robustspike.attacks.pixels.climbing import settle
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import Goal
 from robustspike.bench.api import Oracle
@@ -41,7 +42,7 @@ class Fgsm:
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
         size = oracle.radius
-        return ascend(
+        best, _ = ascend(
             oracle,
             x0.clone(),
             steps=1,
@@ -50,3 +51,4 @@ class Fgsm:
             estimator=self.estimator,
             draws=self.draws,
         )
+        return settle(oracle, best)

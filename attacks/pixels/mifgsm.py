@@ -10,6 +10,8 @@ from torch import Tensor
 
 from robustspike.attacks.pixels.climbing import ascend
 from robustspike.attacks.pixels.climbing import check
+from robustspike.attacks.pixels.climbing import from_starts
+from robustspike.attacks.pixels.climbing import start
 from robustspike.attacks.pixels.climbing import unit
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import Goal
@@ -25,16 +27,18 @@ class MiFgsm:
         steps: gradient steps.
         step: step size as a share of eps.
         decay: weight of the past.
+        restarts: starts, each run on the samples still standing: the clean input, then random points.
         estimator: registry name of the gradient estimator.
         loss: name of the loss that is increased.
         draws: noise draws averaged into one gradient (EOT); 0: 10 for stochastic victims, else 1.
 
-    Cost: steps gradients, and 1 forward for the last iterate.
+    Cost: per start `steps` gradients, and 1 forward for the last iterate.
     """
 
     steps: int = 10
     step: float = 0.25
     decay: float = 1.0
+    restarts: int = 1
     estimator: str = "native"
     loss: str = "ce"
     draws: int = 0
@@ -51,22 +55,26 @@ class MiFgsm:
     )
 
     def __post_init__(self) -> None:
-        check(self.spec.name, steps=self.steps, step=self.step)
+        check(self.spec.name, steps=self.steps, step=self.step, restarts=self.restarts)
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
         size = self.step * oracle.radius
-        momentum = torch.zeros_like(x0)
 
-        def step(x: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:
-            momentum[rows] = self.decay * momentum[rows] + unit(gradient, power=1)
-            return x + size * momentum[rows].sign()
+        def climb(number: int) -> tuple[Tensor, Tensor]:
+            momentum = torch.zeros_like(x0)
 
-        return ascend(
-            oracle,
-            x0.clone(),
-            steps=self.steps,
-            step=step,
-            loss=self.loss,
-            estimator=self.estimator,
-            draws=self.draws,
-        )
+            def step(x: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:
+                momentum[rows] = self.decay * momentum[rows] + unit(gradient, power=1)
+                return x + size * momentum[rows].sign()
+
+            return ascend(
+                oracle,
+                start(oracle, x0, random=number > 0, rng=rng),
+                steps=self.steps,
+                step=step,
+                loss=self.loss,
+                estimator=self.estimator,
+                draws=self.draws,
+            )
+
+        return from_starts(oracle, x0, climb, restarts=self.restarts)

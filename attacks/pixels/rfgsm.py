@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from robustspike.attacks.pixels.climbing import ascend
+from robustspike.attacks.pixels.climbing import settle
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import Goal
 from robustspike.bench.api import Oracle
@@ -42,7 +43,7 @@ class Rfgsm:
         half = oracle.radius / 2
         low, high = oracle.threat.bounds
         x = (x0 + half * rng.sign(x0.shape[1:], dtype=x0.dtype)).clamp(low, high)
-        return ascend(
+        best, _ = ascend(
             oracle,
             x,
             steps=1,
@@ -51,3 +52,4 @@ class Rfgsm:
             estimator=self.estimator,
             draws=self.draws,
         )
+        return settle(oracle, best)

@@ -11,6 +11,7 @@ from torch import Tensor
 from robustspike.attacks.pixels.apgd import surface
 from robustspike.attacks.pixels.climbing import ascend
 from robustspike.attacks.pixels.climbing import check
+from robustspike.attacks.pixels.climbing import from_starts
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import ConfigError
 from robustspike.bench.api import Goal
@@ -65,17 +66,19 @@ class SaPgd:
     Args:
         steps: gradient steps.
         momentum, decay: memory of m and of v.
+        restarts: random starts, each run on the samples still standing.
         estimator: gradient estimator.
         loss: name of the loss that is increased.
         draws: noise draws averaged into one gradient (EOT); 0: 10 for stochastic victims, else 1.
             The paper takes 50 steps where it draws 10.
 
-    Cost: steps gradients, and 1 forward for the last iterate.
+    Cost: per start `steps` gradients, and 1 forward for the last iterate.
     """
 
     steps: int = 100
     momentum: float = 0.5
     decay: float = 0.8
+    restarts: int = 1
     estimator: str = "assg"
     loss: str = "ce"
     draws: int = 0
@@ -95,7 +98,7 @@ class SaPgd:
     )
 
     def __post_init__(self) -> None:
-        check(self.spec.name, steps=self.steps)
+        check(self.spec.name, steps=self.steps, restarts=self.restarts)
         if not (0 <= self.momentum < 1 and 0 <= self.decay < 1 and self.draws >= 0):
             raise ConfigError(
                 f"sapgd.linf: momentum and decay must be in [0, 1) and draws at least 0, got "
@@ -103,23 +106,25 @@ class SaPgd:
             )
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
-        m, v = torch.zeros_like(x0), torch.zeros_like(x0)
-        sizes = iter(step_sizes(oracle.radius, self.steps))
+        def climb(_: int) -> tuple[Tensor, Tensor]:
+            m, v = torch.zeros_like(x0), torch.zeros_like(x0)
+            sizes = iter(step_sizes(oracle.radius, self.steps))
 
-        def step(x: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:
-            first, second = normalised(gradient)
-            m[rows] = self.momentum * m[rows] + first
-            v[rows] = self.decay * v[rows] + second
-            size = next(sizes)
-            return x + (size * m[rows] / (v[rows].sqrt() + 1e-12)).clamp(-size, size)
+            def step(x: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:
+                first, second = normalised(gradient)
+                m[rows] = self.momentum * m[rows] + first
+                v[rows] = self.decay * v[rows] + second
+                size = next(sizes)
+                return x + (size * m[rows] / (v[rows].sqrt() + 1e-12)).clamp(-size, size)
 
-        best = ascend(
-            oracle,
-            surface(oracle, x0, rng=rng),
-            steps=self.steps,
-            step=step,
-            loss=self.loss,
-            estimator=self.estimator,
-            draws=self.draws,
-        )
-        return best if oracle.spec.stochastic else oracle.best()[0]
+            return ascend(
+                oracle,
+                surface(oracle, x0, rng=rng),
+                steps=self.steps,
+                step=step,
+                loss=self.loss,
+                estimator=self.estimator,
+                draws=self.draws,
+            )
+
+        return from_starts(oracle, x0, climb, restarts=self.restarts)

@@ -64,6 +64,7 @@ class TernaryMean(GradientEstimator):
     ) -> None:
         self.base, self.rng, self.steps = base, rng, steps
         self.scale, self.gamma, self.norm, self.flipper = scale, gamma, norm, flipper
+        self.firings = 0
 
     @property
     def checked_as(self) -> GradientEstimator:
@@ -115,6 +116,7 @@ class TernaryMean(GradientEstimator):
         draw = self.rng.uniform((steps, *spikes.shape[2:]), rows=rows, dtype=spikes.dtype).transpose(0, 1)
         g, s, u = (part.flatten(0, 1) for part in (grad, spikes, draw))
         dead = (g.flatten(1) == 0).all(dim=1).view(-1, *[1] * (g.dim() - 1))
+        self.firings += int(dead.sum())
         change = torch.where(
             dead,
             turnover(s, u, gamma=self.gamma, flipper=self.flipper),
@@ -208,4 +210,5 @@ class ScgImage:
         rows = oracle.active(forwards=1)
         if len(rows):
             oracle.logits(x[rows], rows)
+        oracle.tally("trigger_firings", rule.firings)  # of time steps
         return best

@@ -120,7 +120,8 @@ class ScaledThreshold(GradientEstimator):
 class Scg:
     """Ternary spike-compatible gradient: sample elements by gradient size, flip those it points at.
 
-    A sample whose gradient is zero everywhere gets random flips instead. Every combination of scale and
+    A sample whose gradient is zero everywhere gets random flips instead (the gradient trigger; the record
+    counts how often: trigger_firings). Every combination of scale and
     threshold is an attack of its own from the clean input; the harness keeps the nearest result.
 
     Args:
@@ -205,6 +206,7 @@ class Scg:
             draw = rng.uniform(x0.shape[1:], rows=rows, dtype=x0.dtype)
             dead = (grad.flatten(1) == 0).all(dim=1)
             change = ternary(grad, s, draw, norm=self.norm, scale=scale)
+            oracle.tally("trigger_firings", int(dead.sum()))
             flips = turnover(s, draw, gamma=self.gamma, flipper=self.flipper)
             change = torch.where(dead.view(-1, *[1] * (x.dim() - 1)), flips, change)
             step = torch.where(change > 0, high, torch.where(change < 0, low, x[rows]))

@@ -182,6 +182,10 @@ def _evaluate(
         result.counts["unstable"] = int((again.label != meter.y).sum())
         if threat.access is Access.WHITE:
             result.counts |= probe_gradient(victim, meter.x0, meter.y, verify.fork("probe", rows=rows))
+    if victim.spec.stochastic:
+        result.counts["hit_once"] = int(meter.hit.sum())  # on one draw, or on the mean of a few
+    result.errors += meter.failures
+    result.counts |= meter.tallies
     for name, cost in meter.stages.items():
         for what in ("forwards", "backwards", "hits", "local"):
             result.counts[f"{what}:{name}"] = getattr(cost, what)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import re
-import resource
 import signal
 import sys
 import threading
@@ -17,6 +16,8 @@ from pathlib import Path
 from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import VictimFailed
 
+_HAS_ALARM = hasattr(signal, "SIGALRM")
+
 
 class TimedOut(BaseException):
     """A block took longer than allowed; no Exception, so that an attack does not catch it by accident."""
@@ -26,10 +27,10 @@ class TimedOut(BaseException):
 def time_limit(seconds: float | None) -> Iterator[None]:
     """Raise TimedOut in the block once it has taken too long, and again every second if it goes on.
 
-    Works by SIGALRM, so only in a main thread (elsewhere there is no limit), and only between two Python
-    instructions: compiled code that never returns is left to `watchdog`.
+    Works by SIGALRM, so only in a main thread and not on Windows (elsewhere there is no limit), and only
+    between two Python instructions: compiled code that never returns is left to `watchdog`.
     """
-    if seconds is None or threading.current_thread() is not threading.main_thread():
+    if seconds is None or not _HAS_ALARM or threading.current_thread() is not threading.main_thread():
         yield
         return
 
@@ -58,6 +59,8 @@ def memory_limit(gib: float | None) -> Iterator[None]:
     if gib is None or sys.platform != "linux":
         yield
         return
+    import resource  # POSIX only
+
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     most = data_bytes() + int(gib * 2**30)
     if hard != resource.RLIM_INFINITY:
@@ -89,6 +92,18 @@ class Limits:
 
     seconds: float | None = None
     gib: float | None = None
+
+    def cannot(self) -> list[str]:
+        """Say, a line each, which of these limits this platform cannot hold foreign code to."""
+        lines = []
+        if self.seconds is not None and not _HAS_ALARM:
+            lines.append(
+                f"--timeout: {sys.platform} has no alarm signal, so an attack is not stopped after "
+                f"{self.seconds:g} s; with --jobs 2 or more its worker is ended at twice that and a minute."
+            )
+        if self.gib is not None and sys.platform != "linux":
+            lines.append(f"--memory: only Linux limits the memory of a process, {sys.platform} does not.")
+        return lines
 
     @contextmanager
     def kept(self) -> Iterator[None]:

@@ -57,6 +57,8 @@ class Meter:
         trace: how far the attack got after how many forwards.
         non_finite: whether the victim answered NaN or infinity.
         stages: passes and first hits of each named part of the attack (`Oracle.stage`).
+        tallies: what the attack counted for the record (`Oracle.tally`).
+        failures: what parts of the attack raised (`Oracle.failed`), one line each.
         lists: row -> the event list that an attack on raw events handed in last.
 
     Args:
@@ -103,6 +105,8 @@ class Meter:
         self.queries = torch.zeros_like(self.forwards)
         self.stages: dict[str, StageCost] = {}
         self.stage: StageCost | None = None
+        self.tallies: dict[str, int] = {}
+        self.failures: list[str] = []
         self._memories: dict[tuple[GradientEstimator, int | None], list[dict[str, object]]] = {}
         self._rows = torch.arange(n, device=device)
 
@@ -161,6 +165,12 @@ class Meter:
     def forget(self) -> None:
         """Clear what estimators remember."""
         self._memories.clear()
+
+    def remembers(self, estimator: GradientEstimator) -> bool:
+        """Say whether an estimator has stored anything since the last `forget`."""
+        return any(
+            store for (known, _), stores in self._memories.items() if known == estimator for store in stores
+        )
 
     def judge(self, logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Say which answers meet the goal, and how well: ([n] bool, [n] float64)."""

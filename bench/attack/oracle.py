@@ -25,6 +25,7 @@ from robustspike.bench.contract.suggest import did_you_mean
 from robustspike.bench.data.events.events import EventLists
 from robustspike.bench.data.events.events import Recording
 from robustspike.bench.errors import AccessDenied
+from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.errors import EstimatorRefused
@@ -145,6 +146,31 @@ class Oracle:
         meter = _METERS[self]
         victim = meter.victim if member is None else meter.victim.members[member]
         return refusal(victim, self._named(estimator))
+
+    @property
+    def spiking(self) -> bool:
+        """Whether the victim has spiking neurons, whose backward pass estimators can exchange."""
+        return bool(_METERS[self].victim.neurons)
+
+    def remembers(self, estimator: GradientEstimator | str) -> bool:
+        """Say whether an estimator carries anything from pass to pass: then no point repeats another."""
+        meter = _METERS[self]
+        return meter.remembers(self._named(estimator))
+
+    def forget(self) -> None:
+        """Clear what estimators remember: a new start depends on no earlier one."""
+        _METERS[self].forget()
+
+    def tally(self, name: str, count: int) -> None:
+        """Add to a counter of the attack's own, which its record keeps under that name."""
+        tallies = _METERS[self].tallies
+        tallies[name] = tallies.get(name, 0) + count
+
+    def failed(self, name: str, error: Exception) -> None:
+        """Book a part of the attack that raised: its message goes into the record, which is flagged."""
+        text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+        _METERS[self].failures.append(f"{name}: {text}")
+        self.tally(f"failed:{name}", 1)
 
     def stage(self, name: str) -> None:
         """Book the passes and first hits from here on under a name (ensembles name their members).

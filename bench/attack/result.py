@@ -33,9 +33,13 @@ class ShardResult:
         x_adv: the final inputs; the clean ones where not broken.
         errors: messages, at most one per kind.
         counts: measurements for flags: gradients, zero_gradients, unconfirmed, silent, non_finite;
-            forwards:NAME, backwards:NAME and hits:NAME for each part that the attack named.
+            forwards:NAME, backwards:NAME and hits:NAME for each part that the attack named; failed:NAME
+            and refused:NAME (batches) for each that raised or does not apply; members and members_applied:
+            gradient members of an ensemble, and those that ran to their end; hit_once: samples of a
+            stochastic victim that some query got wrong; and what the attack itself counted.
         extras: float64 columns beside the verdict: `quality_extras` for quality models, `spike_extras`
             on binary frames, and the target class of a targeted goal.
+        weights: digest of the victim's weights as they were after the shard; "" where nobody looked.
         cause: what ended the attack or the victim's passes, where something did; not stored.
     """
 
@@ -54,6 +58,7 @@ class ShardResult:
     errors: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     extras: dict[str, Tensor] = field(default_factory=dict)
+    weights: str = ""
     cause: Exception | None = None
 
     TENSORS = (

@@ -19,6 +19,7 @@ VERBS = {
     "show": "Describe one component: what it is, its source, parameters and cost.",
     "pictures": "Draw contact sheets of attacked images with their scores.",
     "train": "Train a victim, plain or hardened by a defense.",
+    "download": "Fetch a published data set into a folder for --data.",
     "new": "Write a small, working, installable plugin package.",
     "validate": "Run the contract checks on a component or a plugin file.",
     "verify": "Check records: answer the stored adversarial inputs afresh.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -27,8 +26,18 @@ if TYPE_CHECKING:
 @click.option("--only", multiple=True, metavar="KEY=GLOB", help="Measure only cells whose KEY matches.")
 @click.option("--samples", type=click.IntRange(min=1), help="Samples per cell instead of the suite's.")
 @click.option("--seed", type=click.IntRange(min=0), help="Attack seed instead of the suite's.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; default: the number of cores.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Worker processes; default: the cores that it may use."
+)
+@click.option(
+    "--ray",
+    "cluster",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Work on a Ray cluster: auto, HOST:PORT, or none to start one here (extra: ray).",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of weights from robustspike train.")
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with a plugin.")
@@ -53,6 +62,7 @@ def command(
     seed: int | None,
     device: str,
     jobs: int | None,
+    cluster: str | None,
     data: Path | None,
     weights: Path | None,
     plugin: tuple[Path, ...],
@@ -61,10 +71,10 @@ def command(
 ) -> int:
     """Measure SUITE (a shipped suite or a .toml file) and print the leaderboard.
 
-    What is already measured in --out is not measured again. Writes leaderboard.csv,
-    leaderboard.md and leaderboard.html to --out; for attacks on spikes and for minimum-norm
-    attacks also leaderboard.attacks.csv (what each attack had to change) and
-    leaderboard.curves.csv (its success over its budget).
+    What is already measured in --out is not measured again. Writes leaderboard.json, .md and
+    .html, rows.csv (a line a table row), cells.csv (a line a cell) and leaderboard.csv (rows
+    with a column an attack) to --out; for attacks on spikes and for minimum-norm attacks also
+    attacks.csv (what each attack had to change) and curves.csv (its success over its budget).
     """
     from robustspike.bench.attack.limits import Limits
     from robustspike.bench.cli.leaderboard import publish
@@ -74,6 +84,7 @@ def command(
     from robustspike.bench.contract.registry import load_file
     from robustspike.bench.files import write_atomic
     from robustspike.bench.record import provenance
+    from robustspike.bench.run.applicable import applicable
     from robustspike.bench.run.compute import Settings
     from robustspike.bench.run.pool import memory_share
     from robustspike.bench.run.run import run
@@ -84,7 +95,7 @@ def command(
     for path in plugin:
         load_file(path)
     device = choose_device(device)
-    workers = jobs or (1 if device != "cpu" else os.cpu_count() or 1)
+    workers = jobs or (1 if device != "cpu" else provenance.cores())
     if memory is None and device == "cpu":  # drivers of other devices reserve memory as they like
         memory = memory_share(workers)
     settings = Settings(
@@ -96,6 +107,8 @@ def command(
         limits=Limits(timeout or None, memory or None),
         command=shlex.join(["robustspike", *sys.argv[1:]]),
     )
+    for line in settings.limits.cannot():
+        click.echo(line, err=True)
     parsed = read_suite(suite)
     for recipe in recipes_of(parsed):
         with building(recipe.dataset) as on_build:
@@ -108,13 +121,15 @@ def command(
         weights=settings.weights,
         root=settings.root,
     )
+    plan = applicable(plan, settings)
     misfits = list(plan.not_applicable)
     with progress(len(plan.cells)) as on_tick:
-        records = run(plan, settings, jobs=workers, on_tick=on_tick, on_misfit=misfits.append)
+        records = run(
+            plan, settings, jobs=workers, cluster=cluster, on_tick=on_tick, on_misfit=misfits.append
+        )
     listed = _tell_misfits(misfits)
-    csv, md, html = (out / f"leaderboard.{kind}" for kind in ("csv", "md", "html"))
     about = provenance.lines(provenance.read(out))
-    publish(records, about, csv=csv, md=md, html=html, title=plan.suite.name)
+    publish(records, about, out=out, csv=out / "leaderboard.csv", title=plan.suite.name)
     if listed:
         write_atomic(out / "not_applicable.csv", listed.encode())
         click.echo(f"n/a pairs are listed in {out / 'not_applicable.csv'}", err=True)
@@ -122,7 +137,8 @@ def command(
     for record in failed:
         where = f"{record.victim}, {record.defense}, {record.label}, {record.threat.label}"
         click.echo(f"error in cell {where}: {record.errors[0]}", err=True)
-    click.echo(f"{len(records)} cells in {out}; wrote leaderboard.csv, .md and .html there.", err=True)
+    wrote = "leaderboard.html, .md, .json, .csv, rows.csv and cells.csv"
+    click.echo(f"{len(records)} cells in {out}; wrote {wrote} there.", err=True)
     return 3 if failed else 0
 
 

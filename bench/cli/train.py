@@ -16,7 +16,29 @@ import click
     "--out", type=click.Path(path_type=Path), default=Path("robustspike-weights"), show_default=True
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")
-@click.option("--device", default="cpu", show_default=True, help="auto, cpu or cuda.")
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--from",
+    "source",
+    default="",
+    metavar="VICTIM",
+    help="Start from the trained weights of VICTIM (the same name, undefended) instead of drawn ones.",
+)
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Folder to look for those in, before the shipped ones."
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data, instead of the recipe's.")
+@click.option("--lr", type=float, help="Peak learning rate, instead of the recipe's.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="CPU threads; the order of sums, and so the weights, depend on their number.",
+)
+@click.option(
+    "--bf16", is_flag=True, help="Convolutions and linear layers in bfloat16 (worth it with --device cuda)."
+)
 @click.option("--set", "params", multiple=True, metavar="NAME=VALUE", help="Change a victim parameter.")
 @click.option(
     "--defense-set",
@@ -32,14 +54,24 @@ def command(
     out: Path,
     data: Path | None,
     device: str,
+    source: str,
+    weights: Path | None,
+    epochs: int | None,
+    lr: float | None,
+    bf16: bool,
+    threads: int,
     params: tuple[str, ...],
     rules: tuple[str, ...],
 ) -> None:
     """Train VICTIM by its recipe and write its weights and certificate to --out.
 
-    A run that was stopped goes on where it was. The same seed gives the same weights on one platform.
+    A run that was stopped goes on where it was. The same seed gives the same weights on one platform with
+    the same number of threads. To harden a trained victim in a few epochs: --defense sr --from VICTIM
+    --epochs 2 --lr 0.002.
     A defense with changed parameters, --defense 'mppd(rho=0)', keeps them in its name, here and in suites.
     """
+    import dataclasses
+
     import torch
 
     from robustspike.bench.cli.options import choose_device
@@ -51,7 +83,7 @@ def command(
     from robustspike.bench.training.weights import stated
     from robustspike.bench.training.weights import variant
 
-    torch.set_num_threads(1)  # the order of sums, and so the weights, depend on it
+    torch.set_num_threads(threads)
 
     def report(progress: Progress) -> None:
         terms = "  ".join(f"{name} {value:.4f}" for name, value in progress.terms.items())
@@ -62,6 +94,9 @@ def command(
         click.echo(line + end, err=True, nl=False)
 
     recipe = registry("victims").get(victim, **parse_params(params))
+    asked = {"epochs": epochs, "lr": lr, "bf16": bf16 or None}
+    changed = {key: value for key, value in asked.items() if value is not None}
+    recipe = dataclasses.replace(recipe, schedule=dataclasses.replace(recipe.schedule, **changed))
     label = registry("defenses").canonical(defense)
     rule = registry("defenses").get(label, **parse_params(rules))
     _, certificate = train(
@@ -72,6 +107,8 @@ def command(
         seed=seed,
         root=existing_folder(data, "--data"),
         device=choose_device(device),
+        source=source,
+        weights=existing_folder(weights, "--weights"),
         progress=report,
     )
     name = variant(victim, label, seed)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Task
+from robustspike.bench.data.download import Published
 from robustspike.bench.data.events.events import EventLists
 
 SplitName = Literal["train", "validation", "test"]
@@ -60,6 +61,7 @@ class Dataset:
         shape, classes, domain, task, bounds: as in `VictimSpec`.
         source: where the data come from, and their terms.
         needs_root: whether `--data DIR` must point to the published files.
+        downloads: the published files, for `robustspike download`; empty where there is nothing to fetch.
     """
 
     name: ClassVar[str] = ""
@@ -70,6 +72,7 @@ class Dataset:
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = ""
     needs_root: ClassVar[bool] = False
+    downloads: ClassVar[tuple[Published, ...]] = ()
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Build what is built at first use, reporting (done, of all); nothing by default."""
@@ -98,6 +101,20 @@ class Dataset:
         Raises: ArtefactError: files missing or not what they should be.
         """
         raise TypeError(f"{type(self).__name__} does not define load().")
+
+    def first(self, split: SplitName, n: int | None, *, root: Path | None = None) -> Split:
+        """Return the first n samples of a split, as `load(split)[:n]` has them; all where n is None.
+
+        Sets that are files of one sample each read no others. Raises: as `load`.
+        """
+        return self.load(split, root=root)[:n]
+
+    def size(self, split: SplitName, *, root: Path | None = None) -> int:
+        """Return the number of samples of a split, read from a listing or the labels where there are such.
+
+        Raises: as `load`.
+        """
+        return len(self.load(split, root=root))
 
 
 def stratified(labels: np.ndarray, sizes: dict[str, int], *, salt: str) -> dict[str, np.ndarray]:

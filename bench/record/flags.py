@@ -83,6 +83,14 @@ FLAGS: dict[str, Flag] = {
         "find the layer under zero_layer and sparse_layer in record.json; attack with wider surrogates",
         blocks=False,  # it says where; whether attacks felt it, zero_gradient and the black box decide
     ),
+    "member_failed": Flag(
+        "a member of an ensemble raised an error: the others' hits stand, what it would have broken is open",
+        "read the message in record.json, mend the member or the victim, and run the cell again",
+    ),
+    "few_members": Flag(
+        "fewer than half of the ensemble's gradient members could be run on this victim",
+        "see refused: and failed: in record.json; the number is an upper bound from those that could",
+    ),
     "non_finite": Flag(
         "the victim answered NaN or infinity to a query",
         "fix the victim; such answers are never counted as adversarial",
@@ -201,6 +209,10 @@ def cell_flags(measures: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[
     worst_layer = max((n for key, n in measures.items() if key.startswith(_LAYERS)), default=0)
     if worst_layer > LAYER_SHARE * measures.get("layer_probed", 0):
         raised.add("vanishing_layer")
+    if any(key.startswith("failed:") for key in measures):
+        raised.add("member_failed")
+    if 2 * measures.get("members_applied", 0) < measures.get("members", 0):
+        raised.add("few_members")
     if measures.get("non_finite", 0):
         raised.add("non_finite")
     if measures.get("unconfirmed", 0):

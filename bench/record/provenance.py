@@ -48,9 +48,13 @@ def session(command: str) -> Session:
 
 def machine() -> str:
     """Describe this machine: cores that may be used, processor, memory, platform."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parts = [f"{cores} x {_processor()}", _memory(), f"{sys.platform} {platform.machine()}"]
+    parts = [f"{cores()} x {_processor()}", _memory(), f"{sys.platform} {platform.machine()}"]
     return ", ".join(part for part in parts if part)
+
+
+def cores() -> int:
+    """Return how many cores this process may use: under taskset or a scheduler not all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

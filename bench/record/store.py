@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import filelock
 
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
@@ -36,18 +37,16 @@ class Store:
         try:
             self.records.mkdir(parents=True, exist_ok=True)
             self.shards.mkdir(exist_ok=True)
-            handle = (self.root / ".lock").open("w")
-        except OSError as error:
+            held = filelock.FileLock(self.root / ".lock").acquire(blocking=False)
+        except filelock.Timeout as error:
+            raise ConfigError(
+                f"--out {self.root}: another run is writing there. Wait for it, or choose another folder."
+            ) from error
+        except (OSError, NotImplementedError) as error:
             raise ConfigError(
                 f"--out {self.root}: cannot be used: {error}. Choose another folder."
             ) from error
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(
-                    f"--out {self.root}: another run is writing there. Wait for it, or choose another folder."
-                ) from error
+        with held:
             yield
 
     def has(self, key: str) -> bool:

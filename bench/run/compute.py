@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from robustspike.bench.attack.evaluate import failed
 from robustspike.bench.attack.limits import NO_LIMITS
 from robustspike.bench.attack.limits import Limits
 from robustspike.bench.attack.oracle import Oracle
+from robustspike.bench.attack.result import ERROR
 from robustspike.bench.attack.result import STATUS
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.certify.base import certify_shard
@@ -27,10 +29,11 @@ from robustspike.bench.data.events.events import EventLists
 from robustspike.bench.errors import ContractError
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.suite.cell import Cell
+from robustspike.bench.suite.loading import VICTIMS
 from robustspike.bench.suite.loading import samples_of
-from robustspike.bench.suite.loading import victim_of
 from robustspike.bench.victim.energy import count_synops
 from robustspike.bench.victim.module import ModuleVictim
+from robustspike.bench.victim.state import weights_now
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,33 @@ class Died:
 
 
 def compute(unit: Unit, settings: Settings, *, died: bool = False) -> ShardResult:
-    """Compute one shard; one whose process died has errors for verdicts."""
+    """Compute one shard; one whose process died has errors for verdicts.
+
+    The victim is compared with what was loaded before its next use: whoever changed it, the shard is an
+    error. After that, and after any other failure, it is loaded afresh.
+    """
+    where: dict[str, Any] = {"weights": settings.weights, "device": settings.device}
+    loaded = VICTIMS.pristine(unit.cell, **where)
+    kept = False
+    try:
+        result = _measured(unit, loaded.victim, settings, died=died)
+        what = loaded.changed()
+        result.weights = loaded.victim.spec.weights if what is None else weights_now(loaded.victim)
+        if what is not None:
+            result.status.fill_(ERROR)
+            result.errors.append(
+                f"{unit.cell.label}: the victim was not the same after this shard ({what}); none of its "
+                "numbers count. Mend what changes it, remove the record, and run again."
+            )
+        kept = not result.errors
+    finally:
+        if not kept:
+            VICTIMS.drop(unit.cell, **where)
+    return result
+
+
+def _measured(unit: Unit, victim: ModuleVictim, settings: Settings, *, died: bool) -> ShardResult:
     cell = unit.cell
-    victim = victim_of(cell, weights=settings.weights, device=settings.device)
     rule = cell.rules.get(cell.attack, **dict(cell.attack_params))
     if died:
         rule = Died(rule.spec)

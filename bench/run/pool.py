@@ -23,8 +23,13 @@ from typing import TypeVar
 Task = TypeVar("Task")
 
 
-def memory_share(jobs: int) -> float:
-    """Return a worker's share of this machine's memory in GiB: four fifths of it by the number of workers."""
+def memory_share(jobs: int) -> float | None:
+    """Return a worker's share of this machine's memory in GiB: four fifths of it by the number of workers.
+
+    None where the platform does not say how much it has.
+    """
+    if not hasattr(os, "sysconf"):
+        return None
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of control groups, version 2 and 1
         try:

@@ -8,6 +8,7 @@ is detached). Everything else, and every node on an accelerator, is left to the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from torch import nn
 from robustspike.bench.snn.neurons import DeferredRule
 from robustspike.bench.snn.neurons import FunctionRule
 from robustspike.bench.snn.neurons import SpikeRule
+from robustspike.bench.snn.neurons import find_neurons
 
 _PIECE = 1 << 16
 """Neurons that take a step together: 256 kB a tensor in float32."""
@@ -39,6 +41,11 @@ def is_plain(node: Any) -> bool:
         and isinstance(node.v_threshold, float)
         and (node.v_reset is None or isinstance(node.v_reset, float))
     )
+
+
+def plain_nodes(module: nn.Module) -> list[nn.Module]:
+    """Return the spiking layers of a network that this module can run."""
+    return [neuron.module for neuron in find_neurons(module) if is_plain(neuron.module)]
 
 
 @contextmanager
@@ -135,7 +142,7 @@ def _forward(node: Any, current: Tensor) -> Tensor:
         and current.dim() > 1
         and len(current) > 0
     )
-    slopes = _slopes(rule) if recording else None
+    slopes = _slopes(rule, node.detach_reset) if recording and fits else None
     if not fits or (slopes is None if recording else not _is_heaviside(rule)):
         spikes: Tensor = type(node).forward(node, current)
         return spikes
@@ -151,16 +158,34 @@ def _is_heaviside(rule: Any) -> bool:
     """Say whether a firing rule does nothing but compare, when no gradient is recorded."""
     if isinstance(rule, SpikeRule):
         return type(rule).forward in (SpikeRule.forward, DeferredRule.forward)
+    return _is_library_rule(rule)
+
+
+def _is_library_rule(rule: Any) -> bool:
+    """Say whether a rule is one of SpikingJelly's own surrogates, unwatched, and makes spikes."""
     ours = type(rule).__module__ == "spikingjelly.activation_based.surrogate"
     return ours and getattr(rule, "spiking", False) is True and not rule._forward_hooks
 
 
-def _slopes(rule: Any) -> Callable[[Tensor], Tensor] | None:
-    """Return the function that gives the slopes of all steps at once, if the rule has one."""
+def _slopes(rule: Any, detached: bool) -> Callable[[Tensor], Tensor] | None:
+    """Return the function that gives the slopes of all steps at once, if the rule has one.
+
+    Args:
+        detached: whether the gradient is cut at the reset; only then is the sum of what flows back bit for
+            bit that of the steps, as a network's own gradient must be.
+    """
     if type(rule).forward is DeferredRule.forward:
         slopes: Callable[[Tensor], Tensor] = rule.slopes
         return slopes
+    if detached and type(rule).__name__ == "ATan" and _is_library_rule(rule):
+        return partial(_atan_slopes, rule.alpha)
     return rule.function if type(rule) is FunctionRule else None
+
+
+def _atan_slopes(alpha: float, u: Tensor) -> Tensor:
+    """Return SpikingJelly's ATan slopes, by its own arithmetic in its own order."""
+    scaled = math.pi * (alpha / 2) * u
+    return scaled.mul_(scaled).add_(1).reciprocal_().mul_(alpha / 2)
 
 
 class _Sequence(torch.autograd.Function):

@@ -13,6 +13,9 @@ from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import ThreatModel
 from robustspike.bench.contract.specs import VictimSpec
 
+Params = tuple[tuple[str, Any], ...]
+"""Changed parameters, sorted by name; hashable."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -22,11 +25,11 @@ class Cell:
     """
 
     victim: str
-    victim_params: tuple[tuple[str, Any], ...]
+    victim_params: Params
     victim_seed: int
     defense: str
     attack: str
-    attack_params: tuple[tuple[str, Any], ...]
+    attack_params: Params
     threat: ThreatModel
     dataset: str
     split: str
@@ -48,8 +51,7 @@ class Cell:
     @property
     def victim_label(self) -> str:
         """The victim's name in tables, with its changed parameters and training seed."""
-        seed = f"@{self.victim_seed}" if self.victim_seed else ""
-        return label_of(self.victim, dict(self.victim_params)) + seed
+        return victim_label(self.victim, self.victim_params, self.victim_seed)
 
     @property
     def shards(self) -> int:
@@ -72,7 +74,12 @@ def label_of(name: str, params: Mapping[str, Any]) -> str:
     return f"{name}[{inside}]" if inside else name
 
 
-def frozen(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def victim_label(name: str, params: Params, seed: int) -> str:
+    """Name a victim with changed parameters and its training seed: "lif_cnn.digits[tau=4.0]@1"."""
+    return label_of(name, dict(params)) + (f"@{seed}" if seed else "")
+
+
+def frozen(params: Mapping[str, Any]) -> Params:
     """Return changed parameters as a sorted, hashable tuple."""
     return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in params.items()))
 

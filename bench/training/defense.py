@@ -30,6 +30,8 @@ class DefenseBase:
     """
 
     spec: ClassVar[DefenseSpec]
+    second_order: ClassVar[bool] = False
+    """Whether the rule differentiates a gradient (`create_graph`); neurons then keep each step's graph."""
 
     def fits(self, recipe: VictimRecipe) -> str | None:
         """Say why the defense does not apply to a victim, or None where it does."""
@@ -120,6 +122,11 @@ class Combined(DefenseBase):
             adaptive=tuple(dict.fromkeys(a for s in specs for a in s.adaptive)),
             source=" | ".join(s.source for s in specs),
         )
+
+    @property
+    def second_order(self) -> bool:  # type: ignore[override]
+        """Whether any part differentiates a gradient."""
+        return any(part.second_order for part in self.parts)
 
     def fits(self, recipe: VictimRecipe) -> str | None:
         return next((reason for part in self.parts if (reason := part.fits(recipe))), None)

@@ -35,6 +35,8 @@ from robustspike.bench.files import write_atomic
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.numbers.rng import generator
 from robustspike.bench.numbers.rng import stable_hash
+from robustspike.bench.snn.fast_lif import in_place
+from robustspike.bench.snn.fast_lif import plain_nodes
 from robustspike.bench.snn.neurons import reset
 from robustspike.bench.snn.neurons import supplied_with
 
@@ -53,6 +55,11 @@ class Schedule:
         patience: stop after this many epochs without a better checkpoint; 0 never stops early.
         keep: which checkpoint stays: the "best" by validation score, or the "last" (where a choice by
             clean score would undo the defense).
+        flips: whether training images are mirrored left to right, each with probability 1/2.
+        shifts: largest shift of a training image up, down, left or right, in pixels; zeros come in.
+        smoothing: share of each label that is spread evenly over all classes.
+        bf16: whether convolutions and linear layers compute in bfloat16 (automatic mixed precision; worth it
+            on an accelerator). Weights, validation and what is shipped stay float32.
     """
 
     epochs: int = 20
@@ -63,6 +70,10 @@ class Schedule:
     policy: Literal["onecycle", "cosine", "constant"] = "onecycle"
     patience: int = 0
     keep: Literal["best", "last"] = "best"
+    flips: bool = False
+    shifts: int = 0
+    smoothing: float = 0.0
+    bf16: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch < 1 or self.patience < 0 or not 0 < self.lr < math.inf:
@@ -70,6 +81,26 @@ class Schedule:
                 "schedule: epochs and patience must be 0 or more, batch at least 1, lr above 0; got "
                 f"{self.epochs}, {self.patience}, {self.batch} and {self.lr}."
             )
+        if self.shifts < 0 or not 0 <= self.smoothing < 1:
+            raise ConfigError(
+                "schedule: shifts must be 0 or more and smoothing in [0, 1), got "
+                f"{self.shifts} and {self.smoothing}."
+            )
+
+    def vary(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Return a training batch [N, ..., H, W] mirrored and shifted at random, as the schedule says."""
+        if self.flips:
+            mirrored = torch.rand(len(x), generator=rng) < 0.5
+            x = torch.where(mirrored.view(-1, *[1] * (x.dim() - 1)).to(x.device), x.flip(-1), x)
+        if self.shifts:
+            height, width = x.shape[-2:]
+            corner = torch.randint(2 * self.shifts + 1, (2, len(x), 1), generator=rng).to(x.device)
+            rows = corner[0] + torch.arange(height, device=x.device)
+            columns = corner[1] + torch.arange(width, device=x.device)
+            padded = nn.functional.pad(x, [self.shifts] * 4).movedim((-2, -1), (1, 2))
+            sample = torch.arange(len(x), device=x.device).view(-1, 1, 1)
+            x = padded[sample, rows[:, :, None], columns[:, None, :]].movedim((1, 2), (-2, -1)).contiguous()
+        return x
 
 
 @dataclass
@@ -83,6 +114,9 @@ class Step:
         epoch: epochs finished before this one.
         loss_of: the recipe's own loss: (module, x, y) -> (scalar loss, logits [N, K]).
         epochs: epochs of the whole run, for rules that ramp a weight; 0 where unknown.
+        second_order: whether the rule differentiates a gradient. If not, plain spiking layers run in place:
+            the same spikes and gradients, about twice as fast.
+        bf16: whether passes run under bfloat16 autocast.
 
     Attributes:
         forwards, backwards: sample passes made so far; a forward in training mode counts one backward
@@ -96,6 +130,8 @@ class Step:
     epoch: int
     loss_of: Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
     epochs: int = 0
+    second_order: bool = False
+    bf16: bool = False
     forwards: int = field(default=0, init=False)
     backwards: int = field(default=0, init=False)
 
@@ -124,7 +160,11 @@ class Step:
         self.backwards += len(x) if self.module.training else 0
         salt = int(torch.randint(2**62, (), generator=self.rng))
         streams = RowStreams.derive(range(len(x)), "training", salt, device=x.device)
-        with supplied_with(self.module, streams):
+        with (
+            supplied_with(self.module, streams),
+            in_place([] if self.second_order else plain_nodes(self.module)),
+            torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16),
+        ):
             yield
 
 
@@ -170,7 +210,8 @@ def accuracy(module: nn.Module, split: Split, *, batch: int = 250) -> tuple[floa
         for start in range(0, len(split), batch):
             part = split[start : start + batch]
             reset(module)
-            with supplied_with(module, RowStreams.derive(part.ids, "validation", device=device)):
+            streams = RowStreams.derive(part.ids, "validation", device=device)
+            with supplied_with(module, streams), in_place(plain_nodes(module)):
                 logits = module(part.x.to(device)).float()
             y = part.y.to(device)
             right += int((logits.argmax(dim=1) == y).sum())
@@ -194,6 +235,7 @@ def fit(
     before_step: Callable[[Step], None] | None = None,
     after_step: Callable[[Step], None] | None = None,
     eligible: Callable[[int, int], bool] | None = None,
+    second_order: bool = False,
     identity: object = "",
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     score: Callable[[nn.Module, Split], tuple[float, float]] = accuracy,
@@ -214,6 +256,7 @@ def fit(
         before_step: hook (step) between the backward pass and the optimiser, e.g. to change gradients.
         after_step: hook (step) after every step of the optimiser, e.g. to project weights.
         eligible: whether the checkpoint after (epoch from 0, of epochs) may be chosen; by default all.
+        second_order: whether the rule differentiates a gradient.
         identity: what else, beside data, schedule and seed, makes this run different from another one
             (the parameters of recipe and defense); a checkpoint of another run is refused.
         augment: changes the inputs of a batch before the training rule sees them.
@@ -263,7 +306,7 @@ def fit(
             if augment is not None:
                 x = augment(x, generator("augment", seed, epoch, index))
             rng = generator("step", seed, epoch, index)
-            step = Step(module, x, y, rng, epoch, loss_of, schedule.epochs)
+            step = Step(module, x, y, rng, epoch, loss_of, schedule.epochs, second_order, schedule.bf16)
             named = terms(step)
             for name, term in named.items():
                 sums[name] = sums.get(name, 0.0) + _finite(name, term, epoch, index)
@@ -306,6 +349,8 @@ def fit(
             progress(Progress(epoch + 1, schedule.epochs, means, value))
     module.load_state_dict(best)
     module.eval()
+    if not schedule.epochs:  # what it starts from is what is kept
+        report.validation, _ = score(module, validation)
     return report
 
 
@@ -319,7 +364,7 @@ def initialise(module: nn.Module, rng: torch.Generator) -> None:
         own = getattr(child, "draw_parameters", None)
         if callable(own):
             own(rng)
-        elif isinstance(child, nn.Conv2d | nn.Linear):
+        elif isinstance(child, nn.Conv1d | nn.Conv2d | nn.Linear):
             bound = 1 / math.sqrt(child.weight[0].numel())
             with torch.no_grad():
                 child.weight.uniform_(-bound, bound, generator=rng)
@@ -350,7 +395,8 @@ def _optimiser(parameters: list[nn.Parameter], schedule: Schedule) -> torch.opti
 def _scheduler(optimiser: torch.optim.Optimizer, schedule: Schedule, steps: int) -> Any:
     total = max(1, schedule.epochs * steps)
     if schedule.policy == "onecycle":
-        return torch.optim.lr_scheduler.OneCycleLR(optimiser, schedule.lr, total_steps=total, pct_start=0.2)
+        warm = 0.2 if total != 5 else 0.25  # a warm-up of exactly one step divides by its length, zero
+        return torch.optim.lr_scheduler.OneCycleLR(optimiser, schedule.lr, total_steps=total, pct_start=warm)
     if schedule.policy == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=total)
     return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)

@@ -16,6 +16,7 @@ from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import VictimSpec
 from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
+from robustspike.bench.errors import ConfigError
 from robustspike.bench.training.fit import Schedule
 from robustspike.bench.training.fit import accuracy
 
@@ -30,6 +31,7 @@ class VictimRecipe:
         schedule: how it is optimised.
         shares: name of the recipe whose weights it uses, for variants that are not trained (another
             T of a converted network); "" for its own.
+        starts: name of the victim whose trained weights its training starts from; "" for drawn weights.
 
     Class attributes:
         family: "direct", "converted", "timing", "quality", ...; the group in listings.
@@ -42,6 +44,7 @@ class VictimRecipe:
     dataset: str
     schedule: Schedule = Schedule()
     shares: str = ""
+    starts: str = ""
 
     family: ClassVar[str] = ""
     source: ClassVar[str] = ""
@@ -56,6 +59,20 @@ class VictimRecipe:
         """Build the untrained network that will be deployed: pixels [N, *shape] -> logits [N, K]."""
         raise TypeError(f"{type(self).__name__} does not define build().")
 
+    def start(self, module: nn.Module, source: nn.Module, train: Split) -> None:
+        """Turn the weights of the trained network that `starts` names into a start for this one.
+
+        Args:
+            module: what `build` returned; changed in place.
+            source: the trained network, on the CPU; not to be changed.
+            train: the training split.
+        """
+        del module, source, train
+        raise ConfigError(
+            f"victim '{self.name}': cannot start from '{self.starts}'. Only a recipe that says how, in "
+            "`start`, can."
+        )
+
     def trainable(self, module: nn.Module) -> nn.Module:
         """Return the network that is trained; it shares its parameters with the deployed one."""
         return module
@@ -63,15 +80,14 @@ class VictimRecipe:
     def loss(self, module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the training loss of a batch and the logits."""
         logits = module(x)
-        return nn.functional.cross_entropy(logits, y), logits
+        return nn.functional.cross_entropy(logits, y, label_smoothing=self.schedule.smoothing), logits
 
     def after_epoch(self, module: nn.Module, epoch: int, validation: Split) -> None:
         """Update what the trained network keeps between epochs, in its buffers (nothing by default)."""
 
     def augment(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Return the inputs of a training batch, changed at random where the recipe says so."""
-        del rng
-        return x
+        """Return the inputs of a training batch, varied at random where the recipe says so."""
+        return self.schedule.vary(x, rng)
 
     def score(self, module: nn.Module, split: Split) -> tuple[float, float]:
         """Return what a checkpoint is chosen by (larger is better), and its loss, on a split."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save as serialise
+from torch import nn
 
+from robustspike.bench.contract.registry import registry
 from robustspike.bench.data.base import Split
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.files import sha256
@@ -23,7 +26,12 @@ from robustspike.bench.training.fit import Report
 from robustspike.bench.training.fit import fit
 from robustspike.bench.training.recipe import VictimRecipe
 from robustspike.bench.training.weights import _fingerprint
+from robustspike.bench.training.weights import find_weights
+from robustspike.bench.training.weights import load_victim
+from robustspike.bench.training.weights import missing_weights
+from robustspike.bench.training.weights import passes_of
 from robustspike.bench.training.weights import plain
+from robustspike.bench.training.weights import read_certificate
 from robustspike.bench.training.weights import variant
 from robustspike.bench.victim.energy import count_synops
 from robustspike.bench.victim.module import ModuleVictim
@@ -38,15 +46,21 @@ def train(
     seed: int = 0,
     root: Path | None = None,
     device: torch.device | str = "cpu",
+    source: str = "",
+    weights: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> tuple[ModuleVictim, dict[str, Any]]:
     """Train a victim and write its weights and their certificate to a folder.
 
     Args:
         label: what the hardened victim goes by, e.g. "mppd(rho=0)"; by default the defense's name.
+        source: name of the victim whose trained weights training starts from: the victim itself (its
+            plain weights, to be hardened), or what the recipe `starts` from, which is the default.
+        weights: folder to look in for those before the shipped weights; by default `out`.
 
     Returns: the victim and the certificate (what `NAME.json` holds).
-    Raises: ConfigError: the defense does not apply. ArtefactError: data or checkpoint unreadable.
+    Raises: ConfigError: the defense does not apply, or nothing to start from. ArtefactError: data, weights
+        or checkpoint unreadable.
     """
     reason = defense.fits(recipe)
     if reason:
@@ -69,7 +83,9 @@ def train(
     name = variant(recipe.name, label, seed)
     training, validation = data.load("train", root=root), data.load("validation", root=root)
     spec = defense.describe(recipe.spec())
-    module = defense.transform(recipe.build(generator("init", recipe.name, seed)), spec).to(device)
+    module = recipe.build(generator("init", recipe.name, seed))
+    started = _start(recipe, module, source or recipe.starts, training, seed, weights or out)
+    module = defense.transform(module, spec).to(device)
     network = recipe.trainable(module)
     # The defense is not part of the seed: with weight 0 it must give plain training's weights.
     checkpoint = out / f"{name}.checkpoint"
@@ -84,7 +100,8 @@ def train(
         before_step=defense.before_step,
         after_step=defense.after_step,
         eligible=defense.eligible,
-        identity=(plain(recipe), plain(defense)),
+        second_order=defense.second_order,
+        identity=(plain(recipe), plain(defense), started),
         augment=recipe.augment,
         score=recipe.score,
         seed=seed,
@@ -93,9 +110,36 @@ def train(
     )
     recipe.finish(module, data, root=root)
     victim = ModuleVictim(module.to("cpu"), spec)
-    certificate = save(recipe, defense, victim, out=out, label=label, seed=seed, root=root, report=report)
+    certificate = save(
+        recipe, defense, victim, out=out, label=label, seed=seed, root=root, report=report, started=started
+    )
     checkpoint.unlink(missing_ok=True)  # only now: a run killed while it was saved need not train again
     return victim, certificate
+
+
+def _start(
+    recipe: VictimRecipe, module: nn.Module, source: str, training: Split, seed: int, weights: Path
+) -> dict[str, Any]:
+    """Put trained weights into a network, if its training starts from some; returns what they are.
+
+    Weights of the same seed come first, then those of seed 0.
+    """
+    if not source:
+        return {}
+    if source not in (recipe.name, recipe.starts):
+        possible = f"'{recipe.name}'" + (f" or '{recipe.starts}'" if recipe.starts else "")
+        raise ConfigError(f"victim '{recipe.name}': starts from {possible}, not from '{source}'.")
+    origin: VictimRecipe = registry("victims").get(source)
+    found = find_weights(origin, "none", seed, weights) or find_weights(origin, "none", 0, weights)
+    if found is None:
+        raise ConfigError(missing_weights(origin, "none", seed))
+    certificate = read_certificate(found)
+    victim = load_victim(source, seed=int(certificate.get("seed", 0)), weights=weights)
+    if source == recipe.name:
+        module.load_state_dict(victim.module.state_dict())
+    else:
+        recipe.start(module, victim.module, training)
+    return {"victim": source, "sha256": certificate["sha256"], "passes": passes_of(certificate)}
 
 
 def save(
@@ -108,8 +152,13 @@ def save(
     seed: int,
     root: Path | None,
     report: Report,
+    started: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write weights and certificate to a folder that exists; returns the certificate."""
+    """Write weights and certificate to a folder that exists; returns the certificate.
+
+    Args:
+        started: the trained weights that training started from; empty for drawn weights.
+    """
     name = variant(recipe.name, label, seed)
     weights = serialise({key: value.contiguous() for key, value in victim.module.state_dict().items()})
     data = recipe.data()
@@ -127,6 +176,7 @@ def save(
         "test": {"n": len(test), **recipe.figures(victim.module, test)},
         "validation": report.validation,
         "best_epoch": report.best_epoch,
+        "started_from": dict(started),
         "training": {
             "epochs": len(report.history),
             "forwards": report.forwards,
@@ -135,7 +185,11 @@ def save(
         },
         "energy": _energy(victim, test),
         "measured": recipe.measure(victim.module, data, root=root),
-        "made_with": {"torch": torch.__version__, "platform": platform.machine()},
+        "made_with": {
+            "torch": torch.__version__,
+            "platform": platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
     }
     text = json.dumps(certificate, indent=2, sort_keys=True) + "\n"
     write_atomic(out / f"{name}.safetensors", weights)

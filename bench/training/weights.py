@@ -114,6 +114,15 @@ def read_certificate(weights: Path) -> dict[str, Any]:
     return certificate
 
 
+def passes_of(certificate: Mapping[str, Any]) -> int | None:
+    """Return the sample passes that trained weights, those they were started from included."""
+    spent = certificate.get("training", {})
+    if not isinstance(spent, Mapping) or not {"forwards", "backwards"} <= spent.keys():
+        return None
+    before = certificate.get("started_from") or {}
+    return int(spent["forwards"]) + int(spent["backwards"]) + int(before.get("passes") or 0)
+
+
 def training_passes(recipe: VictimRecipe, defense: str, seed: int, folder: Path | None) -> dict[str, int]:
     """Return the forward and backward sample passes that trained a variant, as its certificate says.
 
@@ -124,9 +133,9 @@ def training_passes(recipe: VictimRecipe, defense: str, seed: int, folder: Path 
     for name, variants in (("own", [(defense, seed)]), ("plain", [("none", seed), ("none", 0)])):
         paths = [find_weights(recipe, rule, trained, folder) for rule, trained in variants]
         path = next((path for path in paths if path is not None), None)
-        spent = {} if path is None else read_certificate(path).get("training", {})
-        if isinstance(spent, Mapping) and {"forwards", "backwards"} <= spent.keys():
-            found[name] = int(spent["forwards"]) + int(spent["backwards"])
+        spent = None if path is None else passes_of(read_certificate(path))
+        if spent is not None:
+            found[name] = spent
     return found
 
 

@@ -25,7 +25,7 @@ from robustspike.bench.snn.estimators import GradientEstimator
 from robustspike.bench.snn.estimators import LossGrad
 from robustspike.bench.snn.estimators import Memory
 from robustspike.bench.snn.fast_lif import in_place
-from robustspike.bench.snn.fast_lif import is_plain
+from robustspike.bench.snn.fast_lif import plain_nodes
 from robustspike.bench.snn.flips import FlipEngine
 from robustspike.bench.snn.neurons import Neuron
 from robustspike.bench.snn.neurons import find_neurons
@@ -85,7 +85,7 @@ class ModuleVictim:
         kinds = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()}
         self._double = kinds == {torch.float64}
         self.refusals: dict[GradientEstimator, str | None] = {}  # kept by `checks.refusal`
-        self._plain = [neuron.module for neuron in self.neurons if is_plain(neuron.module)]
+        self._plain = plain_nodes(self.module)
         reset(module)
 
     @property

@@ -21,7 +21,7 @@ from robustspike.bench.record.schema import count
 from robustspike.bench.record.schema import digest
 from robustspike.bench.run.assemble import sample_records
 from robustspike.bench.training.weights import plain
-from robustspike.leaderboard.table import sections
+from robustspike.leaderboard.sections import build
 from tests.support.records import make_record
 
 Attacks = Sequence[tuple[str, dict[str, Any], Fraction | None]]
@@ -65,6 +65,6 @@ def measured(victim: ModuleVictim, data: Split, attacks: Attacks = SMALL) -> tup
     records = [
         cell(victim, attack, eps, data) for attack, eps in asked if refused_gradient(attack, victim) is None
     ]
-    (section,) = sections(records)
+    (section,) = build(records)
     row = section.frame.iloc[0]
     return set(str(row["flags"]).split()), row

@@ -12,6 +12,8 @@ from torch import nn
 from robustspike.bench.api import initialise
 from robustspike.victims.direct.lif_cnn import DirectCoding
 from robustspike.victims.direct.lif_cnn import LifCnn
+from robustspike.victims.layout import blocks
+from robustspike.victims.layout import relu_network
 
 
 class HybridNet(nn.Module):
@@ -32,7 +34,7 @@ class HybridNet(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class HybridCnn(LifCnn):
-    """conv-BN-ReLU-pool, then conv-BN-neuron-pool and linear over T steps."""
+    """One block with ReLU, then blocks with neurons and linear over T steps."""
 
     family: ClassVar[str] = "compressed"
     source: ClassVar[str] = (
@@ -41,14 +43,11 @@ class HybridCnn(LifCnn):
     )
 
     def build(self, rng: torch.Generator) -> nn.Module:
-        spiking = nn.Sequential(*list(self.body(self.data().shape[0]))[4:])
-        stem = nn.Sequential(
-            nn.Conv2d(self.data().shape[0], self.widths[0], 3, padding=1, bias=False),
-            nn.BatchNorm2d(self.widths[0]),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-        )
-        net = HybridNet(stem, DirectCoding(spiking, self.steps))
+        data = self.data()
+        body = list(self.body(data.shape[0]))
+        whole = list(relu_network(data.shape, data.classes, self.widths, name=self.name))
+        stem = 3 * len(blocks(self.widths)[0]) + 1
+        net = HybridNet(nn.Sequential(*whole[:stem]), DirectCoding(nn.Sequential(*body[stem:]), self.steps))
         initialise(net, rng)
         return net
 

@@ -14,10 +14,15 @@ from torch import nn
 
 from robustspike.bench.api import Dataset
 from robustspike.bench.api import Schedule
+from robustspike.bench.api import Split
 from robustspike.bench.api import VictimRecipe
 from robustspike.bench.api import VictimSpec
 from robustspike.bench.api import initialise
+from robustspike.victims.converted.nodes import ConvertedNet
 from robustspike.victims.converted.nodes import latency_curve
+from robustspike.victims.layout import Widths
+from robustspike.victims.layout import activation_quantiles
+from robustspike.victims.layout import copy_layers
 from robustspike.victims.layout import relu_network
 
 LARGEST_LOSS = 0.02
@@ -30,12 +35,15 @@ class ConvertedRecipe(VictimRecipe):
 
     Args:
         steps: time steps T of the spiking network.
-        widths: channels of the convolutions; their number is the depth.
+        widths: channels of the convolutions; a tuple among them is a block of several before one pool.
+        coverage: where training `starts` from a ReLU network, the share of its positive activations that
+            lie below the first lambda.
     """
 
     dataset: str = "digits"
     steps: int = 4
-    widths: tuple[int, ...] = (16, 32)
+    widths: Widths = (16, 32)
+    coverage: float = 0.99
     schedule: Schedule = Schedule()
 
     family: ClassVar[str] = "converted"
@@ -50,6 +58,16 @@ class ConvertedRecipe(VictimRecipe):
         ann = relu_network(data.shape, data.classes, self.widths, name=self.name, activation=activation)
         initialise(ann, rng)
         return ann
+
+    def start(self, module: nn.Module, source: nn.Module, train: Split) -> None:
+        """Take over the layers of a trained ReLU network, and set every lambda to what it needs.
+
+        lambda becomes the `coverage` quantile of the activations that its layer has in that network.
+        """
+        assert isinstance(module, ConvertedNet)
+        copy_layers(source, module.ann)
+        for node, scale in zip(module.nodes, activation_quantiles(source, train, self.coverage), strict=True):
+            node.scale.data.fill_(scale)
 
     def trainable(self, module: nn.Module) -> nn.Module:
         """Return the ANN: it is what is trained."""

@@ -15,6 +15,8 @@ from robustspike.victims.converted.base import ConvertedRecipe
 from robustspike.victims.converted.nodes import ConvertedNet
 from robustspike.victims.converted.nodes import SpikingActivation
 from robustspike.victims.converted.nodes import floor_through
+from robustspike.victims.layout import CIFAR_TUNING
+from robustspike.victims.layout import VGG6
 
 
 class QcfsActivation(SpikingActivation):
@@ -59,5 +61,12 @@ QCFS_CNN_MNIST = QcfsCnn(
     name="qcfs_cnn.mnist", dataset="mnist", widths=(8, 16), schedule=Schedule(epochs=3, batch=128)
 )
 QCFS_CNN_CIFAR10 = QcfsCnn(
-    name="qcfs_cnn.cifar10", dataset="cifar10", widths=(32, 64), schedule=Schedule(epochs=40, batch=128)
+    name="qcfs_cnn.cifar10",
+    dataset="cifar10",
+    widths=VGG6,
+    starts="ann_cnn.cifar10",
+    schedule=CIFAR_TUNING,
+)
+QCFS_CNN_T8_CIFAR10 = dataclasses.replace(
+    QCFS_CNN_CIFAR10, name="qcfs_cnn_t8.cifar10", steps=8, shares="qcfs_cnn.cifar10"
 )

@@ -25,6 +25,7 @@ from robustspike.victims.converted.nodes import SpikingActivation
 from robustspike.victims.converted.nodes import activations
 from robustspike.victims.converted.nodes import floor_through
 from robustspike.victims.converted.nodes import latency_curve
+from robustspike.victims.layout import blocks
 
 
 class ClipActivation(SpikingActivation):
@@ -141,7 +142,13 @@ class TwoPhaseCnn(ConvertedRecipe):
 
     def build(self, rng: torch.Generator) -> nn.Module:
         _, height, width = self.data().shape
-        shapes = iter([(c, height >> depth, width >> depth) for depth, c in enumerate(self.widths)])
+        shapes = iter(
+            [
+                (channels, height >> depth, width >> depth)
+                for depth, block in enumerate(blocks(self.widths))
+                for channels in block
+            ]
+        )
         return ConvertedNet(
             self.source_network(
                 lambda: ClipActivation(self.scale, next(shapes), levels=self.steps, smooth=self.smooth), rng

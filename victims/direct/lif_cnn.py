@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 from typing import Literal
@@ -16,6 +17,8 @@ from robustspike.bench.api import Schedule
 from robustspike.bench.api import VictimRecipe
 from robustspike.bench.api import VictimSpec
 from robustspike.bench.api import initialise
+from robustspike.victims.layout import Widths
+from robustspike.victims.layout import blocks
 from robustspike.victims.layout import flat_features
 
 NeuronKind = Literal["lif", "plif", "if"]
@@ -67,6 +70,36 @@ def make_neuron(
     return node
 
 
+def spiking_network(
+    shape: tuple[int, ...], classes: int, widths: Widths, node: Callable[[], nn.Module], *, name: str
+) -> nn.Sequential:
+    """Build conv-BN-neuron for each width, a pool after each block, then linear, weights not drawn.
+
+    Args:
+        shape: (channels, height, width) of one step's input.
+        node: makes one spiking layer.
+        name: the victim, for messages.
+
+    Shape: time first, [T, N, *shape] -> [T, N, classes].
+    """
+    from spikingjelly.activation_based import layer
+
+    features = flat_features(shape, widths, name=name)
+    layers: list[nn.Module] = []
+    channels = shape[0]
+    for block in blocks(widths):
+        for width in block:
+            layers += [
+                layer.Conv2d(channels, width, 3, padding=1, bias=False, step_mode="m"),
+                layer.BatchNorm2d(width, step_mode="m"),
+                node(),
+            ]
+            channels = width
+        layers.append(layer.AvgPool2d(2, step_mode="m"))
+    layers += [layer.Flatten(step_mode="m"), layer.Linear(features, classes, step_mode="m")]
+    return nn.Sequential(*layers)
+
+
 def tet_loss(steps: Tensor, y: Tensor, *, weight: float, target: float = 1.0) -> Tensor:
     """Return the temporally efficient training loss.
 
@@ -85,11 +118,11 @@ def tet_loss(steps: Tensor, y: Tensor, *, weight: float, target: float = 1.0) ->
 
 @dataclass(frozen=True, kw_only=True)
 class LifCnn(VictimRecipe):
-    """conv-BN-neuron-pool for each width, then linear; direct coding; mean-logit read-out.
+    """conv-BN-neuron for each width, a pool after each block, then linear; direct coding; mean logits.
 
     Args:
         steps: time steps T.
-        widths: channels of the convolutions; their number is the depth.
+        widths: channels of the convolutions; a tuple among them is a block of several before one pool.
         neuron: "lif", "plif" or "if".
         tau: membrane time constant in steps (initial value for "plif").
         v_reset: potential after a hard reset; None for a soft reset.
@@ -101,7 +134,7 @@ class LifCnn(VictimRecipe):
 
     dataset: str = "digits"
     steps: int = 4
-    widths: tuple[int, ...] = (16, 32)
+    widths: Widths = (16, 32)
     neuron: NeuronKind = "lif"
     tau: float = 2.0
     v_reset: float | None = 0.0
@@ -142,24 +175,10 @@ class LifCnn(VictimRecipe):
 
     def body(self, channels: int) -> nn.Sequential:
         """Build the time-first network [T, N, channels, H, W] -> [T, N, K] without drawing its weights."""
-        from spikingjelly.activation_based import layer
-
         data = self.data()
-        layers: list[nn.Module] = []
-        for width in self.widths:
-            layers += [
-                layer.Conv2d(channels, width, 3, padding=1, bias=False, step_mode="m"),
-                layer.BatchNorm2d(width, step_mode="m"),
-                self.node(),
-                layer.AvgPool2d(2, step_mode="m"),
-            ]
-            channels = width
-        features = flat_features(data.shape, self.widths, name=self.name)
-        layers += [
-            layer.Flatten(step_mode="m"),
-            layer.Linear(features, data.classes, step_mode="m"),
-        ]
-        return nn.Sequential(*layers)
+        return spiking_network(
+            (channels, *data.shape[1:]), data.classes, self.widths, self.node, name=self.name
+        )
 
     def build(self, rng: torch.Generator) -> nn.Module:
         body = self.body(self.data().shape[0])
@@ -192,7 +211,4 @@ PLIF_CNN_DIGITS = dataclasses.replace(LIF_CNN_DIGITS, name="plif_cnn.digits", ne
 IF_CNN_DIGITS = dataclasses.replace(LIF_CNN_DIGITS, name="if_cnn.digits", neuron="if")
 LIF_CNN_MNIST = LifCnn(
     name="lif_cnn.mnist", dataset="mnist", widths=(8, 16), schedule=Schedule(epochs=2, batch=128)
-)
-LIF_CNN_CIFAR10 = LifCnn(
-    name="lif_cnn.cifar10", dataset="cifar10", widths=(32, 64), schedule=Schedule(epochs=40, batch=128)
 )

@@ -15,6 +15,8 @@ from robustspike.bench.api import VictimSpec
 from robustspike.bench.api import initialise
 from robustspike.victims.direct.lif_cnn import NeuronKind
 from robustspike.victims.direct.lif_cnn import make_neuron
+from robustspike.victims.direct.lif_cnn import spiking_network
+from robustspike.victims.layout import Widths
 
 
 class EventFrames(nn.Module):
@@ -60,10 +62,10 @@ class RateOnly(EventFrames):
 
 @dataclass(frozen=True, kw_only=True)
 class EventCnn(VictimRecipe):
-    """conv-BN-neuron-pool, conv-BN-neuron-pool, linear; one event frame per step; mean-logit read-out.
+    """`LifCnn` on event frames: one frame per step, mean-logit read-out.
 
     Args:
-        widths: channels of the two convolutions.
+        widths: channels of the convolutions; a tuple among them is a block of several before one pool.
         neuron: "lif", "plif" or "if".
         tau: membrane time constant in steps (initial value for "plif").
         v_reset: potential after a hard reset; None for a soft reset.
@@ -73,7 +75,7 @@ class EventCnn(VictimRecipe):
     """
 
     dataset: str = "digits_events"
-    widths: tuple[int, int] = (16, 32)
+    widths: Widths = (16, 32)
     neuron: NeuronKind = "lif"
     tau: float = 2.0
     v_reset: float | None = 0.0
@@ -110,23 +112,8 @@ class EventCnn(VictimRecipe):
         )
 
     def build(self, rng: torch.Generator) -> nn.Module:
-        from spikingjelly.activation_based import layer
-
         data = self.data()
-        _, channels, height, width = data.shape
-        first, second = self.widths
-        body = nn.Sequential(
-            layer.Conv2d(channels, first, 3, padding=1, bias=False, step_mode="m"),
-            layer.BatchNorm2d(first, step_mode="m"),
-            self.node(),
-            layer.AvgPool2d(2, step_mode="m"),
-            layer.Conv2d(first, second, 3, padding=1, bias=False, step_mode="m"),
-            layer.BatchNorm2d(second, step_mode="m"),
-            self.node(),
-            layer.AvgPool2d(2, step_mode="m"),
-            layer.Flatten(step_mode="m"),
-            layer.Linear(second * (height // 4) * (width // 4), data.classes, step_mode="m"),
-        )
+        body = spiking_network(data.shape[1:], data.classes, self.widths, self.node, name=self.name)
         initialise(body, rng)
         return RateOnly(body) if self.rate_only else EventFrames(body)
 
@@ -138,3 +125,9 @@ LIF_CNN_T8 = EventCnn(
 PLIF_CNN = EventCnn(name="plif_cnn.digits_events", neuron="plif")
 RATE_ONLY = EventCnn(name="rate_only.digits_events", rate_only=True)
 LIF_CNN_NMNIST = EventCnn(name="lif_cnn.nmnist", dataset="nmnist", schedule=Schedule(epochs=25))
+LIF_CNN_CIFAR10 = EventCnn(
+    name="lif_cnn.cifar10_events",
+    dataset="cifar10_events",
+    widths=(16, 32, 64),
+    schedule=Schedule(epochs=6, batch=128, lr=6e-3, flips=True, shifts=2),
+)

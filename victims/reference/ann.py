@@ -12,19 +12,22 @@ from robustspike.bench.api import Schedule
 from robustspike.bench.api import VictimRecipe
 from robustspike.bench.api import VictimSpec
 from robustspike.bench.api import initialise
+from robustspike.victims.layout import CIFAR
+from robustspike.victims.layout import VGG6
+from robustspike.victims.layout import Widths
 from robustspike.victims.layout import relu_network
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnnCnn(VictimRecipe):
-    """conv-BN-ReLU-pool for each width, then linear: the shape and training of `LifCnn` without time.
+    """conv-BN-ReLU for each width, a pool after each block, then linear: `LifCnn` without time.
 
     Args:
-        widths: channels of the convolutions; their number is the depth.
+        widths: channels of the convolutions; a tuple among them is a block of several before one pool.
     """
 
     dataset: str = "digits"
-    widths: tuple[int, ...] = (16, 32)
+    widths: Widths = (16, 32)
     schedule: Schedule = Schedule(epochs=25)
 
     family: ClassVar[str] = "reference"
@@ -45,6 +48,4 @@ ANN_CNN_DIGITS = AnnCnn(name="ann_cnn.digits")
 ANN_CNN_MNIST = AnnCnn(
     name="ann_cnn.mnist", dataset="mnist", widths=(8, 16), schedule=Schedule(epochs=3, batch=128)
 )
-ANN_CNN_CIFAR10 = AnnCnn(
-    name="ann_cnn.cifar10", dataset="cifar10", widths=(32, 64), schedule=Schedule(epochs=40, batch=128)
-)
+ANN_CNN_CIFAR10 = AnnCnn(name="ann_cnn.cifar10", dataset="cifar10", widths=VGG6, schedule=CIFAR)

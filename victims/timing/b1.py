@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ from robustspike.bench.api import Split
 from robustspike.bench.api import VictimRecipe
 from robustspike.bench.api import VictimSpec
 from robustspike.bench.api import initialise
+from robustspike.victims.layout import CIFAR_TUNING
+from robustspike.victims.layout import START_SAMPLES
+from robustspike.victims.layout import VGG6
+from robustspike.victims.layout import Widths
+from robustspike.victims.layout import blocks
 from robustspike.victims.layout import flat_features
 from robustspike.victims.layout import relu_network
 
@@ -73,7 +79,7 @@ class B1Layer(nn.Module):
 
 
 class B1Net(nn.Module):
-    """conv-pool for each layer, then linear, on spike times; [N, C, H, W] -> [N, K].
+    """Convolutions, a pool after each block of them, then linear, on spike times; [N, C, H, W] -> [N, K].
 
     A pixel x spikes at 1 - x. Average pooling acts on t_min - t, which is linear. The output layer does
     not spike: its potential at t_min is the logit.
@@ -81,33 +87,58 @@ class B1Net(nn.Module):
     Args:
         layers: the spiking layers.
         out: the read-out.
+        pools: for each layer, whether a pool follows; by default after every one.
         input_grid: levels of the input times; 0 for continuous time.
     """
 
-    def __init__(self, layers: list[B1Layer], out: nn.Linear, *, input_grid: int = 0) -> None:
+    def __init__(
+        self,
+        layers: list[B1Layer],
+        out: nn.Linear,
+        *,
+        pools: tuple[bool, ...] = (),
+        input_grid: int = 0,
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.pools = pools or (True,) * len(layers)
         self.out = out
         out.input_kind = "times"  # type: ignore[assignment]
         self.input_grid = input_grid
 
     def times(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return (spike times, end of the phase) of the input and of every spiking layer."""
+        """Return (spike times before pooling, end of the phase) of the input and of every spiking layer."""
         times = 1 - x
         if self.input_grid:
             times = _Round.apply(times * self.input_grid) / self.input_grid  # type: ignore[no-untyped-call]
         end = torch.ones((), dtype=x.dtype, device=x.device)
         phases = [(times, end)]
-        for layer in self.layers:
+        for layer, pooled in zip(self.layers, self.pools, strict=True):
             times, end = layer(times, end)
             phases.append((times, end))
-            times = nn.functional.avg_pool2d(times, 2)
+            if pooled:
+                times = nn.functional.avg_pool2d(times, 2)
         return phases
 
     def forward(self, x: Tensor) -> Tensor:
         times, end = self.times(x)[-1]
-        out: Tensor = self.out((end - nn.functional.avg_pool2d(times, 2)).flatten(1))
+        if self.pools[-1]:
+            times = nn.functional.avg_pool2d(times, 2)
+        out: Tensor = self.out((end - times).flatten(1))
         return out
+
+    def fold(self, ann: nn.Module) -> None:
+        """Take over a ReLU network of the same shape: BatchNorm folded, equal logits up to rounding.
+
+        The firing phases keep their length; it must hold the largest activation (`fit_windows`).
+        """
+        convolutions = [m for m in ann.modules() if isinstance(m, nn.Conv2d)]
+        norms = [m for m in ann.modules() if isinstance(m, nn.BatchNorm2d)]
+        (last,) = (m for m in ann.modules() if isinstance(m, nn.Linear))
+        for layer, convolution, norm in zip(self.layers, convolutions, norms, strict=True):
+            folded = nn.utils.fusion.fuse_conv_bn_eval(convolution.eval(), norm.eval())
+            layer.linear.load_state_dict(folded.state_dict())  # type: ignore[union-attr]
+        self.out.load_state_dict(last.state_dict())
 
 
 class MappedB1(nn.Module):
@@ -132,15 +163,17 @@ class MappedB1(nn.Module):
 class B1Cnn(VictimRecipe):
     """The reference convolutional network on spike times, trained in time.
 
+    Where it `starts` from a trained ReLU network it begins with that network's function.
+
     Args:
-        widths: channels of the convolutions; their number is the depth.
+        widths: channels of the convolutions; a tuple among them is a block of several before one pool.
         window: length of the firing phases in training, in units of the input phase.
         margin: after training a phase is this much longer than the largest training activation needs.
         grid: time steps of each firing phase; 0 for continuous time.
     """
 
     dataset: str = "digits"
-    widths: tuple[int, ...] = (16, 32)
+    widths: Widths = (16, 32)
     window: float = 16.0
     margin: float = 1.1
     grid: int = 0
@@ -166,16 +199,25 @@ class B1Cnn(VictimRecipe):
     def network(self) -> B1Net:
         """Build the network without drawing its weights."""
         data = self.data()
+        features = flat_features(data.shape, self.widths, name=self.name)
+        parts = blocks(self.widths)
         layers = [
             B1Layer(nn.Conv2d(inputs, outputs, 3, padding=1), window=self.window, grid=self.grid)
-            for inputs, outputs in itertools.pairwise((data.shape[0], *self.widths))
+            for inputs, outputs in itertools.pairwise((data.shape[0], *itertools.chain(*parts)))
         ]
-        return B1Net(layers, nn.Linear(flat_features(data.shape, self.widths, name=self.name), data.classes))
+        pools = tuple(place == len(part) for part in parts for place in range(1, len(part) + 1))
+        return B1Net(layers, nn.Linear(features, data.classes), pools=pools)
 
     def build(self, rng: torch.Generator) -> nn.Module:
         net = self.network()
         initialise(net, rng)
         return net
+
+    def start(self, module: nn.Module, source: nn.Module, train: Split) -> None:
+        """Fold the ReLU network into the timed one, and make its phases long enough for it."""
+        assert isinstance(module, B1Net)
+        module.fold(source)
+        fit_windows(module, train[:START_SAMPLES], margin=2 * self.margin)
 
     def finish(self, module: nn.Module, data: Dataset, *, root: Path | None) -> None:
         """Cut each firing phase to what training activations need."""
@@ -225,13 +267,7 @@ class MappedB1Cnn(B1Cnn):
     def finish(self, module: nn.Module, data: Dataset, *, root: Path | None) -> None:
         """Fold BatchNorm into the convolutions and copy them into the timed network."""
         assert isinstance(module, MappedB1)
-        ann = module.ann.eval()
-        for index, layer in enumerate(module.timed.layers):
-            convolution, norm = ann[4 * index], ann[4 * index + 1]
-            assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-            folded = nn.utils.fusion.fuse_conv_bn_eval(convolution, norm)
-            layer.linear.load_state_dict(folded.state_dict())  # type: ignore[union-attr]
-        module.timed.out.load_state_dict(ann[-1].state_dict())
+        module.timed.fold(module.ann)
         fit_windows(module.timed, data.load("train", root=root), margin=self.margin)
 
 
@@ -243,6 +279,7 @@ TTFS_B1_MNIST = B1Cnn(
 TTFS_B1_CIFAR10 = B1Cnn(
     name="ttfs_b1.cifar10",
     dataset="cifar10",
-    widths=(32, 64),
-    schedule=Schedule(epochs=40, batch=128, lr=5e-3),
+    widths=VGG6,
+    starts="ann_cnn.cifar10",
+    schedule=dataclasses.replace(CIFAR_TUNING, epochs=0),
 )

@@ -81,8 +81,14 @@ class DigitEvents(Dataset):
         return [everything[i] for i in ids]
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
-        still = Digits().load(split)
-        lists = EventLists(self.recordings(split), _DURATION // self.steps)
+        return self.first(split, None)
+
+    def size(self, split: SplitName, *, root: Path | None = None) -> int:
+        return Digits().size(split)
+
+    def first(self, split: SplitName, n: int | None, *, root: Path | None = None) -> Split:
+        still = Digits().first(split, n)
+        lists = EventLists(self.recordings(split)[:n], _DURATION // self.steps)
         frames = np.zeros((len(still), *self.shape), dtype=np.float32)
         for row, events in enumerate(lists.recordings):
             frames[row] = lists.frames(events, steps=self.steps, size=(_SIZE, _SIZE))
@@ -112,8 +118,8 @@ def _recordings(sensor: Sensor) -> list[Recording]:
     images = torch.cat([part.x for part in parts])[order].squeeze(1).double().numpy()
     settings = (_VERSION, _SIZE, _DIGIT, _DURATION, _SUBSTEPS, _AMPLITUDE, _DARK, dataclasses.astuple(sensor))
     key = hashlib.sha256(repr(settings).encode() + images.tobytes()).hexdigest()[:16]
-    content = cached(f"digits_events-{key}", lambda: _pack(_simulate(sensor, images)))
-    return _unpack(content, len(images))
+    content = cached(f"digits_events-{key}", lambda: pack(_simulate(sensor, images)))
+    return unpack(content, len(images))
 
 
 def _simulate(sensor: Sensor, images: npt.NDArray[np.float64]) -> list[Recording]:
@@ -125,7 +131,7 @@ def _simulate(sensor: Sensor, images: npt.NDArray[np.float64]) -> list[Recording
     return found
 
 
-def _pack(recordings: list[Recording]) -> bytes:
+def pack(recordings: list[Recording]) -> bytes:
     """Write the number of events of each sample, then one 32-bit word per event: t 19, y 6, x 6, p 1 bits."""
     counts = np.array([len(events) for events in recordings], dtype="<u4")
     events = np.concatenate(recordings)
@@ -133,7 +139,7 @@ def _pack(recordings: list[Recording]) -> bytes:
     return counts.tobytes() + (t << 13 | y << 7 | x << 1 | p).astype("<u4").tobytes()
 
 
-def _unpack(content: bytes, samples: int) -> list[Recording]:
+def unpack(content: bytes, samples: int) -> list[Recording]:
     words = np.frombuffer(content, dtype="<u4")
     counts, words = words[:samples], words[samples:]
     events = np.empty(len(words), dtype=EVENT)

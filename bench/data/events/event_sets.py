@@ -17,6 +17,7 @@ from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
 from robustspike.bench.data.base import SplitName
 from robustspike.bench.data.base import stratified
+from robustspike.bench.data.download import Published
 from robustspike.bench.data.events.event_files import read_aedat2
 from robustspike.bench.data.events.event_files import read_aedat4
 from robustspike.bench.data.events.event_files import read_aedat31
@@ -103,7 +104,13 @@ class EventSet(Dataset):
         )
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
-        chosen = self._chosen(split, root)
+        return self.first(split, None, root=root)
+
+    def size(self, split: SplitName, *, root: Path | None = None) -> int:
+        return len(self._chosen(split, root))
+
+    def first(self, split: SplitName, n: int | None, *, root: Path | None = None) -> Split:
+        chosen = self._chosen(split, root)[:n]
         x = np.zeros((len(chosen), *self.shape), dtype=np.float32)
         for row, events in self._read_all(chosen):
             x[row] = self.frames(events)
@@ -168,6 +175,24 @@ class NMnist(EventSet):
     sensor: ClassVar[int] = 34
     duration: ClassVar[int] = 315_000
     folder: ClassVar[str] = "NMNIST"
+    downloads: ClassVar[tuple[Published, ...]] = (
+        Published(
+            "https://data.mendeley.com/public-files/datasets/468j46mzdv/files/"
+            "39c25547-014b-4137-a934-9d29fa53c7a0/file_downloaded",
+            "md5:20959b8e626244a1b502305a9e6e2031",
+            "Train.zip",
+            folder="NMNIST",
+            unpacks=("Train/*/*.bin",),
+        ),
+        Published(
+            "https://data.mendeley.com/public-files/datasets/468j46mzdv/files/"
+            "05a4d654-7e03-4c15-bdfa-9bb2bcbea494/file_downloaded",
+            "md5:69ca8762b2fe404d9b9bad1103e97832",
+            "Test.zip",
+            folder="NMNIST",
+            unpacks=("Test/*/*.bin",),
+        ),
+    )
     source: ClassVar[str] = "Orchard et al. 2015, Frontiers in Neuroscience 9:437. Licence: CC BY-SA 4.0."
 
     def samples(self, root: Path, *, test: bool) -> list[Sample]:

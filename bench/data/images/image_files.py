@@ -1,4 +1,4 @@
-"""Readers of published image files: idx (MNIST), and CIFAR-10's binary and pickled batches.
+"""Readers of published image files: idx (MNIST), CIFAR's binary and pickled batches, and photographs.
 
 A damaged or hostile file gives one `ArtefactError`; nothing in a file is ever executed.
 """
@@ -23,7 +23,7 @@ Bytes = npt.NDArray[np.uint8]
 _IDX_LARGEST = 1 << 30
 """Bytes that an idx file may unpack to: a small file that claims more is a bomb, not a data set."""
 
-_CIFAR_RECORD = 1 + 3 * 32 * 32
+_CIFAR_PIXELS = 3 * 32 * 32
 
 
 def read_idx(path: Path) -> Bytes:
@@ -57,26 +57,30 @@ def read_idx(path: Path) -> Bytes:
     return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
-def read_cifar_binary(path: Path) -> tuple[Bytes, Bytes]:
-    """Read a binary CIFAR-10 batch: images [N, 3, 32, 32] and labels [N].
+def read_cifar_binary(path: Path, *, classes: int = 10) -> tuple[Bytes, Bytes]:
+    """Read a binary batch of CIFAR-10, or of CIFAR-100: images [N, 3, 32, 32] and labels [N].
 
-    Raises: ArtefactError: unreadable, cut short, or with labels above 9.
+    Args:
+        classes: 10, or 100: a record then has a coarse label, which is skipped, before the fine one.
+
+    Raises: ArtefactError: unreadable, cut short, or with labels that do not exist.
     """
+    labels = 1 if classes == 10 else 2
+    record = labels + _CIFAR_PIXELS
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ArtefactError(f"{path}: cannot be read ({error}).") from error
-    if not content or len(content) % _CIFAR_RECORD:
+    if not content or len(content) % record:
         raise ArtefactError(
-            f"{path}: {len(content)} bytes are no whole number of {_CIFAR_RECORD}-byte records. "
-            "Fetch it again."
+            f"{path}: {len(content)} bytes are no whole number of {record}-byte records. Fetch it again."
         )
-    records = np.frombuffer(content, dtype=np.uint8).reshape(-1, _CIFAR_RECORD)
-    return _checked(path, records[:, 1:], records[:, 0])
+    records = np.frombuffer(content, dtype=np.uint8).reshape(-1, record)
+    return _checked(path, records[:, labels:], records[:, labels - 1], classes)
 
 
-def read_cifar_pickle(path: Path) -> tuple[Bytes, Bytes]:
-    """Read a pickled ("python version") CIFAR-10 batch without unpickling it.
+def read_cifar_pickle(path: Path, *, classes: int = 10) -> tuple[Bytes, Bytes]:
+    """Read a pickled ("python version") batch of CIFAR-10 or CIFAR-100 without unpickling it.
 
     The opcodes are interpreted here: containers, numbers and strings become themselves; a call becomes
     a note of what would have been called, and only numpy's array of bytes is understood.
@@ -96,24 +100,54 @@ def read_cifar_pickle(path: Path) -> tuple[Bytes, Bytes]:
         MemoryError,
     ) as error:
         raise ArtefactError(
-            f"{path}: not a CIFAR-10 batch ({type(error).__name__}: {error}). Fetch it again, or use the "
-            "binary version (cifar-10-batches-bin)."
+            f"{path}: not a CIFAR-{classes} batch ({type(error).__name__}: {error}). Fetch it again, or use "
+            "the binary version."
         ) from error
     if not isinstance(found, dict):
-        raise ArtefactError(f"{path}: a pickled {type(found).__name__}, not a CIFAR-10 batch.")
+        raise ArtefactError(f"{path}: a pickled {type(found).__name__}, not a CIFAR-{classes} batch.")
     named = {k.decode("latin-1") if isinstance(k, bytes) else k: v for k, v in found.items()}
-    labels = named.get("labels")
+    labels = named.get("labels" if classes == 10 else "fine_labels")
     if not isinstance(labels, list) or not all(isinstance(v, int) and 0 <= v <= 255 for v in labels):
-        raise ArtefactError(f"{path}: no list of labels in it. Use the binary version of CIFAR-10.")
-    return _checked(path, _array(path, named.get("data")), np.array(labels, dtype=np.uint8))
+        raise ArtefactError(f"{path}: no list of labels in it. Use the binary version.")
+    return _checked(path, _array(path, named.get("data")), np.array(labels, dtype=np.uint8), classes)
 
 
-def _checked(path: Path, pixels: Bytes, labels: Bytes) -> tuple[Bytes, Bytes]:
-    if pixels.shape != (len(labels), _CIFAR_RECORD - 1) or not len(labels):
+def _checked(path: Path, pixels: Bytes, labels: Bytes, classes: int) -> tuple[Bytes, Bytes]:
+    if pixels.shape != (len(labels), _CIFAR_PIXELS) or not len(labels):
         raise ArtefactError(f"{path}: images {pixels.shape} do not go with {len(labels)} labels.")
-    if labels.max() > 9:
-        raise ArtefactError(f"{path}: a label is {labels.max()}, but CIFAR-10 has classes 0 to 9.")
+    if labels.max() >= classes:
+        raise ArtefactError(
+            f"{path}: a label is {labels.max()}, but CIFAR-{classes} has classes 0 to {classes - 1}."
+        )
     return pixels.reshape(-1, 3, 32, 32), labels
+
+
+def read_photograph(path: Path, side: int, *, shrink: float) -> Bytes:
+    """Read an image file, shrink or enlarge it, and cut its middle square: [3, side, side].
+
+    Args:
+        shrink: the shorter side becomes round(shrink side) pixels before the cut; at most 1 keeps a file
+            of exactly side x side pixels as it is.
+
+    Raises: ArtefactError: unreadable as an image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except Exception as error:  # Pillow promises no set of errors for a damaged file
+        raise ArtefactError(f"{path}: cannot be read as an image ({error}).") from error
+    if image.size != (side, side):
+        shorter = round(shrink * side)
+        scale = shorter / min(image.size)
+        image = image.resize(
+            (max(side, round(image.width * scale)), max(side, round(image.height * scale))),
+            Image.Resampling.BILINEAR,
+        )
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    pixels = np.asarray(image.crop((left, top, left + side, top + side)))
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 @dataclass
@@ -135,7 +169,7 @@ def _array(path: Path, call: Any) -> Bytes:
             if known and of_bytes and isinstance(content, bytes) and len(content) == rows * columns > 0:
                 flat = np.frombuffer(content, dtype=np.uint8)
                 return flat.reshape((rows, columns), order="F" if fortran else "C")
-    raise ArtefactError(f"{path}: its 'data' is not an array of bytes. Use the binary version of CIFAR-10.")
+    raise ArtefactError(f"{path}: its 'data' is not an array of bytes. Use the binary version.")
 
 
 _VALUES = frozenset(

@@ -12,6 +12,7 @@ from robustspike.bench.api import FunctionRule
 from robustspike.bench.api import Memory
 from robustspike.bench.api import Neuron
 from robustspike.bench.api import SpikeRule
+from robustspike.bench.api import Step
 from robustspike.bench.api import generator
 from robustspike.bench.api import registry
 from robustspike.bench.snn import fast_lif as leaky
@@ -83,6 +84,52 @@ def test_gradient_is_that_of_the_unrolled_steps(node, name) -> None:
     if node.detach_reset:
         assert torch.equal(grad, expected)
     torch.testing.assert_close(grad, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [2.0, 3.0])
+def test_a_nodes_own_atan_gradient_is_the_same_bit_for_bit(node, alpha: float) -> None:
+    node.surrogate_function = surrogate.ATan(alpha)
+
+    def gradient(nodes) -> tuple[Tensor, Tensor]:
+        node.reset()
+        leaf = currents(torch.float32).requires_grad_(True)
+        with leaky.in_place(nodes):
+            spikes = node(leaf)
+        weight = torch.randn(spikes.shape, generator=generator("weight"))
+        return spikes.detach(), torch.autograd.grad((spikes * weight).sum(), leaf)[0]
+
+    for mine, own in zip(gradient([node]), gradient([]), strict=True):
+        assert torch.equal(mine, own) and bool((own != 0).any())
+
+
+def test_training_runs_plain_nodes_in_place_unless_the_rule_differentiates_a_gradient() -> None:
+    net = registry("victims").get("lif_cnn.digits").build(generator("net")).train()
+    x, y = torch.rand(8, 1, 8, 8, generator=generator("x")), torch.arange(8)
+    names: dict[bool, set[str]] = {}
+    gradients = {}
+    for second_order in (False, True):
+        step = Step(net, x, y, generator("step"), 0, _loss, second_order=second_order)
+        loss, logits = step.loss(x, y)
+        names[second_order] = _graph(logits)
+        gradients[second_order] = torch.autograd.grad(loss, list(net.parameters()))
+    assert "_SequenceBackward" in names[False] and "_SequenceBackward" not in names[True]
+    assert all(torch.equal(a, b) for a, b in zip(gradients[False], gradients[True], strict=True))
+
+
+def _loss(net, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    logits = net(x)
+    return torch.nn.functional.cross_entropy(logits, y), logits
+
+
+def _graph(value: Tensor) -> set[str]:
+    """Return the names of the functions that a value was made by."""
+    found, todo = {}, [value.grad_fn]
+    while todo:
+        function = todo.pop()
+        if function is not None and function not in found:
+            found[function] = function.name()
+            todo += [inner for inner, _ in function.next_functions]
+    return set(found.values())
 
 
 class Counting(SpikeRule):

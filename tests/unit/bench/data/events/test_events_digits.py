@@ -15,9 +15,9 @@ from robustspike.bench.api import RowStreams
 from robustspike.bench.api import check_victim
 from robustspike.bench.api import load_victim
 from robustspike.bench.data.events.digit_events import DigitEvents
-from robustspike.bench.data.events.digit_events import _pack
-from robustspike.bench.data.events.digit_events import _unpack
+from robustspike.bench.data.events.digit_events import pack
 from robustspike.bench.data.events.digit_events import scenes
+from robustspike.bench.data.events.digit_events import unpack
 from robustspike.bench.data.events.events import EVENT
 from robustspike.bench.data.events.events import bin_events
 from robustspike.bench.data.events.events import recording
@@ -208,7 +208,7 @@ def test_frames_are_binary_and_splits_are_those_of_the_digits() -> None:
 def test_packed_events_come_back() -> None:
     found = record(digits(3), Sensor(background=1.0))
     found[1] = found[1][:0]
-    for a, b in zip(found, _unpack(_pack(found), 3), strict=True):
+    for a, b in zip(found, unpack(pack(found), 3), strict=True):
         assert a.dtype == b.dtype == EVENT
         assert np.array_equal(a, b)
 

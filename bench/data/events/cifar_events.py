@@ -1,0 +1,131 @@
+"""CIFAR-10 seen by a simulated event camera: binary frames, made on this machine at first use."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from robustspike.bench.contract.specs import Domain
+from robustspike.bench.data.base import Dataset
+from robustspike.bench.data.base import Split
+from robustspike.bench.data.base import SplitName
+from robustspike.bench.data.events.digit_events import pack
+from robustspike.bench.data.events.digit_events import unpack
+from robustspike.bench.data.events.events import EventLists
+from robustspike.bench.data.events.events import Recording
+from robustspike.bench.data.events.sensor import Sensor
+from robustspike.bench.data.events.sensor import saccades
+from robustspike.bench.data.events.sensor import shifted
+from robustspike.bench.data.images.image_sets import Cifar10
+from robustspike.bench.errors import ConfigError
+from robustspike.bench.files import cached
+from robustspike.bench.numbers.rng import RowStreams
+
+_SIZE, _DURATION, _SUBSTEPS = 32, 240_000, 30
+_AMPLITUDE, _DARK = 3.0, 0.2
+_CHUNK = 500
+_VERSION = "1"
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar10Events(Dataset):
+    """Simulated: the brightness of CIFAR-10's images before a 32x32 sensor that moves along three saccades.
+
+    Not CIFAR10-DVS, which was recorded by a real sensor (`cifar10_dvs`). The splits hold the same images
+    under the same ids as those of `cifar10`. A split's events are simulated once (about 30 s for the test
+    split), kept in the user's cache folder, and cut into T equal windows of 240 ms in all at every load.
+
+    Args:
+        steps: windows T.
+        threshold, mismatch, background: see `Sensor`; the defaults are noise-free.
+
+    Shape: x [N, T, 2, 32, 32] float32 of 0 and 1; channel 0 is OFF, channel 1 is ON.
+    """
+
+    steps: int = 8
+    threshold: float = 0.3
+    mismatch: float = 0.0
+    background: float = 0.0
+
+    name: ClassVar[str] = "cifar10_events"
+    shape: ClassVar[tuple[int, ...]] = (8, 2, _SIZE, _SIZE)
+    classes: ClassVar[int] = 10
+    domain: ClassVar[Domain] = Domain.SPIKES
+    needs_root: ClassVar[bool] = True
+    downloads = Cifar10.downloads
+    source: ClassVar[str] = f"Simulated from: {Cifar10.source}"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= _DURATION or _DURATION % self.steps:
+            raise ConfigError(f"cifar10_events: steps must divide {_DURATION}, got {self.steps}.")
+        self.sensor()
+        object.__setattr__(self, "shape", (self.steps, 2, _SIZE, _SIZE))
+
+    def sensor(self) -> Sensor:
+        """Return the pixels."""
+        return Sensor(threshold=self.threshold, mismatch=self.mismatch, background=self.background)
+
+    def recordings(self, split: SplitName, root: Path | None) -> list[Recording]:
+        """Return the raw events of a split's samples, in its order. Raises: ArtefactError."""
+        still = Cifar10().load(split, root=root)
+        return _recordings(self.sensor(), split, root, still.digest)
+
+    def load(self, split: SplitName, *, root: Path | None = None) -> Split:
+        still = Cifar10().load(split, root=root)
+        lists = EventLists(self.recordings(split, root), _DURATION // self.steps)
+        frames = np.zeros((len(still), *self.shape), dtype=np.float32)
+        for row, events in enumerate(lists.recordings):
+            frames[row] = lists.frames(events, steps=self.steps, size=(_SIZE, _SIZE))
+        return Split(torch.from_numpy(frames), still.y, still.ids)
+
+    def events(self, split: SplitName, rows: range, *, root: Path | None = None) -> EventLists:
+        chosen = self.recordings(split, root)[rows.start : rows.stop]
+        validation = Cifar10().load(
+            "validation", root=root
+        )  # a tenth of the time that the training split takes
+        held = self.recordings("validation", root)
+        donors = dict(
+            zip(reversed(validation.y.tolist()), reversed(held), strict=True)
+        )  # first of each class
+        return EventLists(chosen, _DURATION // self.steps, donors)
+
+
+def scenes(images: npt.NDArray[np.float64]) -> Iterator[npt.NDArray[np.float64]]:
+    """Show brightness images [N, 32, 32] to the moving camera: log-intensities at each of 31 instants.
+
+    The border repeats outwards, so that the edge of an image is no edge to the sensor.
+    """
+    margin = int(_AMPLITUDE) + 1
+    wide = np.pad(images, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
+    for offset in saccades(_AMPLITUDE, _SUBSTEPS):
+        yield np.log(shifted(wide, offset)[:, margin:-margin, margin:-margin] + _DARK)
+
+
+@functools.lru_cache(maxsize=2)
+def _recordings(sensor: Sensor, split: SplitName, root: Path | None, digest: str) -> list[Recording]:
+    """Simulate the images of a split, or read the events from the cache."""
+    settings = (_VERSION, _SIZE, _DURATION, _SUBSTEPS, _AMPLITUDE, _DARK, dataclasses.astuple(sensor))
+    key = hashlib.sha256(repr((settings, digest)).encode()).hexdigest()[:16]
+    still = Cifar10().load(split, root=root)
+    content = cached(f"cifar10_events-{split}-{key}", lambda: pack(_simulate(sensor, still)))
+    return unpack(content, len(still))
+
+
+def _simulate(sensor: Sensor, still: Split) -> list[Recording]:
+    found: list[Recording] = []
+    for start in range(0, len(still), _CHUNK):
+        part = still[start : start + _CHUNK]
+        brightness = np.tensordot(part.x.double().numpy(), _LUMA, axes=(1, 0))
+        streams = RowStreams.derive(part.ids.tolist(), "cifar10_events")
+        found += sensor.record(scenes(brightness), steps=_SUBSTEPS, duration=_DURATION, streams=streams)
+    return found

@@ -1,0 +1,1 @@
+"""The networks that papers attack, at their published size: recipes without weights."""
