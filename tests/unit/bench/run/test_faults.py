@@ -1,4 +1,4 @@
-"""A fault of one victim is an error of its own cells, and what does not apply has none; all else is measured."""
+"""A fault of a victim is an error of its own cells; what does not apply has none; all else is measured."""
 
 from __future__ import annotations
 
