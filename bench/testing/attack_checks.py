@@ -10,6 +10,7 @@ import torch
 
 from robustspike.bench.attack.decide import target_classes
 from robustspike.bench.attack.evaluate import evaluate_shard
+from robustspike.bench.attack.fitting import refused_gradient
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import Access
@@ -59,7 +60,7 @@ def attack_reference(
 ) -> ShardResult:
     """Attack the reference victim of the threat's domain on (some of) the reference inputs."""
     _skip_unless_classifier(attack)
-    chosen = victim if victim is not None else reference(threat.domain, dtype=dtype)
+    chosen = victim if victim is not None else reference_for(attack, threat.domain, dtype=dtype)
     x = samples(threat.domain, dtype=dtype)
     with torch.no_grad():
         y = chosen.logits(x).argmax(dim=1)
@@ -69,6 +70,16 @@ def attack_reference(
         index = torch.tensor(rows)
         x, y, ids = x[index], y[index], ids[index]
     return evaluate_shard(chosen, attack, threat, x, y, ids, seed=seed)
+
+
+def reference_for(
+    attack: Any, domain: Domain, *, dtype: torch.dtype = torch.float32, constant: bool = False
+) -> ModuleVictim:
+    """Return the reference victim, with spiking neurons where the attack's estimator needs them."""
+    plain = reference(domain, dtype=dtype, constant=constant)
+    if refused_gradient(attack, plain) is None:
+        return plain
+    return reference(domain, dtype=dtype, constant=constant, spiking=True)
 
 
 def _skip_unless_classifier(attack: Any) -> None:
@@ -110,7 +121,7 @@ def stays_legal(attack: Any) -> None:
 
 def successes_are_real(attack: Any) -> None:
     threat = threat_for(attack)
-    victim = reference(threat.domain)
+    victim = reference_for(attack, threat.domain)
     result = attack_reference(attack, threat, victim=victim)
     with torch.no_grad():
         wrong = victim.logits(result.x_adv).argmax(dim=1) != result.labels
@@ -165,7 +176,7 @@ def counts_its_passes(attack: Any) -> None:
 def survives_a_constant_victim(attack: Any) -> None:
     threat = threat_for(attack)
     budget = Budget(forwards=400, backwards=200)
-    victim = reference(threat.domain, constant=True)
+    victim = reference_for(attack, threat.domain, constant=True)
     result = attack_reference(attack, replace(threat, budget=budget), victim=victim)
     _no_errors(result)
     require(result.count(Status.BROKEN) == 0, "a constant victim cannot be broken")
@@ -185,7 +196,7 @@ def pursues_its_goals(attack: Any) -> None:
     threat = threat_for(attack)
     assert threat.eps is not None
     threat = replace(threat, goal=Goal.TARGETED, eps=threat.eps * 4)
-    victim = reference(threat.domain)
+    victim = reference_for(attack, threat.domain)
     result = attack_reference(attack, threat, victim=victim)
     _no_errors(result)
     broken = result.status == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from spikingjelly.activation_based import neuron
 from torch import Tensor
 from torch import nn
 
@@ -40,14 +41,32 @@ class Constant(nn.Module):
         return torch.cat([zero + 1, zero, zero], dim=1)
 
 
+class Beside(nn.Module):
+    """A network with spiking neurons beside it that weigh nothing: for attacks that need some."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.neurons = neuron.LIFNode(step_mode="m")
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes: Tensor = self.neurons(x.flatten(1).unsqueeze(0))
+        out: Tensor = self.inner(x) + 0 * spikes[0].sum(dim=1, keepdim=True)
+        return out
+
+
 def shape_of(domain: Domain) -> tuple[int, ...]:
     """Return the input shape of the reference victims of a domain."""
     return STATIC_SHAPE if domain is Domain.STATIC else SPIKES_SHAPE
 
 
-def reference(domain: Domain, *, dtype: torch.dtype = torch.float32, constant: bool = False) -> ModuleVictim:
-    """Return the linear (or constant) reference victim of a domain."""
-    module = Constant() if constant else Linear(shape_of(domain))
+def reference(
+    domain: Domain, *, dtype: torch.dtype = torch.float32, constant: bool = False, spiking: bool = False
+) -> ModuleVictim:
+    """Return the linear (or constant) reference victim of a domain, if need be with neurons beside it."""
+    module: nn.Module = Constant() if constant else Linear(shape_of(domain))
+    if spiking:
+        module = Beside(module)
     name = "reference.constant" if constant else "reference.linear"
     return wrap(module.to(dtype), name=name, shape=shape_of(domain), classes=CLASSES, domain=domain)
 
