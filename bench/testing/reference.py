@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from spikingjelly.activation_based import neuron
 from torch import Tensor
 from torch import nn
 
@@ -56,6 +57,20 @@ class LinearScore(nn.Module):
         return 50 + ((x - 0.5) * self.weight).flatten(1).sum(dim=1, keepdim=True)
 
 
+class Beside(nn.Module):
+    """A network with spiking neurons beside it that weigh nothing: for attacks that need some."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.neurons = neuron.LIFNode(step_mode="m")
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes: Tensor = self.neurons(x.flatten(1).unsqueeze(0))
+        out: Tensor = self.inner(x) + 0 * spikes[0].sum(dim=1, keepdim=True)
+        return out
+
+
 def shape_of(domain: Domain, task: Task = Task.CLASSIFY) -> tuple[int, ...]:
     """Return the input shape of the reference victims of a domain and a task."""
     if task is Task.QUALITY:
@@ -69,15 +84,22 @@ def reference(
     task: Task = Task.CLASSIFY,
     dtype: torch.dtype = torch.float32,
     constant: bool = False,
+    spiking: bool = False,
 ) -> ModuleVictim:
-    """Return the linear (or constant) reference victim of a domain and a task."""
+    """Return the linear (or constant) reference victim, if need be with spiking neurons beside it."""
+    module: nn.Module
     if task is Task.QUALITY:
-        scored = LinearScore(constant=constant).to(dtype)
+        module = LinearScore(constant=constant)
+    else:
+        module = Constant() if constant else Linear(shape_of(domain))
+    if spiking:
+        module = Beside(module)
+    module = module.to(dtype)
+    if task is Task.QUALITY:
         name = "reference.quality"
-        return wrap(scored, name=name, shape=IMAGE_SHAPE, classes=1, task=task, score_range=(0.0, 100.0))
-    module = Constant() if constant else Linear(shape_of(domain))
+        return wrap(module, name=name, shape=IMAGE_SHAPE, classes=1, task=task, score_range=(0.0, 100.0))
     name = "reference.constant" if constant else "reference.linear"
-    return wrap(module.to(dtype), name=name, shape=shape_of(domain), classes=CLASSES, domain=domain)
+    return wrap(module, name=name, shape=shape_of(domain), classes=CLASSES, domain=domain)
 
 
 def samples(
