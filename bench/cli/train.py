@@ -67,9 +67,11 @@ def command(
 ) -> None:
     """Train VICTIM by its recipe and write its weights and certificate to --out.
 
-    A run that was stopped goes on where it was. The same seed gives the same weights on one platform with
-    the same number of threads. To harden a trained victim in a few epochs: --defense sr --from VICTIM
-    --epochs 2 --lr 0.002.
+    A run that was stopped goes on where it was. The same seed gives the same weights on one kind of processor
+    with the same versions and number of threads; the last line says whether they are the shipped ones.
+    Changed parameters of the victim, written --set tau=4 or 'NAME(tau=4)', become part of the name of the
+    weights, here and where they are used. To harden a trained victim in a few epochs:
+    --defense sr --from VICTIM --epochs 2 --lr 0.002.
     A defense with changed parameters, --defense 'mppd(rho=0)', keeps them in its name, here and in suites.
     """
     import dataclasses
@@ -83,8 +85,12 @@ def command(
     from robustspike.bench.contract.registry import registry
     from robustspike.bench.training.fit import Progress
     from robustspike.bench.training.train import train
+    from robustspike.bench.training.weights import against_shipped
+    from robustspike.bench.training.weights import file_stem
+    from robustspike.bench.training.weights import made_on
     from robustspike.bench.training.weights import stated
     from robustspike.bench.training.weights import variant
+    from robustspike.bench.training.weights import weights_of
 
     torch.set_num_threads(threads)
 
@@ -116,7 +122,11 @@ def command(
         weights=existing_folder(weights, "--weights"),
         progress=report,
     )
-    name = variant(victim, label, seed)
+    name = variant(weights_of(recipe), label, seed)
+    written = out / f"{file_stem(name)}.safetensors"
     click.echo(f"{name}: clean test {stated(certificate)}, epoch {certificate['best_epoch']} kept")
-    click.echo(f"{out / name}.safetensors  sha256 {certificate['sha256']}")
+    click.echo(f"{written}  sha256 {certificate['sha256']}")
+    click.echo(f"made on: {made_on(certificate)}")
+    if (compared := against_shipped(recipe, written)) is not None:
+        click.echo(compared)
     click.echo(f"use it: robustspike run --weights {out}", err=True)

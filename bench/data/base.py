@@ -63,6 +63,7 @@ class Dataset:
         shape, classes, domain, task, bounds: as in `VictimSpec`.
         source: where the data come from, and their terms.
         needs_root: whether `--data DIR` must point to the published files.
+        score_label: what the scores of a quality set are where they are no human opinion; empty otherwise.
         downloads: the published files, for `robustspike download`; empty where there is nothing to fetch.
     """
 
@@ -74,6 +75,7 @@ class Dataset:
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = ""
     needs_root: ClassVar[bool] = False
+    score_label: ClassVar[str] = ""
     downloads: ClassVar[tuple[Published, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -99,6 +101,18 @@ class Dataset:
             rows: positions in the split; positions past its end are left out.
         """
         del split, rows, root
+        return None
+
+    def sources(self, ids: Tensor, *, root: Path | None = None) -> Tensor | None:
+        """Return what each sample was made from, as a number: [N] int64; None where each stands alone.
+
+        Samples made from one photograph are not independent: intervals count photographs, not samples.
+
+        Args:
+            ids: global ids of samples.
+            root: as in `load`.
+        """
+        del ids, root
         return None
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:

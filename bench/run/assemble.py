@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from robustspike.bench.attack.decide import VERIFICATION_DRAWS
 from robustspike.bench.attack.result import STATUS
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.certify.contract import Certifier
@@ -169,7 +170,16 @@ def _declared(cell: Cell, victim: ModuleVictim, weights: Path | None) -> dict[st
     if cell.certify:
         certifier: Certifier = cell.rules.get(cell.attack, **dict(cell.attack_params))
         declared["certificate"] = {"norm": certifier.spec.norm, "confidence": certifier.confidence}
+    geometry = registry("geometries").get(cell.threat.geometry)
     return declared | {
+        "geometry": {
+            "unit": getattr(geometry, "unit", "distance"),
+            "everywhere": getattr(geometry, "everywhere", True),
+            "moves": getattr(geometry, "moves", False),
+        },
+        "score_label": registry("datasets").get(cell.dataset).score_label,
+        "draws": VERIFICATION_DRAWS if victim.spec.stochastic else 1,
+        "steps": victim.spec.steps,
         "adaptive": [need for need in variant.rule.spec.adaptive if _applies(need, cell, victim)],
         "notes": list(victim.spec.notes),
         "neurons": len(victim.neurons),
