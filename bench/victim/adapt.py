@@ -218,8 +218,8 @@ def adapt(
         time = _fitting_time(network, steps=steps, has_time=has_time)
     if time not in get_args(Time) or (time in ("repeat", "loop") and steps < 1):
         raise ConfigError(
-            f"adapt '{name}': time must be {', '.join(map(repr, get_args(Time)))} or 'auto', and steps 1 or more "
-            f"for 'repeat' and 'loop'; got '{time}' and {steps}."
+            f"adapt '{name}': time must be {', '.join(map(repr, get_args(Time)))} or 'auto', with steps of 1 "
+            f"or more for 'repeat' and 'loop'; got '{time}' and {steps}."
         )
     if (time == "repeat") is has_time if time in ("repeat", "time-first") else False:
         raise ConfigError(
