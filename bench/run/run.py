@@ -96,6 +96,7 @@ def run(
     cluster: str | None = None,
     on_tick: Callable[[Tick], None] | None = None,
     on_misfit: Callable[[NotApplicable], None] | None = None,
+    on_start: Callable[[Cell], None] | None = None,
 ) -> list[CellRecord]:
     """Measure every cell of a plan that is not there yet; return all their records in plan order.
 
@@ -107,6 +108,7 @@ def run(
         cluster: address of a Ray cluster to work on instead, or "local" (see `in_ray`).
         on_tick: called after each shard.
         on_misfit: called with each cell that does not apply.
+        on_start: called with the cell of each shard that starts, where it starts here.
 
     Raises: ArtefactError: an existing record is damaged, or nothing can be written.
     """
@@ -139,7 +141,7 @@ def run(
         total = sum(cell.shards for _, cell, _, _ in keyed)
         done = total - len(units)
         about = {key: (cell, digests, parameters) for key, cell, digests, parameters in keyed}
-        for unit in _execute(units, settings, jobs, cluster):
+        for unit in _execute(units, settings, jobs, cluster, on_start):
             waiting[unit.key] -= 1
             if not waiting[unit.key]:
                 cell, digests, parameters = about[unit.key]
@@ -200,8 +202,19 @@ def _fault(victim: ModuleVictim, x: Tensor) -> str | None:
     return None
 
 
-def _execute(units: Sequence[Unit], settings: Settings, jobs: int, cluster: str | None) -> Iterator[Unit]:
+def _execute(
+    units: Sequence[Unit],
+    settings: Settings,
+    jobs: int,
+    cluster: str | None,
+    on_start: Callable[[Cell], None] | None,
+) -> Iterator[Unit]:
     """Compute units and write their shards, here, in processes, or on a cluster; the same bytes every way."""
+
+    def starts(unit: Unit) -> None:
+        if on_start is not None:
+            on_start(unit.cell)
+
     if cluster is not None and units:
         folder = Store(settings.out).shards
         here = [unit for unit in units if read_shard(folder, unit.key, unit.index) is not None]
@@ -212,9 +225,12 @@ def _execute(units: Sequence[Unit], settings: Settings, jobs: int, cluster: str 
             yield unit
     elif jobs <= 1 or len(units) <= 1:
         for unit in units:
+            starts(unit)
             yield work(unit, settings)
     else:
-        for unit, survived in in_processes(units, work_guarded, settings, jobs=jobs, start=prepare):
+        for unit, survived in in_processes(
+            units, work_guarded, settings, jobs=jobs, start=prepare, on_start=starts
+        ):
             if not survived:
                 _keep(unit, settings, None)
             yield unit

@@ -59,8 +59,8 @@ class DrawsFrom(TorchFunctionMode):
             return (u < args[0]).to(args[0].dtype)
         if func in _OTHERS:
             raise ContractError(
-                f"adapt: the network draws by {getattr(func, '__name__', func)}, for which our streams do not "
-                "stand in. Draw by torch.rand, rand_like, randn, randn_like or bernoulli."
+                f"adapt: the network draws by {getattr(func, '__name__', func)}, for which no stream "
+                "stands in. Draw by torch.rand, rand_like, randn, randn_like or bernoulli."
             )
         return func(*args, **kwargs)
 

@@ -158,6 +158,8 @@ class Harm:
         b"\x80\x02K\x01K\x02u.",
         b"",
         b"<html>",
+        b"\x80\x02}r\xff\xff\xff\x7f.",
+        b"\x80\x02cnumpy\nload\nU\x01x\x85R.",
         b"cposix\nsystem\n(S'touch /tmp/robustspike-harm'\ntR.",
     ],
 )
