@@ -7,13 +7,14 @@ import shlex
 import sys
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from robustspike.bench.suite.plan import Plan
+    from robustspike.bench.suite.cell import NotApplicable
 
 
 @click.command("run")
@@ -79,10 +80,10 @@ def command(
 ) -> int:
     """Measure SUITE (a shipped suite or a .toml file) and print the leaderboard.
 
-    What is already measured in --out is not measured again. Writes leaderboard.csv,
-    leaderboard.md and leaderboard.html to --out; for attacks on spikes and for minimum-norm
-    attacks also leaderboard.attacks.csv (what each attack had to change) and
-    leaderboard.curves.csv (its success over its budget).
+    What is already measured in --out is not measured again. Writes leaderboard.json, .md and
+    .html, rows.csv (a line a table row), cells.csv (a line a cell) and leaderboard.csv (rows
+    with a column an attack) to --out; for attacks on spikes and for minimum-norm attacks also
+    attacks.csv (what each attack had to change) and curves.csv (its success over its budget).
     """
     from robustspike.bench.attack.limits import Limits
     from robustspike.bench.cli.leaderboard import publish
@@ -93,7 +94,6 @@ def command(
     from robustspike.bench.contract.registry import load_file
     from robustspike.bench.files import write_atomic
     from robustspike.bench.record import provenance
-    from robustspike.bench.run.applicable import applicable
     from robustspike.bench.run.compute import Settings
     from robustspike.bench.run.pool import memory_share
     from robustspike.bench.run.run import run
@@ -130,8 +130,7 @@ def command(
         weights=settings.weights,
         root=settings.root,
     )
-    plan = applicable(plan, settings)
-    misfits = _tell_misfits(plan, quiet=quiet)
+    misfits = list(plan.not_applicable)
     with progress(len(plan.cells), quiet=quiet, verbose=verbose) as watcher:
         records = run(
             plan,
@@ -140,12 +139,13 @@ def command(
             cluster=cluster,
             on_tick=watcher.on_tick,
             on_start=watcher.on_start,
+            on_misfit=misfits.append,
         )
-    csv, md, html = (out / f"leaderboard.{kind}" for kind in ("csv", "md", "html"))
+    listed = _tell_misfits(misfits, quiet=quiet)
     about = provenance.lines(provenance.read(out))
-    publish(records, about, csv=csv, md=md, html=html, title=plan.suite.name)
-    if misfits:
-        write_atomic(out / "not_applicable.csv", misfits.encode())
+    publish(records, about, out=out, csv=out / "leaderboard.csv", title=plan.suite.name)
+    if listed:
+        write_atomic(out / "not_applicable.csv", listed.encode())
         if not quiet:
             click.echo(f"n/a pairs are listed in {out / 'not_applicable.csv'}", err=True)
     failed = [record for record in records if record.errors]
@@ -153,7 +153,8 @@ def command(
         where = f"{record.victim}, {record.defense}, {record.label}, {record.threat.label}"
         click.echo(f"error in cell {where}: {record.errors[0]}", err=True)
     if not quiet:
-        click.echo(f"{len(records)} cells in {out}; wrote leaderboard.csv, .md and .html there.", err=True)
+        wrote = "leaderboard.html, .md, .json, .csv, rows.csv and cells.csv"
+        click.echo(f"{len(records)} cells in {out}; wrote {wrote} there.", err=True)
     return 3 if failed else 0
 
 
@@ -173,10 +174,10 @@ def building(dataset: str) -> Iterator[Callable[[int, int], None]]:
     yield on_build
 
 
-def _tell_misfits(plan: Plan, *, quiet: bool = False) -> str:
+def _tell_misfits(misfits: Sequence[NotApplicable], *, quiet: bool = False) -> str:
     """Say which pairs are left out and why, by reason; returns them as CSV, empty where there are none."""
     by_reason: dict[str, list[str]] = {}
-    for misfit in plan.not_applicable:
+    for misfit in misfits:
         by_reason.setdefault(misfit.reason, []).append(f"{misfit.victim} + {misfit.defense}")
     for reason, pairs in by_reason.items():
         more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from functools import cache
 from typing import Any
 
 from robustspike.bench.contract.decode import decode
@@ -21,7 +22,7 @@ def _fitted(value: Any, key: str, kind: Any, holder: Any, where: str) -> Any:
     """
     value = tuple(value) if isinstance(value, list) else value
     try:
-        hint = typing.get_type_hints(kind, include_extras=True)[key]
+        hint = _hints(kind)[key]
     except (NameError, KeyError, TypeError):  # annotations that only a type checker can read
         return value
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
@@ -34,3 +35,8 @@ def _fitted(value: Any, key: str, kind: Any, holder: Any, where: str) -> Any:
         )
     decode(value, hint, f"{where}: parameter '{key}'")
     return value  # as it was written: 1 stays 1 where a number is asked for, and so keys stay what they were
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -31,6 +32,9 @@ from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
 
 KINDS = ("attacks", "defenses", "certifiers", "victims", "datasets", "estimators", "geometries")
+
+PLUGIN_MODULE = "robustspike_plugin_"
+"""How the names of modules begin that are made of single files; a digest of place and content ends them."""
 
 _REQUIRED: dict[str, dict[str, tuple[str, ...]]] = {
     # kind -> method -> parameter names it must accept
@@ -86,6 +90,9 @@ class Registry:
         """List the names that match a shell-style pattern, sorted."""
         return sorted(n for n in self._entries if fnmatch.fnmatchcase(n, pattern))
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
     def entry(self, name: str) -> Registered:
         """Return an entry. Raises: ConfigError: unknown name, with the nearest known one."""
         if name not in self._entries:
@@ -104,7 +111,7 @@ class Registry:
         packages = {module.rpartition(".")[0] for module in modules if "." in module}
         found: dict[str, str] = {}
         for package in sorted(packages):
-            found |= getattr(importlib.import_module(package), "LEFT_OUT", {})
+            found |= vars(importlib.import_module(package)).get("LEFT_OUT", {})
         return dict(sorted(found.items()))
 
     def get(self, name: str, **params: Any) -> Any:
@@ -224,7 +231,11 @@ def load_file(path: Path) -> list[Registered]:
     """
     if not path.is_file():
         raise ConfigError(f"plugin file '{path}' does not exist. Give the path of a Python file.")
-    name = f"robustspike_plugin_{path.stem}"
+    try:
+        content = f"{path.resolve()}\n".encode() + path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"plugin file '{path}' cannot be read: {error}.") from error
+    name = f"{PLUGIN_MODULE}{path.stem}_{hashlib.sha256(content).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"plugin file '{path}' is not a Python file. Give a path that ends in .py.")

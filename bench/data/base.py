@@ -102,6 +102,20 @@ class Dataset:
         """
         raise TypeError(f"{type(self).__name__} does not define load().")
 
+    def first(self, split: SplitName, n: int | None, *, root: Path | None = None) -> Split:
+        """Return the first n samples of a split, as `load(split)[:n]` has them; all where n is None.
+
+        Sets that are files of one sample each read no others. Raises: as `load`.
+        """
+        return self.load(split, root=root)[:n]
+
+    def size(self, split: SplitName, *, root: Path | None = None) -> int:
+        """Return the number of samples of a split, read from a listing or the labels where there are such.
+
+        Raises: as `load`.
+        """
+        return len(self.load(split, root=root))
+
 
 def stratified(labels: np.ndarray, sizes: dict[str, int], *, salt: str) -> dict[str, np.ndarray]:
     """Split indices by class in proportion, by the hash of their position: stable for ever.

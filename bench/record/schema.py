@@ -100,7 +100,8 @@ class CellRecord:
         measures: counters that flags are computed from.
         flags: codes raised by this cell alone.
         errors: messages of what could not be computed.
-        digests: sha256 of weights, data, code, samples.csv and adversarials.safetensors.
+        digests: sha256 of weights, data, code, samples.csv and adversarials.safetensors; weights_after are
+            those of the weights after each shard, and equal to weights unless a shard is an error.
         environment: versions, platform, device.
         rows: the samples.
     """

@@ -107,7 +107,12 @@ def _finish(
         measures=measures,
         flags=cell_flags(measures, counts),
         errors=tuple(dict.fromkeys(message for shard in shards for message in shard.errors)),
-        digests=digests | {"samples": sha256(samples), "adversarials": sha256(adversarials)},
+        digests=digests
+        | {
+            "weights_after": " ".join(dict.fromkeys(shard.weights for shard in shards)),
+            "samples": sha256(samples),
+            "adversarials": sha256(adversarials),
+        },
         environment=environment(settings) | sources(cell, victim.spec.weights, settings),
         rows=rows,
     )

@@ -15,30 +15,36 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from robustspike.bench.attack.fitting import refused_gradient
 from robustspike.bench.attack.limits import data_bytes
 from robustspike.bench.attack.limits import watchdog
 from robustspike.bench.contract.registry import load_file
+from robustspike.bench.errors import BenchError
+from robustspike.bench.errors import ConfigError
 from robustspike.bench.record import provenance
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.store import Store
-from robustspike.bench.run.applicable import applicable
 from robustspike.bench.run.assemble import _finish
 from robustspike.bench.run.cluster import in_ray
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.compute import Unit
 from robustspike.bench.run.compute import compute
+from robustspike.bench.run.compute import failed_shard
 from robustspike.bench.run.pool import in_processes
 from robustspike.bench.run.shards import pack_shard
 from robustspike.bench.run.shards import read_shard
 from robustspike.bench.run.shards import write_shard
 from robustspike.bench.suite.cell import Cell
+from robustspike.bench.suite.cell import NotApplicable
 from robustspike.bench.suite.file import Suite
 from robustspike.bench.suite.identity import identity
-from robustspike.bench.suite.loading import dataset_split
+from robustspike.bench.suite.loading import samples_of
 from robustspike.bench.suite.loading import victim_of
 from robustspike.bench.suite.plan import Plan
 from robustspike.bench.victim.checks import check_victim
+from robustspike.bench.victim.module import ModuleVictim
 
 
 @dataclass(frozen=True)
@@ -88,32 +94,47 @@ def run(
     cluster: str | None = None,
     on_tick: Callable[[Tick], None] | None = None,
     on_start: Callable[[Cell], None] | None = None,
+    on_misfit: Callable[[NotApplicable], None] | None = None,
 ) -> list[CellRecord]:
     """Measure every cell of a plan that is not there yet; return all their records in plan order.
+
+    A victim that fails its checks has errors in its own cells, with what it failed; a cell whose gradient
+    estimator or certifier does not apply to its victim has no record, and `on_misfit` is told why.
 
     Args:
         jobs: worker processes here.
         cluster: address of a Ray cluster to work on instead, or "local" (see `in_ray`).
         on_tick: called after each shard.
         on_start: called with the cell of each shard that starts, where it starts here.
+        on_misfit: called with each cell that does not apply.
 
-    Raises: ContractError: a victim fails its checks (before anything is measured on it).
-        ArtefactError: an existing record is damaged, or nothing can be written.
+    Raises: ConfigError: nothing applies. ArtefactError: a record is damaged, or nothing can be written.
     """
     prepare(settings)
-    plan = applicable(plan, settings)
     store = Store(settings.out)
     with store.locked():
         store.clean()
         keyed = _identify(plan, settings)
         records = {key: _adopt(store, key, plan.suite) for key, _, _, _ in keyed if store.has(key)}
+        missing = [cell for key, cell, _, _ in keyed if key not in records]
+        faults, misfits = _examine(missing, settings)
+        for cell, reason in misfits.items():
+            if on_misfit is not None:
+                on_misfit(NotApplicable(cell.victim_label, cell.defense, f"{cell.label}: {reason}"))
+        keyed = [entry for entry in keyed if entry[1] not in misfits]
+        if not keyed:
+            reason = next(iter(misfits.values()))
+            raise ConfigError(f"suite '{plan.suite.name}': nothing to measure ({reason}).")
         units = [
             Unit(cell, key, index)
             for key, cell, _, _ in keyed
             if key not in records
             for index in range(cell.shards)
         ]
-        _check_victims([unit.cell for unit in units], settings)
+        for unit in units:
+            if fault := faults.get(unit.cell):
+                content = pack_shard(failed_shard(unit, settings, fault))
+                write_shard(store.shards, unit.key, unit.index, content)
         if units and settings.command:
             provenance.note(settings.out, provenance.session(settings.command))
         waiting = {key: cell.shards for key, cell, _, _ in keyed if key not in records}
@@ -152,15 +173,37 @@ def _identify(plan: Plan, settings: Settings) -> list[tuple[str, Cell, dict[str,
     return list(found.values())
 
 
-def _check_victims(cells: Sequence[Cell], settings: Settings) -> None:
-    seen = set()
+def _examine(cells: Sequence[Cell], settings: Settings) -> tuple[dict[Cell, str], dict[Cell, str]]:
+    """Check every victim once; return what is wrong with those of some cells, and cells that do not apply."""
+    found: dict[object, str | None] = {}
+    faults: dict[Cell, str] = {}
+    misfits: dict[Cell, str] = {}
     for cell in cells:
+        victim = victim_of(cell, weights=settings.weights, device=settings.device)
         which = (cell.victim, cell.victim_params, cell.defense, cell.victim_seed)
-        if which in seen:
-            continue
-        seen.add(which)
-        data = dataset_split(cell.dataset, cell.split, settings.root)
-        check_victim(victim_of(cell, weights=settings.weights, device=settings.device), data.x)
+        if which not in found:
+            found[which] = _fault(victim, samples_of(cell, settings.root).x)
+        if (fault := found[which]) is not None:
+            faults[cell] = fault
+        elif (reason := _does_not_apply(cell, victim)) is not None:
+            misfits[cell] = reason
+    return faults, misfits
+
+
+def _does_not_apply(cell: Cell, victim: ModuleVictim) -> str | None:
+    """Say why an attack's gradient, or a certifier, does not apply to a loaded victim, or None."""
+    rule = cell.rules.get(cell.attack, **dict(cell.attack_params))
+    return rule.fits(victim) if cell.certify else refused_gradient(rule, victim)
+
+
+def _fault(victim: ModuleVictim, x: Tensor) -> str | None:
+    """Say which check a victim fails, or None."""
+    try:
+        check_victim(victim, x)
+    except Exception as error:  # noqa: BLE001  (a network is foreign code: it raises what it likes)
+        text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+        return text if victim.spec.name in text else f"victim '{victim.spec.name}': {text}"
+    return None
 
 
 def _execute(
@@ -177,7 +220,11 @@ def _execute(
             on_start(unit.cell)
 
     if cluster is not None and units:
-        for unit, content in in_ray(units, settings, address=cluster):
+        folder = Store(settings.out).shards
+        here = [unit for unit in units if read_shard(folder, unit.key, unit.index) is not None]
+        yield from here
+        missing = [unit for unit in units if unit not in set(here)]
+        for unit, content in in_ray(missing, settings, address=cluster) if missing else ():
             _keep(unit, settings, content)
             yield unit
     elif jobs <= 1 or len(units) <= 1:

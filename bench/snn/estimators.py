@@ -72,6 +72,11 @@ class GradientEstimator:
     multi_step_only: ClassVar[bool] = False
     detach_reset: bool | None = None
 
+    @property
+    def checked_as(self) -> GradientEstimator:
+        """The estimator that is tried to see whether this one applies: itself, unless it draws numbers."""
+        return self
+
     def rule(self, neuron: Neuron, memory: Memory) -> SpikeRule | SequenceRule | None:
         """Return the backward rule of one neuron for one pass; None keeps the neuron's own.
 
@@ -86,9 +91,25 @@ class GradientEstimator:
         del module
         if not neurons:
             return "the network has no spiking neurons, so its own gradient is the only one"
+        if reason := self._no_reset(neurons):
+            return reason
         if self.multi_step_only and not all(neuron.is_multi_step for neuron in neurons):
             return "a neuron processes one step a call, and the estimator needs whole sequences"
         return None
+
+    def _no_reset(self, neurons: Sequence[Neuron]) -> str | None:
+        """Name a neuron in which the gradient through the reset cannot be switched as asked."""
+        if self.detach_reset is None:
+            return None
+        return next(
+            (
+                f"neuron '{neuron.name}' has no attribute `detach_reset`, so the gradient through its reset "
+                "cannot be switched"
+                for neuron in neurons
+                if getattr(neuron.module, "detach_reset", None) is None
+            ),
+            None,
+        )
 
     def loss_and_grad(
         self,
@@ -186,4 +207,4 @@ class Native(BpttEstimator):
     source: ClassVar[str] = "The victim's own surrogate (oracle knowledge of the training). Differs: none."
 
     def fits(self, module: nn.Module, neurons: Sequence[Neuron]) -> str | None:
-        return None
+        return None if self.detach_reset is None else super().fits(module, neurons)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robustspike.bench.attack.contract import Attack
+from robustspike.bench.attack.fitting import misfit
 from robustspike.bench.contract.registry import Registry
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import ThreatModel
@@ -85,14 +86,4 @@ def frozen(params: Mapping[str, Any]) -> Params:
 
 def fits(attack: Attack, threat: ThreatModel, spec: VictimSpec) -> bool:
     """Say whether an attack can be run on a victim under a threat model (its access left aside)."""
-    known = attack.spec
-    refuses = getattr(attack, "fits", None)  # optional: why the attack cannot run on a victim
-    if callable(refuses) and refuses(spec) is not None:
-        return False
-    return (
-        threat.geometry in known.geometries
-        and threat.domain in known.domains
-        and spec.task in known.tasks
-        and threat.goal in known.goals
-        and (known.minimum_norm or not threat.is_minimum_norm)
-    )
+    return misfit(attack, threat, spec) is None

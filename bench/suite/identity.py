@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from robustspike.bench.contract.registry import registry
 from robustspike.bench.record.schema import PROTOCOL
 from robustspike.bench.record.schema import digest
 from robustspike.bench.record.threat import encode_threat
 from robustspike.bench.suite.cell import Cell
 from robustspike.bench.suite.code_digest import code_digest
+from robustspike.bench.suite.loading import VICTIMS
 from robustspike.bench.suite.loading import samples_of
-from robustspike.bench.suite.loading import victim_of
 from robustspike.bench.suite.variant import variant_of
 from robustspike.bench.training.weights import plain
 
@@ -23,14 +24,19 @@ def identity(
     variant = variant_of(cell, weights)
     recipe, defense = variant.recipe, variant.trained
     attack = cell.rules.get(cell.attack, **dict(cell.attack_params))
-    victim = victim_of(cell, weights=weights, device=device)
     data = samples_of(cell, root)
     code = {
         "victim": code_digest(recipe, "victims"),
         "defense": code_digest(defense, "defenses"),
         "attack": code_digest(attack, "certifiers" if cell.certify else "attacks"),
+        "dataset": code_digest(recipe.data(), "datasets"),
+        "geometry": code_digest(registry("geometries").get(cell.threat.geometry), "geometries"),
     }
-    digests = {"weights": victim.spec.weights, "data": data.digest, "code": digest(code)}
+    digests = {
+        "weights": VICTIMS.digest(cell, weights=weights, device=device),
+        "data": data.digest,
+        "code": digest(code),
+    }
     how = "certifier" if cell.certify else "attack"
     parameters = {"victim": plain(recipe), "defense": plain(defense), how: plain(attack)}
     key = digest(

@@ -25,7 +25,7 @@ from robustspike.bench.suite.file import Suite
 from robustspike.bench.suite.file import ThreatEntry
 from robustspike.bench.suite.filters import Filters
 from robustspike.bench.suite.filters import chosen
-from robustspike.bench.suite.loading import dataset_split
+from robustspike.bench.suite.loading import available
 from robustspike.bench.suite.variant import Variant
 from robustspike.bench.suite.variant import resolve
 from robustspike.bench.training.recipe import VictimRecipe
@@ -151,7 +151,7 @@ def _cells(
     """Yield the cells on a variant, those that attack first, and the certificates that cannot be given."""
     recipe = variant.recipe
     spec = recipe.spec()
-    available = len(dataset_split(recipe.dataset, suite.split, root))
+    held = available(recipe.dataset, suite.split, root)
     proofs: list[Cell | NotApplicable] = []
     for entry in suite.threats:
         registry("geometries").entry(entry.geometry)  # a name that nobody registered is no misfit
@@ -174,7 +174,7 @@ def _cells(
                     threat=granted,
                     dataset=recipe.dataset,
                     split=suite.split,
-                    samples=min(samples or entry.samples or suite.samples, available),
+                    samples=min(samples or entry.samples or suite.samples, held),
                     shard=suite.shard,
                     seed=number,
                     certify=certify,

@@ -284,7 +284,8 @@ def fit(
     scheduler = _scheduler(optimiser, schedule, steps)
     shapes = [p.shape for p in parameters]
     key = stable_hash(dataclasses.asdict(schedule), train.digest, seed, shapes, identity)
-    report, best, best_loss, start = Report(), _snapshot(module), math.inf, 0
+    report, best, start = Report(), _snapshot(module), 0
+    best_value, best_loss = -math.inf, math.inf  # a score may be negative: a correlation, a mean margin
     if checkpoint is not None and checkpoint.exists():
         state = _read_checkpoint(checkpoint, key)
         module.load_state_dict(state["module"])
@@ -292,6 +293,7 @@ def fit(
         scheduler.load_state_dict(state["scheduler"])
         report, best = Report(**state["report"]), state["best"]
         best_loss, start = state["best_loss"], state["epoch"]
+        best_value = report.validation if report.best_epoch else -math.inf
     for epoch in range(start, schedule.epochs):
         if schedule.patience and report.best_epoch and epoch - report.best_epoch >= schedule.patience:
             break
@@ -322,10 +324,11 @@ def fit(
         if after_epoch is not None:
             after_epoch(module, epoch, validation)
         value, loss = score(module, validation)
-        better = (value, -loss) > (report.validation, -best_loss)
-        if may_keep[epoch] and (better or schedule.keep == "last"):
+        rank = tuple(-math.inf if math.isnan(part) else part for part in (value, -loss))
+        first = not report.best_epoch  # some epoch is kept, however bad all of them are
+        if may_keep[epoch] and (first or rank > (best_value, -best_loss) or schedule.keep == "last"):
             report.best_epoch, report.validation = epoch + 1, value
-            best, best_loss = _snapshot(module), loss
+            best, best_value, best_loss = _snapshot(module), rank[0], -rank[1]
         means = {name: total / steps for name, total in sums.items()}
         report.history.append({**means, "validation": value})
         if checkpoint is not None:

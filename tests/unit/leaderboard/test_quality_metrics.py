@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from robustspike.bench.errors import ConfigError
-from robustspike.leaderboard import quality as q
+from robustspike.leaderboard import metrics as q
 
 S, A, RANGE = [20.0, 40.0, 60.0, 80.0], [50.0, 45.0, 90.0, 70.0], (0.0, 100.0)
 
@@ -81,7 +81,8 @@ def test_degenerate_inputs_give_nan_or_an_error_not_a_crash() -> None:
     assert math.isnan(q.srocc(flat, s)) and math.isnan(q.pearson(flat, s)) and math.isnan(q.kendall(flat, s))
     assert q.absolute_gain(flat, [6.0, 6.0, 6.0]).value == 1.0
     assert q.srocc_interval(math.nan, 100) == (-1.0, 1.0)
-    assert q.mean_of([2.0]) == q.Mean(2.0, 2.0, 2.0)
+    alone = q.mean_of([2.0])
+    assert alone.value == 2.0 and math.isnan(alone.low) and math.isnan(alone.high)
     with pytest.raises(ConfigError, match="one length"):
         q.mae([1.0], [1.0, 2.0])
 

@@ -42,7 +42,7 @@ from robustspike.bench.suite.file import read_suite
 from robustspike.bench.suite.plan import make_plan
 from robustspike.bench.testing.attack_checks import ATTACK_CHECKS
 from robustspike.bench.testing.check import run_checks
-from robustspike.leaderboard.render import to_html
+from robustspike.leaderboard.write.page import to_html
 
 SUITE = """
 name = "tiny"

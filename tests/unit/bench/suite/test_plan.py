@@ -32,7 +32,7 @@ from robustspike.bench.suite.variant import variant_of
 from robustspike.bench.training.fit import Schedule
 from robustspike.bench.training.train import train
 from robustspike.bench.training.weights import load_victim
-from robustspike.leaderboard.table import sections
+from robustspike.leaderboard.sections import build
 
 SMALL = """
 name = "small"
@@ -326,7 +326,7 @@ def test_a_defense_with_changed_parameters_is_a_row_of_its_own(tmp_path: Path) -
     records = run(plan, settings)
     assert [r.parameters["defense"]["rho"] for r in records] == [1.0, 0]
     assert len({r.key for r in records}) == 2
-    (section,) = sections(records)
+    (section,) = build(records)
     assert set(section.frame["defense"]) == {"mppd", "mppd(rho=0)"}
     passes = {"own": 0, "plain": 2 * 20 * 1048}  # no epochs here; 20 of 1048 digits there, both ways
     assert all(record.parameters["declared"]["training_passes"] == passes for record in records)

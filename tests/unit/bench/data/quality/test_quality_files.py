@@ -22,6 +22,7 @@ from robustspike.bench.data.quality.quality_files import read_square
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.suite.file import read_suite
+from robustspike.bench.suite.loading import samples_of
 from robustspike.bench.suite.plan import make_plan
 from robustspike.bench.training.fit import Schedule
 from robustspike.bench.training.train import train
@@ -240,8 +241,9 @@ def test_a_filter_on_victims_keeps_other_sets_unread(tmp_path: Path) -> None:
     koniq(tmp_path)
     live_challenge(tmp_path)
     only = [("victim", "cnn_iqa.koniq10k"), ("attack", "quality.fgsm"), ("defense", "none")]
+    plan = make_plan(read_suite("quality"), only=only, root=tmp_path)
     with pytest.raises(ArtefactError, match="512x384"):  # 40x32 pixels; the other set is not read
-        make_plan(read_suite("quality"), only=only, root=tmp_path)
+        samples_of(plan.cells[0], tmp_path)
     with pytest.raises(ConfigError, match="nothing to measure"):
         make_plan(read_suite("quality"), only=[("victim", "no_such*")], root=tmp_path)
 
