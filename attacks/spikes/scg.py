@@ -87,6 +87,9 @@ class ScaledThreshold(GradientEstimator):
     source: ClassVar[str] = "Threshold tuning of arXiv:2001.01587, at attack time. Differs: see Scg."
     forwards: ClassVar[int] = 2
 
+    def fits(self, module: nn.Module, neurons: Sequence[Neuron]) -> str | None:
+        return super().fits(module, neurons) or self.base.fits(module, neurons)
+
     def loss_and_grad(
         self,
         module: nn.Module,
@@ -117,7 +120,8 @@ class ScaledThreshold(GradientEstimator):
 class Scg:
     """Ternary spike-compatible gradient: sample elements by gradient size, flip those it points at.
 
-    A sample whose gradient is zero everywhere gets random flips instead. Every combination of scale and
+    A sample whose gradient is zero everywhere gets random flips instead (the gradient trigger; the record
+    counts how often: trigger_firings). Every combination of scale and
     threshold is an attack of its own from the clean input; the harness keeps the nearest result.
 
     Args:
@@ -142,6 +146,7 @@ class Scg:
     norm: Norm = "max"
     thresholds: tuple[float, ...] = (1.0,)
     estimator: str = "native"
+    own_losses: ClassVar[tuple[str, ...]] = ("mse",)
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="scg.l0",
         geometries=("l0",),
@@ -169,11 +174,13 @@ class Scg:
                 f"'{self.loss}' and '{self.norm}'."
             )
 
-    def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
+    def needs(self) -> tuple[GradientEstimator, ...]:
         base: GradientEstimator = registry("estimators").get(self.estimator)
+        return tuple(base if factor == 1 else ScaledThreshold(base, factor) for factor in self.thresholds)
+
+    def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
         x = x0
-        for t, factor in enumerate(self.thresholds):
-            rule = base if factor == 1 else ScaledThreshold(base, factor)
+        for t, rule in enumerate(self.needs()):
             for c, scale in enumerate(self.scales):
                 streams = rng.fork("attempt", t, c)
                 x = self._attempt(oracle, x0, scale, rule, streams)
@@ -199,6 +206,7 @@ class Scg:
             draw = rng.uniform(x0.shape[1:], rows=rows, dtype=x0.dtype)
             dead = (grad.flatten(1) == 0).all(dim=1)
             change = ternary(grad, s, draw, norm=self.norm, scale=scale)
+            oracle.tally("trigger_firings", int(dead.sum()))
             flips = turnover(s, draw, gamma=self.gamma, flipper=self.flipper)
             change = torch.where(dead.view(-1, *[1] * (x.dim() - 1)), flips, change)
             step = torch.where(change > 0, high, torch.where(change < 0, low, x[rows]))

@@ -16,6 +16,7 @@ from robustspike.bench.attack.result import ERROR
 from robustspike.bench.attack.result import ROBUST
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.contract.specs import Task
+from robustspike.bench.errors import ThreatViolation
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.threats.geometry import on_grid
 from robustspike.bench.victim.module import ModuleVictim
@@ -36,7 +37,8 @@ def judge_classes(
     y, x0, threat = meter.y, meter.x0, meter.threat
     legal = meter.geometry.legal(x0, returned, eps=meter.eps, bounds=threat.bounds)
     if not bool(legal.all()):
-        result.errors.append(_violation(meter, returned, legal, result.ids[rows]))
+        result.cause = ThreatViolation(_violation(meter, returned, legal, result.ids[rows]))
+        result.errors.append(str(result.cause))
     settled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     merit = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=rows.device)
     final, adv, score = x0.clone(), result.adv[rows], result.adv_score[rows]
@@ -98,7 +100,8 @@ def judge_scores(
     eps, bounds = meter.eps, threat.bounds
     legal = meter.geometry.legal(x0, returned, eps=eps, bounds=bounds)
     if not bool(legal.all()):
-        result.errors.append(_violation(meter, returned, legal, result.ids[rows]))
+        result.cause = ThreatViolation(_violation(meter, returned, legal, result.ids[rows]))
+        result.errors.append(str(result.cause))
     settled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     finite = torch.ones_like(settled)
     final, score = x0.clone(), result.adv_score[rows]

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from robustspike.bench.run.run import Tick
-    from robustspike.bench.suite.plan import Plan
+    from robustspike.bench.suite.cell import NotApplicable
 
 
 @click.command("run")
@@ -25,9 +26,17 @@ if TYPE_CHECKING:
 @click.option("--only", multiple=True, metavar="KEY=GLOB", help="Measure only cells whose KEY matches.")
 @click.option("--samples", type=click.IntRange(min=1), help="Samples per cell instead of the suite's.")
 @click.option("--seed", type=click.IntRange(min=0), help="Attack seed instead of the suite's.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Worker processes; default: the cores that it may use."
+)
+@click.option(
+    "--ray",
+    "cluster",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Work on a Ray cluster: auto, HOST:PORT, or none to start one here (extra: ray).",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of weights from robustspike train.")
@@ -53,6 +62,7 @@ def command(
     seed: int | None,
     device: str,
     jobs: int | None,
+    cluster: str | None,
     data: Path | None,
     weights: Path | None,
     plugin: tuple[Path, ...],
@@ -74,6 +84,7 @@ def command(
     from robustspike.bench.contract.registry import load_file
     from robustspike.bench.files import write_atomic
     from robustspike.bench.record import provenance
+    from robustspike.bench.run.applicable import applicable
     from robustspike.bench.run.compute import Settings
     from robustspike.bench.run.pool import memory_share
     from robustspike.bench.run.run import run
@@ -110,13 +121,17 @@ def command(
         weights=settings.weights,
         root=settings.root,
     )
-    misfits = _tell_misfits(plan)
+    plan = applicable(plan, settings)
+    misfits = list(plan.not_applicable)
     with progress(len(plan.cells)) as on_tick:
-        records = run(plan, settings, jobs=workers, on_tick=on_tick)
+        records = run(
+            plan, settings, jobs=workers, cluster=cluster, on_tick=on_tick, on_misfit=misfits.append
+        )
+    listed = _tell_misfits(misfits)
     about = provenance.lines(provenance.read(out))
     publish(records, about, out=out, csv=out / "leaderboard.csv", title=plan.suite.name)
-    if misfits:
-        write_atomic(out / "not_applicable.csv", misfits.encode())
+    if listed:
+        write_atomic(out / "not_applicable.csv", listed.encode())
         click.echo(f"n/a pairs are listed in {out / 'not_applicable.csv'}", err=True)
     failed = [record for record in records if record.errors]
     for record in failed:
@@ -143,10 +158,10 @@ def building(dataset: str) -> Iterator[Callable[[int, int], None]]:
     yield on_build
 
 
-def _tell_misfits(plan: Plan) -> str:
+def _tell_misfits(misfits: Sequence[NotApplicable]) -> str:
     """Say which pairs are left out and why, by reason; returns them as CSV, empty where there are none."""
     by_reason: dict[str, list[str]] = {}
-    for misfit in plan.not_applicable:
+    for misfit in misfits:
         by_reason.setdefault(misfit.reason, []).append(f"{misfit.victim} + {misfit.defense}")
     for reason, pairs in by_reason.items():
         more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""

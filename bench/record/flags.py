@@ -78,10 +78,22 @@ FLAGS: dict[str, Flag] = {
         "the gradient points elsewhere a thousandth of the input range away",
         "attack with averaged or wider gradients, transfer and score-based attacks",
     ),
+    "spikes_without_site": Flag(
+        "the network makes spikes whose derivative cannot be exchanged: it was attacked through its own alone",
+        "make the spikes in a torch.autograd.Function, see docs/your-network.md; read the number as a bound",
+    ),
     "vanishing_layer": Flag(
         f"the victim's own gradient vanishes in one spiking layer for over {LAYER_SHARE:.0%} of the samples",
         "find the layer under zero_layer and sparse_layer in record.json; attack with wider surrogates",
         blocks=False,  # it says where; whether attacks felt it, zero_gradient and the black box decide
+    ),
+    "member_failed": Flag(
+        "a member of an ensemble raised an error: the others' hits stand, what it would have broken is open",
+        "read the message in record.json, mend the member or the victim, and run the cell again",
+    ),
+    "few_members": Flag(
+        "fewer than half of the ensemble's gradient members could be run on this victim",
+        "see refused: and failed: in record.json; the number is an upper bound from those that could",
     ),
     "non_finite": Flag(
         "the victim answered NaN or infinity to a query",
@@ -201,6 +213,12 @@ def cell_flags(measures: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[
     worst_layer = max((n for key, n in measures.items() if key.startswith(_LAYERS)), default=0)
     if worst_layer > LAYER_SHARE * measures.get("layer_probed", 0):
         raised.add("vanishing_layer")
+    if measures.get("spikes_without_site", 0):
+        raised.add("spikes_without_site")
+    if any(key.startswith("failed:") for key in measures):
+        raised.add("member_failed")
+    if 2 * measures.get("members_applied", 0) < measures.get("members", 0):
+        raised.add("few_members")
     if measures.get("non_finite", 0):
         raised.add("non_finite")
     if measures.get("unconfirmed", 0):

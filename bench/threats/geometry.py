@@ -8,6 +8,7 @@ group `robustspike.geometries`.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Protocol
 from typing import runtime_checkable
 
@@ -116,6 +117,8 @@ class Linf(_RealValued):
 
     name = "linf"
     unit = "largest change of an element"
+    usual_eps = Fraction(8, 255)
+    """The radius that papers on images use; of the other geometries none has one."""
 
     def project(self, x0: Tensor, x: Tensor, *, eps: float, bounds: Bounds) -> Tensor:
         return torch.minimum(torch.maximum(x, x0 - eps), x0 + eps).clamp(*bounds)

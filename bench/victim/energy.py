@@ -28,6 +28,7 @@ from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.snn.neurons import find_neurons
+from robustspike.bench.victim.module import TURN
 from robustspike.bench.victim.module import ModuleVictim
 
 
@@ -142,7 +143,7 @@ def count_synops(
     for rows in torch.split(torch.arange(len(x), device=x.device), batch):
         streams = None if noise is None else noise.fork("energy", rows=rows)
         counter = _Counter(victim, len(rows))
-        with counter.listening(), torch.no_grad():
+        with TURN, counter.listening(), torch.no_grad():  # a pass of another thread is not counted
             victim.logits(x[rows].to(victim.device), noise=streams)
         parts.append(counter)
     totals = {name: torch.cat([part.totals[name] for part in parts]) for name in _Counter.NAMES}

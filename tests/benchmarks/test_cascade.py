@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from robustspike.attacks.ensembles.autoattack import FULL
+from robustspike.attacks.ensembles.autoattack import SPIKING
 from robustspike.attacks.ensembles.autoattack import AutoAttackSnn
 from robustspike.bench.api import evaluate
 from robustspike.bench.api import load_victim
@@ -33,7 +33,7 @@ def test_the_cascade_spends_at_most_a_quarter_of_every_member_on_every_sample(
     spent = int((cascade.shards[0].forwards + cascade.shards[0].backwards).sum())
     broken = torch.zeros(SAMPLES, dtype=torch.bool)
     stopping = everything = 0
-    for member in FULL:
+    for member in SPIKING["full"]:
         alone = evaluate(
             victim, AutoAttackSnn(level="full", only=member.name), x, y, eps=EPS, shard=SAMPLES
         ).shards[0]

@@ -188,6 +188,7 @@ class B1Cnn(VictimRecipe):
     schedule: Schedule = Schedule(lr=2e-2)
 
     family: ClassVar[str] = "timing"
+    deployed: ClassVar[tuple[str, ...]] = ("grid",)
     source: ClassVar[str] = (
         "Stanojevic et al., Nature Communications 15:6793, 2024. Differs: fixed windows in training, cut to "
         "the largest training activation afterwards; average pooling; AdamW one-cycle."
@@ -237,20 +238,25 @@ class B1Cnn(VictimRecipe):
 
 
 def fit_windows(net: B1Net, split: Split, *, margin: float) -> None:
-    """Set each layer's window to the largest activation on a split times a margin, input layer first."""
+    """Set each layer's window to the largest activation on a split times a margin.
+
+    What a layer hands on is how early it fires, its activation, whatever the windows are: one pass of
+    the activations finds the largest of every layer.
+    """
     device = next(net.parameters()).device
-    for layer in net.layers:
+    largest = [1e-3] * len(net.layers)
+    with torch.no_grad():
+        for x in torch.split(split.x, 500):
+            early = x.to(device)
+            for index, (layer, pooled) in enumerate(zip(net.layers, net.pools, strict=True)):
+                assert isinstance(layer, B1Layer)
+                early = layer.linear(early).relu_()
+                largest[index] = max(largest[index], float(early.max()))
+                if pooled:
+                    early = nn.functional.avg_pool2d(early, 2)
+    for layer, most in zip(net.layers, largest, strict=True):
         assert isinstance(layer, B1Layer)
-        layer.window.fill_(1e6)
-        largest = 0.0
-        with torch.no_grad():
-            for x in torch.split(split.x, 500):
-                potentials: list[Tensor] = []
-                handle = layer.linear.register_forward_hook(lambda m, i, out, to=potentials: to.append(out))
-                net(x.to(device))
-                handle.remove()
-                largest = max(largest, float(potentials[0].max()))
-        layer.window.fill_(max(largest, 1e-3) * margin)
+        layer.window.fill_(most * margin)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,5 +295,5 @@ TTFS_B1_CIFAR10 = B1Cnn(
     dataset="cifar10",
     widths=VGG6,
     starts="ann_cnn.cifar10",
-    schedule=dataclasses.replace(CIFAR_TUNING, epochs=2, optimiser="adamw", lr=1e-4, weight_decay=0.0),
+    schedule=dataclasses.replace(CIFAR_TUNING, epochs=0),
 )

@@ -86,9 +86,16 @@ class PhotopatchIqa(Dataset):
         prepare(progress)
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
+        return self.first(split, None)
+
+    def size(self, split: SplitName, *, root: Path | None = None) -> int:
+        del root
+        return len(self.indices(split))
+
+    def first(self, split: SplitName, n: int | None, *, root: Path | None = None) -> Split:
         del root
         table = prepare()
-        index = self.indices(split)
+        index = self.indices(split)[:n]
         return Split(table["x"][index].float() / 255, table["mos"][index], index)
 
     def sources(self, ids: Tensor, *, root: Path | None = None) -> Tensor:

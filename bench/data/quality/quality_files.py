@@ -149,6 +149,20 @@ class RatedImages(Dataset):
         return torch.tensor([numbers[names[i]] for i in ids.tolist()])
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
+        return self.first(split, None, root=root)
+
+    def size(self, split: SplitName, *, root: Path | None = None) -> int:
+        return len(self._chosen(split, root)[1])
+
+    def first(self, split: SplitName, n: int | None, *, root: Path | None = None) -> Split:
+        every, chosen = self._chosen(split, root)
+        chosen = chosen[:n]
+        x = np.stack([read_square(every[i].path, self.crop) for i in chosen])
+        scores = torch.tensor([every[i].score for i in chosen], dtype=torch.float64)
+        return Split(torch.from_numpy(x).float() / 255, scores, torch.tensor(chosen))
+
+    def _chosen(self, split: SplitName, root: Path | None) -> tuple[list[Entry], list[int]]:
+        """Return every entry, and the ids of a split's in its order."""
         if root is None:
             raise ArtefactError(f"{self.name}: needs the published files. Pass --data DIR.")
         every = self.entries(root)
@@ -158,9 +172,7 @@ class RatedImages(Dataset):
             chosen = chosen[: self.limit]
         if not chosen:
             raise ArtefactError(f"{self.name}: its {split} split is empty; the folder holds too few images.")
-        x = np.stack([read_square(every[i].path, self.crop) for i in chosen])
-        scores = torch.tensor([every[i].score for i in chosen], dtype=torch.float64)
-        return Split(torch.from_numpy(x).float() / 255, scores, torch.tensor(chosen))
+        return every, chosen
 
 
 def part_of(entry: Entry, salt: str) -> str:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
+from torch import nn
 
-from robustspike.attacks.ensembles.autoattack import FULL
-from robustspike.attacks.ensembles.autoattack import NOISY
-from robustspike.attacks.ensembles.autoattack import QUICK
+from robustspike.attacks.ensembles.autoattack import LISTS
 from robustspike.attacks.ensembles.autoattack import SMOOTH
+from robustspike.attacks.ensembles.autoattack import SPIKING
 from robustspike.attacks.ensembles.autoattack import AutoAttackSnn
+from robustspike.attacks.ensembles.members import LEVELS
+from robustspike.attacks.ensembles.members import Level
 from robustspike.attacks.ensembles.sweep import iterations
-from robustspike.attacks.gradients.grids import SURROGATE_SWEEP
+from robustspike.attacks.gradients.assg import Assg
+from robustspike.attacks.pixels.pgd import Pgd
 from robustspike.bench.api import BLACK_BOX_STAGE
 from robustspike.bench.api import Budget
 from robustspike.bench.api import ConfigError
+from robustspike.bench.api import EstimatorRefused
 from robustspike.bench.api import Evaluation
+from robustspike.bench.api import ModuleVictim
+from robustspike.bench.api import Oracle
+from robustspike.bench.api import RowStreams
 from robustspike.bench.api import Status
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate
@@ -40,12 +50,8 @@ def test_the_verdict_is_the_worst_case_over_the_members_run_alone(quick: Evaluat
     x, y = digits(24)
     standing = torch.ones(len(x), dtype=torch.bool)
     passes = 0
-    for member in QUICK:
-        if member.name == "pgd-10/twin":
-            continue
-        alone = evaluate(
-            victim, AutoAttackSnn(level="quick", only=f"{member.name}*"), x, y, eps="1/20"
-        ).shards[0]
+    for member in SPIKING["quick"]:
+        alone = evaluate(victim, AutoAttackSnn(level="quick", only=member.name), x, y, eps="1/20").shards[0]
         standing &= alone.status != 1
         passes += int((alone.forwards + alone.backwards).sum())
         assert quick.robust <= int((alone.status == 0).sum())
@@ -56,7 +62,7 @@ def test_the_verdict_is_the_worst_case_over_the_members_run_alone(quick: Evaluat
 
 def test_every_member_is_booked_and_the_books_balance(quick: Evaluation) -> None:
     shard = quick.shards[0]
-    names = [m.name for m in QUICK if m.name != "pgd-10/twin"]  # a directly trained victim has no twin
+    names = [m.name for m in SPIKING["quick"]]
     assert [k.removeprefix("hits:") for k in shard.counts if k.startswith("hits:")] == names
     for what, total in (("forwards", shard.forwards), ("backwards", shard.backwards)):
         assert sum(shard.counts[f"{what}:{name}"] for name in names) == int(total.sum())
@@ -64,7 +70,7 @@ def test_every_member_is_booked_and_the_books_balance(quick: Evaluation) -> None
 
 
 def test_black_box_members_run_last_and_their_share_is_the_alarm() -> None:
-    for listed in (FULL, QUICK, NOISY, *SMOOTH.values()):
+    for listed in (lists[level] for lists in LISTS for level in LEVELS):
         black = [m.name.startswith(BLACK_BOX_STAGE) for m in listed]
         assert black == sorted(black) and any(black)
 
@@ -77,15 +83,110 @@ def test_black_box_members_run_last_and_their_share_is_the_alarm() -> None:
     assert flags(1, 100) == (), "one sample is no evidence"
 
 
-def test_the_full_list_holds_every_fixed_surrogate_and_resolves() -> None:
-    names = [m.name for m in FULL]
-    assert len(set(names)) == len(names)
-    for surrogate in SURROGATE_SWEEP:
-        assert f"pgd-20/{surrogate}" in names
-    for member in (*FULL, *QUICK, *NOISY, *SMOOTH["full"], *SMOOTH["quick"]):
-        attack = registry("attacks").get(member.attack)
-        if hasattr(attack, "estimator"):
-            registry("estimators").get(attack.estimator)
+class Cut(nn.Module):
+    """Answers like the network inside, with a gradient that is zero everywhere."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x.detach() + 0 * x)
+        return out
+
+
+@pytest.mark.parametrize("name", ["ann_cnn.digits", "lif_cnn.digits"])
+def test_the_quick_control_is_strong_enough_to_raise_its_flag(name: str) -> None:
+    victim = load_victim(name)
+    masked = ModuleVictim(Cut(victim.module), victim.spec)
+    shard = evaluate(masked, AutoAttackSnn(level="quick"), *digits(24), eps="1/10").shards[0]
+    assert "black_box_beats_white_box" in cell_flags(shard.counts, {"errors": 0})
+
+
+def test_names_are_unique_and_members_resolve() -> None:
+    for listed in (lists[level] for lists in LISTS for level in LEVELS):
+        assert len({m.name for m in listed}) == len(listed)
+        for member in listed:
+            attack = registry("attacks").get(member.attack)
+            if hasattr(attack, "estimator"):
+                registry("estimators").get(attack.estimator)
+                assert member.name.endswith(f"/{attack.estimator}")
+
+
+def test_every_level_contains_the_lower_one() -> None:
+    for lists in LISTS:
+        for lower, higher in pairwise(LEVELS):
+            assert {m for m in lists[lower] if not m.is_black_box} <= set(lists[higher])
+            assert {m.name for m in lists[lower]} <= {m.name for m in lists[higher]}
+    victim = load_victim("lif_cnn.digits")
+    broken = [
+        evaluate(victim, AutoAttackSnn(level=level), *digits(30), eps="1/15").shards[0] for level in LEVELS
+    ]
+    for less, more in pairwise(broken):
+        assert bool((more.status[less.status == 1] == 1).all())
+
+
+@pytest.mark.parametrize(
+    ("level", "most"),
+    [("quick", 800), ("standard", 4000), pytest.param("full", 9000, marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize(
+    ("name", "defense"),
+    [("lif_cnn.digits", "none"), ("ann_cnn.digits", "none"), ("lif_cnn.digits", "rate_smoothing")],
+)
+def test_a_sample_that_stands_costs_no_more_than_its_level_says(
+    name: str, defense: str, level: Level, most: int
+) -> None:
+    """At eps = 1/1000 every member is paid."""
+    victim = load_victim(name, defense=defense)
+    shard = evaluate(victim, AutoAttackSnn(level=level), *digits(2), eps="1/1000").shards[0]
+    assert shard.count(Status.ROBUST) == 2
+    assert most / 4 < int((shard.forwards + shard.backwards).max()) <= most
+
+
+def test_a_member_that_raises_costs_no_hit_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    victim, attack = load_victim("lif_cnn.digits"), AutoAttackSnn(level="quick")
+    whole = evaluate(victim, attack, *digits(24), eps="1/10").shards[0]
+    assert "failed:pgd-10/native" not in whole.counts
+
+    def run(self: Pgd, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
+        raise ValueError("out of ideas")
+
+    monkeypatch.setattr(Pgd, "run", run)
+    shard = evaluate(victim, attack, *digits(24), eps="1/10").shards[0]
+    assert shard.count(Status.ERROR) == 0
+    assert shard.count(Status.BROKEN) > 10
+    assert shard.counts["failed:pgd-10/native"] == 1
+    assert shard.errors[0] == "pgd-10/native: ValueError: out of ideas"
+    assert "member_failed" in cell_flags(shard.counts, {"errors": 0})
+    assert "few_members" not in cell_flags(shard.counts, {"errors": 0})
+
+
+def refuse(*_: object) -> str:
+    return "not for these neurons"
+
+
+def refuse_late(*_: object) -> str:
+    raise EstimatorRefused("not for these neurons")
+
+
+@pytest.mark.parametrize(("method", "refusal"), [("fits", refuse), ("rule", refuse_late)])
+def test_a_verdict_with_few_of_its_members_says_so_and_follows_the_own_gradient(
+    monkeypatch: pytest.MonkeyPatch, method: str, refusal: Callable[..., str]
+) -> None:
+    monkeypatch.setattr(Assg, method, refusal)
+    victim = load_victim("lif_cnn.digits")
+    shard = evaluate(victim, AutoAttackSnn(level="quick"), *digits(24), eps="1/10").shards[0]
+    refused = {key for key in shard.counts if key.startswith("refused:")}
+    assert refused == {f"refused:{m.name}" for m in SPIKING["quick"] if "assg" in m.name}
+    assert shard.counts["members"] == sum(not m.is_black_box for m in SPIKING["quick"])
+    assert 2 * shard.counts["members_applied"] < shard.counts["members"]
+    assert "few_members" in cell_flags(shard.counts, {"errors": 0})
+    assert shard.errors == []
+    for member in SMOOTH["quick"]:
+        assert f"forwards:{member.name}" in shard.counts
+    whole = evaluate(victim, AutoAttackSnn(level="quick", only="*native"), *digits(24), eps="1/10").shards[0]
+    assert whole.counts["members"] == whole.counts["members_applied"] == 1, "not asked for, not missed"
 
 
 def test_victims_without_spiking_neurons_get_the_gradient_they_have() -> None:
@@ -105,22 +206,10 @@ def test_any_budget_ends_gracefully(spend: int) -> None:
 
 
 def test_wrong_parameters_are_named() -> None:
-    with pytest.raises(ConfigError, match="level must be 'quick' or 'full'"):
+    with pytest.raises(ConfigError, match="level must be 'quick', 'standard' or 'full'"):
         AutoAttackSnn(level="huge")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no member"):
         AutoAttackSnn(only="nothing")
-
-
-@pytest.mark.slow
-def test_the_full_list_fits_into_the_default_budget() -> None:
-    """A sample that nothing breaks at eps = 1/1000 pays for every member."""
-    x, y = digits(3)
-    for name in ("lif_cnn.digits", "qcfs_cnn.digits"):
-        shard = evaluate(load_victim(name), AutoAttackSnn(), x, y, eps="1/1000").shards[0]
-        assert shard.count(Status.ROBUST) == 3
-        assert shard.counts[f"forwards:{BLACK_BOX_STAGE}square"] == 3 * 5000
-        assert 9000 < int(shard.forwards.max()) <= 9700
-        assert int(shard.backwards.max()) <= 4600
 
 
 def test_more_iterations_never_lose_a_sample_beyond_noise() -> None:

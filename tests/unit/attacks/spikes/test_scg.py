@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
 from torch import nn
 
+from robustspike.attacks.pixels.scg_image import ScgImage
 from robustspike.attacks.spikes.scg import ScaledThreshold
 from robustspike.attacks.spikes.scg import Scg
 from robustspike.attacks.spikes.scg import probability
@@ -19,10 +21,13 @@ from robustspike.bench.api import Domain
 from robustspike.bench.api import Goal
 from robustspike.bench.api import Native
 from robustspike.bench.api import RowStreams
+from robustspike.bench.api import Status
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import generator
+from robustspike.bench.api import load_victim
 from robustspike.bench.api import margin
+from robustspike.bench.api import registry
 from robustspike.bench.attack.decide import target_classes
 
 
@@ -175,3 +180,30 @@ def test_parameters_are_checked() -> None:
         Scg(gamma=2.0)
     with pytest.raises(ConfigError, match="loss"):
         Scg(loss="hinge")
+
+
+@pytest.mark.parametrize(("estimator", "fires"), [("native", False), ("rectangle(a=0.005)", True)])
+def test_the_gradient_trigger_fires_on_a_sharp_surrogate_and_is_counted(estimator: str, fires: bool) -> None:
+    """A window of 1/100 around the threshold holds no potential of some samples: their gradient is zero."""
+    split = registry("datasets").get("digits_events").load("validation")[:16]
+    victim = load_victim("lif_cnn.digits_events")
+    threat = ThreatModel(domain=Domain.SPIKES, geometry="l0", eps=None)
+    broken = {}
+    for gamma in (0.05, 0.0):  # as published, and without the trigger
+        attack = Scg(iterations=20, scales=(1.0,), loss="mse", estimator=estimator, gamma=gamma)
+        shard = evaluate_shard(victim, attack, threat, split.x, split.y, torch.arange(16))
+        assert shard.counts["trigger_firings"] == shard.counts["zero_gradients"]
+        assert (shard.counts["trigger_firings"] > 0) == fires
+        broken[gamma] = shard.count(Status.BROKEN)
+    assert (broken[0.05] > broken[0.0]) == fires, "what the trigger is for: a stuck sample moves on"
+
+
+def test_firings_on_images_are_counted_for_every_time_step() -> None:
+    split = registry("datasets").get("digits").load("validation")[:8]
+    threat = ThreatModel(geometry="linf", eps=Fraction(1, 10))
+    for estimator, fires in (("native", False), ("rectangle(a=0.001)", True)):
+        attack = ScgImage(iterations=4, estimator=estimator)
+        shard = evaluate_shard(
+            load_victim("lif_cnn.digits"), attack, threat, split.x, split.y, torch.arange(8)
+        )
+        assert (shard.counts["trigger_firings"] > 0) == fires

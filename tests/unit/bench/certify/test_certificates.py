@@ -30,6 +30,7 @@ from robustspike.bench.record.schema import count
 from robustspike.bench.record.schema import encode_record
 from robustspike.bench.record.schema import encode_samples
 from robustspike.bench.record.schema import read_record
+from robustspike.bench.run.applicable import applicable
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.run import run
 from robustspike.bench.run.verify import verify
@@ -62,11 +63,11 @@ name = "*"
 def test_a_suite_certifies_beside_its_attacks(tmp_path: Path) -> None:
     path = tmp_path / "proofs.toml"
     path.write_text(SUITE)
-    plan = make_plan(read_suite(str(path)))
+    settings = Settings(tmp_path / "one")
+    plan = applicable(make_plan(read_suite(str(path))), settings)
     assert [(cell.attack, cell.certify) for cell in plan.cells] == [("pgd.linf", False), ("intervals", True)]
     (misfit,) = plan.not_applicable
     assert misfit.reason.startswith("smoothing: it must draw noise")
-    settings = Settings(tmp_path / "one")
     attacked, proof = run(plan, settings)
     assert proof.task is Task.CERTIFY and proof.flags == ()
     assert 0 < proof.counts["robust"] < proof.counts["clean"] == attacked.counts["clean"]
