@@ -32,7 +32,7 @@ _SHARP = "assg(bound=0.94)"
 _CONTROLS: dict[Level, tuple[Member, ...]] = {
     "quick": (black("noise"), black("transfer.linf"), black("square.linf(queries=120)")),
     "standard": (black("noise"), black("transfer.linf"), black("square.linf(queries=500)")),
-    "full": (black("noise"), black("transfer.linf"), black("square.linf(queries=1500)")),
+    "full": (black("noise"), black("transfer.linf"), black("square.linf(queries=1000)")),
 }
 """Attacks without gradients, which run last: what they break first says that gradients are masked."""
 
@@ -46,10 +46,14 @@ SPIKING = levels(
     ),
     standard=(
         *starts(4, "sapgd.linf", _SHARP, steps=100, loss="margin"),
+        *starts(3, "sapgd.linf", _SHARP, steps=200, loss="margin"),
         gradient("sapgd.linf", _SHARP, steps=400, loss="margin"),
     ),
     full=(
-        *starts(4, "sapgd.linf", _SHARP, first=4, steps=100, loss="margin"),
+        *starts(4, "sapgd.linf", _SHARP, first=3, steps=200, loss="margin"),
+        gradient("apgd.targeted", _SHARP, targets=3, steps=50),
+        gradient("apgd.dlr", _SHARP, steps=100),
+        gradient("sapgd.linf", "triangle(gamma=0.3)", steps=100, loss="margin"),
         gradient("sapgd.linf", _SHARP, steps=1000, loss="margin"),
     ),
     last=_CONTROLS,
