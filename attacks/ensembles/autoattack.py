@@ -40,12 +40,12 @@ SPIKING = levels(
     quick=(
         gradient("pgd.linf", "native", steps=10),
         gradient("pgd.linf", "atan(alpha=5)", steps=10),
-        *starts(4, "sapgd.linf", _SHARP, steps=50, loss="margin"),
+        *starts(2, "sapgd.linf", _SHARP, steps=100, loss="margin"),
         gradient("sapgd.linf", _SHARP, steps=50, loss="ce"),
         gradient("apgd.ce", _SHARP, steps=50),
     ),
     standard=(
-        *starts(4, "sapgd.linf", _SHARP, steps=100, loss="margin"),
+        *starts(4, "sapgd.linf", _SHARP, first=2, steps=100, loss="margin"),
         *starts(3, "sapgd.linf", _SHARP, steps=200, loss="margin"),
         gradient("sapgd.linf", _SHARP, steps=400, loss="margin"),
     ),

@@ -39,8 +39,8 @@ MEMBERS = levels(
 )
 """Chosen by flips per pass on the first 30 validation samples of three nets on event frames of digits.
 
-Mean flips at mean passes: sda as published 15.3 at 39, quick 9.9 at 123, standard 8.8 at 655, full 8.4 at 2,360
-(scar, on two of the nets, 9.9 at 2,470); `tests/benchmarks/spike_levels.py` redoes the table from the records.
+Mean flips at mean passes: sda as published 15.3 at 39, quick 9.9 at 123, standard 8.8 at 655, full 8.4 at
+2,360 (scar, on two of the nets, 9.9 at 2,470). `tests/benchmarks/spike_levels.py` redoes the table.
 """
 
 
@@ -73,7 +73,7 @@ class AutoAttackSpikes:
             "SDA (Lun et al., CVPR 2025, arXiv:2503.03272). Differs: at most 4, 2 or 1 flips are kept an "
             "iteration, under several estimators, and reduction is repeated."
         ),
-        cost="event frames of digits: 123 (quick), 655 (standard), 2360 (full) passes a sample; more for more flips",
+        cost="event frames of digits: 123 (quick), 655 (standard), 2360 (full) passes a sample",
     )
 
     def __post_init__(self) -> None:

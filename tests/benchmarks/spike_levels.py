@@ -1,7 +1,7 @@
 """What the levels of `autoattack.spikes` need and cost, from the recorded flips of their candidates.
 
-Not a test: run by hand, a second. For every net and candidate the table holds the flips and the passes (forwards
-+ backwards) of the first validation samples, which are in no table ("x": wrong when clean, ".": not broken).
+Not a test: run by hand, a second. For every net and candidate the table holds the flips and the passes (both
+ways) of the first validation samples, which are in no table ("x": wrong when clean, ".": not broken).
 
     python tests/benchmarks/spike_levels.py tests/benchmarks/data/spike_flips.csv
 """
