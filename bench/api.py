@@ -8,6 +8,7 @@ from robustspike.bench.attack.contract import Attack
 from robustspike.bench.attack.evaluate import Evaluation
 from robustspike.bench.attack.evaluate import evaluate
 from robustspike.bench.attack.evaluate import evaluate_shard
+from robustspike.bench.attack.fitting import needs_of
 from robustspike.bench.attack.oracle import Oracle
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.certify.base import certify
@@ -49,6 +50,7 @@ from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.errors import EstimatorRefused
 from robustspike.bench.errors import ThreatViolation
+from robustspike.bench.errors import VictimFailed
 from robustspike.bench.numbers.image_quality import gmsd
 from robustspike.bench.numbers.image_quality import haarpsi
 from robustspike.bench.numbers.image_quality import learned
@@ -172,6 +174,7 @@ __all__ = [
     "ThreatViolation",
     "TrainingOperations",
     "Victim",
+    "VictimFailed",
     "VictimRecipe",
     "VictimSpec",
     "accuracy",
@@ -198,6 +201,7 @@ __all__ = [
     "load_victim",
     "luma",
     "margin",
+    "needs_of",
     "parse_call",
     "psnr",
     "read_spike_dat",

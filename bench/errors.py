@@ -13,6 +13,10 @@ class ContractError(BenchError, TypeError):
     """A victim, attack, defense, estimator or data set that breaks its contract."""
 
 
+class VictimFailed(ContractError):
+    """A victim whose own forward pass raises: nothing that attacks it is at fault."""
+
+
 class EstimatorRefused(ContractError):
     """A gradient estimator that does not apply to a victim: nothing may stand in for it under its name."""
 

@@ -11,6 +11,9 @@ import pandas as pd
 
 from robustspike.bench.numbers.stats import wilson
 
+ATTACKS_THAT_FIT = 7
+"""Attacks up to which each of them has a column in the table of means."""
+
 INTRODUCTION = (
     "*Mean of k training seeds*: where a victim was trained from several seeds (name, name@1, ...), the mean "
     "over them. Its 95 % interval covers both the seeds (Student) and the choice of test samples (Wilson); "
@@ -33,13 +36,20 @@ def student_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[f
     return max(0.0, mean - half), min(1.0, mean + half)
 
 
+def split(victim: str) -> tuple[str, int]:
+    """Return a victim's name without its training seed, and the seed: "net@2" is net from seed 2."""
+    name, mark, seed = victim.rpartition("@")
+    return (name, int(seed)) if mark and seed.isdecimal() and seed.isascii() else (victim, 0)
+
+
 def trained_alike(frame: pd.DataFrame) -> list[tuple[str, str, list[pd.Series[Any]]]]:
-    """Return (victim without seed, defense, rows) of rows that differ in the training seed alone."""
+    """Return (victim without seed, defense, rows) of rows that differ in the training seed alone.
+
+    A row whose name needs digits of its weights is no seed of anything: it is not known which net is meant.
+    """
     groups: dict[tuple[str, str], list[pd.Series[Any]]] = defaultdict(list)
     for _, row in frame.iterrows():
-        name, mark, seed = str(row["victim"]).rpartition("@")
-        base = name if mark and seed.isdigit() else str(row["victim"])
-        groups[(base, str(row["defense"]))].append(row)
+        groups[(split(str(row["name"]))[0], str(row["defense"]))].append(row)
     return [(*owner, rows) for owner, rows in sorted(groups.items()) if len(rows) > 1]
 
 
@@ -58,14 +68,16 @@ def interval(values: Sequence[float], n: int, *, level: float = 0.95) -> tuple[f
     return mean, max(0.0, mean - low), min(1.0, mean + high)
 
 
-def mean_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def mean_rows(frame: pd.DataFrame, measured: Sequence[str]) -> list[dict[str, Any]]:
     """Summarise the rows of an accuracy table that differ in the training seed alone.
 
-    Returns: for each victim and defense with two seeds or more, in the order of the best worst case:
-        victim, defense, seeds, flagged (how many of them carry a flag); and clean, worst_case and each
-        "acc:ATTACK" that all of them have, as (mean, low, high).
+    Args:
+        frame: the table.
+        measured: the columns to summarise; the second one gives the order, best first.
+
+    Returns: for each victim and defense with two seeds or more: victim, defense, seeds, flagged (how many of
+        them carry a flag); and each column that all of them have, as (mean, low, high).
     """
-    measured = ["clean", "worst_case", *(c for c in frame.columns if c.startswith("acc:"))]
     found = []
     for victim, defense, rows in trained_alike(frame):
         summary: dict[str, Any] = {
@@ -79,4 +91,5 @@ def mean_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
             if not any(math.isnan(value) for value in values):
                 summary[column] = interval(values, int(rows[0]["n"]))
         found.append(summary)
-    return sorted(found, key=lambda row: (-row["worst_case"][0], row["victim"], row["defense"]))
+    first = measured[1]
+    return sorted(found, key=lambda row: (-row.get(first, (0.0,))[0], row["victim"], row["defense"]))

@@ -21,28 +21,33 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from robustspike.bench.contract.specs import Access
-from robustspike.bench.contract.specs import Domain
-from robustspike.bench.contract.specs import Status
 from robustspike.bench.record.schema import CellRecord
-from robustspike.bench.record.schema import SampleRecord
+from robustspike.leaderboard import facts
+from robustspike.leaderboard.owners import Owner
+from robustspike.leaderboard.text import Table
+from robustspike.leaderboard.text import number
+from robustspike.leaderboard.text import percent
+from robustspike.leaderboard.text import with_defense
+from robustspike.leaderboard.verdicts import nearest_successes
 
 BUDGETS = (5, 10, 20, 50, 200, 800)
 """Budgets at which the success rate is tabulated."""
 
+INTRODUCTION = (
+    "Attacks alone: *median over all* counts failures as infinite, *median over successes* leaves them out; "
+    "spikes added, removed or moved are means over the successes, *of* the spikes of their clean inputs; "
+    "passes are per attacked sample. A gradient attack *loses to* a control without gradients that needs "
+    "fewer changes, or breaks what it leaves, on significantly more samples than it wins on (p < 0.05)."
+)
+
 TOGETHER = "all attacks"
 """Name of the curve of the per-sample best of all attacks."""
 
-UNITS = {
-    "l0": "flipped cells",
-    "retime_l0": "moved spikes",
-    "retime_l1": "time steps moved, all spikes together",
-    "retime_linf": "time steps moved, of the spike that moved farthest",
-}
-"""What a distance counts, by geometry; any other geometry has a "distance"."""
-
 COLUMNS = {
+    "name": "victim, with the first digits of its weights where several nets share a victim's name",
     "victim": "registry name, changed parameters, training seed",
-    "defense": "registry name",
+    "defense": "registry name, with changed parameters",
+    "weights": "sha256 of all parameters and buffers",
     "attack": "registry name, changed parameters",
     "access": "what the attack sees of the victim",
     "attacked": "samples that were attacked and could be judged",
@@ -59,8 +64,7 @@ COLUMNS = {
 }
 
 CURVE_COLUMNS = {
-    "victim": COLUMNS["victim"],
-    "defense": COLUMNS["defense"],
+    **{name: COLUMNS[name] for name in ("name", "victim", "defense", "weights")},
     "attack": f'registry name, changed parameters; "{TOGETHER}": the nearest success of any of them',
     "access": COLUMNS["access"],
     "budget": "distance allowed; the curve is flat up to the next one listed",
@@ -78,37 +82,21 @@ def median(values: ArrayLike) -> float:
     return float(low) if low == high else float((low + high) / 2)
 
 
-def nearest_successes(records: Sequence[CellRecord]) -> dict[int, SampleRecord | None]:
-    """Return for every attacked sample the nearest success of the records, or None where all failed."""
-    found: dict[int, SampleRecord | None] = {}
-    for record in records:
-        for row in record.rows:
-            if row.status in (Status.WRONG_CLEAN, Status.ERROR):
-                continue
-            known = found.setdefault(row.row, None)
-            if row.status is Status.BROKEN and (known is None or row.distance < known.distance):
-                found[row.row] = row
-    return found
-
-
-def applies(record: CellRecord) -> bool:
-    """Say whether distances mean something in a record's table: minimum-norm, or on binary frames."""
-    return record.threat.is_minimum_norm or record.threat.domain is Domain.SPIKES
-
-
 def attack_frame(
-    groups: Mapping[tuple[str, str], Sequence[CellRecord]],
+    groups: Mapping[Owner, Sequence[CellRecord]],
+    names: Mapping[Owner, str],
     *,
     beats: Callable[[Sequence[CellRecord], Sequence[CellRecord]], bool],
 ) -> pd.DataFrame:
     """Return the columns of `COLUMNS`: one row an attack on every victim and defense.
 
     Args:
-        groups: the records of every victim and defense.
+        groups: the records of every row of the main table.
+        names: their names.
         beats: says whether the second attack wins against the first beyond chance.
     """
     rows = []
-    for (victim, defense), label, members in _by_attack(groups):
+    for owner, label, members in _by_attack(groups):
         if label == TOGETHER:
             continue
         successes = nearest_successes(members)
@@ -116,8 +104,8 @@ def attack_frame(
         distances = [math.inf if row is None else row.distance for row in successes.values()]
         attacked = len(successes)
         row: dict[str, object] = {
-            "victim": victim,
-            "defense": defense,
+            "name": names[owner],
+            **owner._asdict(),
             "attack": label,
             "access": _access(members),
             "attacked": attacked,
@@ -132,42 +120,73 @@ def attack_frame(
             row[name] = sum(values) / len(values) if values else math.nan
         for name in ("forwards", "backwards"):
             row[name] = sum(r.cost[name] for r in members) / attacked if attacked else math.nan
-        controls = [own for own in _controls(groups[victim, defense]) if row["access"] == Access.WHITE]
-        row["loses_to"] = " ".join(own[0].label for own in controls if beats(members, own))
+        controls = [own for own in _controls(groups[owner]) if row["access"] == Access.WHITE]
+        row["loses_to"] = " ".join(facts.attack_name(own[0]) for own in controls if beats(members, own))
         rows.append(row)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def curve_frame(groups: Mapping[tuple[str, str], Sequence[CellRecord]]) -> pd.DataFrame:
+def curve_frame(groups: Mapping[Owner, Sequence[CellRecord]], names: Mapping[Owner, str]) -> pd.DataFrame:
     """Return the columns of `CURVE_COLUMNS`: every step of every curve, from budget 0 on."""
     rows: list[tuple[object, ...]] = []
-    for (victim, defense), label, members in _by_attack(groups):
+    for owner, label, members in _by_attack(groups):
         successes = nearest_successes(members)
         sizes = sorted(row.distance for row in successes.values() if row is not None)
         steps = [(0.0, 0), *((size, sum(s <= size for s in sizes)) for size in dict.fromkeys(sizes))]
-        about = (victim, defense, label, _access(members))
+        about = (names[owner], *owner, label, _access(members))
         rows += [(*about, budget, broken, len(successes)) for budget, broken in steps]
     return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
 
 
 def _by_attack(
-    groups: Mapping[tuple[str, str], Sequence[CellRecord]],
-) -> list[tuple[tuple[str, str], str, list[CellRecord]]]:
+    groups: Mapping[Owner, Sequence[CellRecord]],
+) -> list[tuple[Owner, str, list[CellRecord]]]:
     """List the records of every attack on every victim and defense, all together first."""
     found = []
     for owner, records in groups.items():
-        labels = sorted({record.label for record in records})
-        if len(labels) > 1:
+        attacks = _attacks(records)
+        if len(attacks) > 1:
             found.append((owner, TOGETHER, list(records)))
-        found += [(owner, label, [r for r in records if r.label == label]) for label in labels]
+        found += [(owner, label, own) for label, own in attacks.items()]
     return found
 
 
 def _controls(records: Sequence[CellRecord]) -> list[list[CellRecord]]:
     """List the records of every attack without gradients."""
-    black = [record for record in records if record.threat.access is not Access.WHITE]
-    return [[r for r in black if r.label == label] for label in sorted({r.label for r in black})]
+    return list(_attacks([r for r in records if r.threat.access is not Access.WHITE]).values())
+
+
+def _attacks(records: Sequence[CellRecord]) -> dict[str, list[CellRecord]]:
+    """Return the records of each attack, attacks in alphabetical order."""
+    labels = sorted({facts.attack_name(record) for record in records})
+    return {label: [r for r in records if facts.attack_name(r) == label] for label in labels}
 
 
 def _access(records: Sequence[CellRecord]) -> str:
     return "/".join(sorted({str(record.threat.access) for record in records}, reverse=True))
+
+
+def table(found: pd.DataFrame, reach: facts.Reach, *, budgets: bool) -> Table | None:
+    """Return what every attack had to change, one line an attack on every row; None without any.
+
+    Args:
+        found: from `attack_frame`.
+        reach: what the geometry counts.
+        budgets: whether to add the success rate at each budget.
+    """
+    if not len(found):
+        return None
+    within = [column for column in found.columns if column.startswith("asr@")] if budgets else []
+    changes = {"spikes moved": "removed"} if reach.moves else {"spikes added": "added", "removed": "removed"}
+    changes = changes | {"of": "spikes"} if found["spikes"].notna().any() else {}
+    headers = ["victim", "attack alone", "success", "median over all", "median over successes"]
+    headers += [*changes, "forwards", "backwards", "loses to"]
+    rows = []
+    for _, row in found.iterrows():
+        share = row["broken"] / row["attacked"] if row["attacked"] else math.nan
+        shown = [with_defense(row), str(row["attack"]), percent(share)]
+        shown += [number(row["median_all"]), number(row["median_success"])]
+        shown += [number(row[column]) for column in changes.values()]
+        shown += [*(f"{row[c]:.0f}" for c in ("forwards", "backwards")), str(row["loses_to"]) or "-"]
+        rows.append([*shown, *(percent(row[column]) for column in within)])
+    return Table(headers + [f"ASR within {column.removeprefix('asr@')}" for column in within], rows)

@@ -32,7 +32,7 @@ CIFAR = Schedule(
 )
 """How the zoo's networks are trained on CIFAR-10."""
 
-CIFAR_TUNING = dataclasses.replace(CIFAR, epochs=4, lr=0.01)
+CIFAR_TUNING = dataclasses.replace(CIFAR, epochs=2, lr=0.01)
 """How they are trained on from a trained network's weights."""
 
 START_SAMPLES = 1024

@@ -35,7 +35,8 @@ class Mdse:
     Args:
         steps: moves.
         step: step size as a share of eps.
-        estimators: registry names of the gradient estimators, tried for every member at every step.
+        estimators: registry names of the gradient estimators; those that apply to a member are tried for it
+            at every step.
         rule: "best" takes per sample the estimator whose step raises the member's loss most; "sum" adds
             up their gradients, which is what the released code does.
         sharpness: c of tanh(c v), the stand-in for sign(v).
@@ -110,8 +111,10 @@ class Mdse:
     def _gradient(self, oracle: Oracle, x: Tensor, rows: Tensor, member: int, size: float) -> Tensor:
         """Return one member's gradient by the rule."""
         asked = member if oracle.members > 1 else None
+        applying = [name for name in self.estimators if oracle.refusal(name, member=asked) is None]
         found = [
-            oracle.loss_and_grad(x, rows, "ce", estimator=name, member=asked).grad for name in self.estimators
+            oracle.loss_and_grad(x, rows, "ce", estimator=name, member=asked).grad
+            for name in applying or self.estimators[:1]  # none applies: the oracle says why
         ]
         if len(found) == 1 or self.rule == "sum":
             return torch.stack(found).sum(dim=0)

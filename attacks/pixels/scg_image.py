@@ -66,6 +66,10 @@ class TernaryMean(GradientEstimator):
         self.scale, self.gamma, self.norm, self.flipper = scale, gamma, norm, flipper
         self.firings = 0
 
+    @property
+    def checked_as(self) -> GradientEstimator:
+        return self.base  # a check must not draw from the attack's streams
+
     def rule(self, neuron: Neuron, memory: Memory) -> object:  # type: ignore[override]
         return self.base.rule(neuron, memory)
 
@@ -151,6 +155,7 @@ class ScgImage:
     loss: str = "ce"
     norm: Norm = "max"
     estimator: str = "native"
+    own_losses: ClassVar[tuple[str, ...]] = ("mse",)
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="scg.image",
         geometries=("linf", "l2"),

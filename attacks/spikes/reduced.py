@@ -16,8 +16,10 @@ from robustspike.bench.api import Access
 from robustspike.bench.api import Attack
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import ConfigError
+from robustspike.bench.api import GradientEstimator
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
+from robustspike.bench.api import needs_of
 from robustspike.bench.api import registry
 
 
@@ -49,6 +51,9 @@ class Reduced:
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         return {"attacks": (self.attack,)} if isinstance(self.attack, str) else {}
+
+    def needs(self) -> tuple[GradientEstimator | str, ...]:
+        return needs_of(self.inner)
 
     @property
     def spec(self) -> AttackSpec:

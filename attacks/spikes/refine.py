@@ -17,6 +17,7 @@ from robustspike.bench.api import Access
 from robustspike.bench.api import Attack
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import ConfigError
+from robustspike.bench.api import GradientEstimator
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 
@@ -56,6 +57,9 @@ class Refined:
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         return Reduced(attack=self.attack).uses()
+
+    def needs(self) -> tuple[GradientEstimator | str, ...]:
+        return (*Reduced(attack=self.attack).needs(), self.estimator)
 
     @property
     def spec(self) -> AttackSpec:

@@ -87,6 +87,9 @@ class ScaledThreshold(GradientEstimator):
     source: ClassVar[str] = "Threshold tuning of arXiv:2001.01587, at attack time. Differs: see Scg."
     forwards: ClassVar[int] = 2
 
+    def fits(self, module: nn.Module, neurons: Sequence[Neuron]) -> str | None:
+        return super().fits(module, neurons) or self.base.fits(module, neurons)
+
     def loss_and_grad(
         self,
         module: nn.Module,
@@ -143,6 +146,7 @@ class Scg:
     norm: Norm = "max"
     thresholds: tuple[float, ...] = (1.0,)
     estimator: str = "native"
+    own_losses: ClassVar[tuple[str, ...]] = ("mse",)
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="scg.l0",
         geometries=("l0",),
@@ -170,11 +174,13 @@ class Scg:
                 f"'{self.loss}' and '{self.norm}'."
             )
 
-    def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
+    def needs(self) -> tuple[GradientEstimator, ...]:
         base: GradientEstimator = registry("estimators").get(self.estimator)
+        return tuple(base if factor == 1 else ScaledThreshold(base, factor) for factor in self.thresholds)
+
+    def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
         x = x0
-        for t, factor in enumerate(self.thresholds):
-            rule = base if factor == 1 else ScaledThreshold(base, factor)
+        for t, rule in enumerate(self.needs()):
             for c, scale in enumerate(self.scales):
                 streams = rng.fork("attempt", t, c)
                 x = self._attempt(oracle, x0, scale, rule, streams)

@@ -24,7 +24,10 @@ class Attack(Protocol):
     the harness in an independent pass. An attack may define `fits(spec: VictimSpec) -> str | None`, which
     says why it cannot run on a victim that its spec alone would admit; suites then leave the pair out. One
     that looks up other components by name may define `uses() -> {kind: names}`: then its records hang on
-    the code of those alone, not on that of every component of the kind.
+    the code of those alone, not on that of every component of the kind. One that uses other gradient
+    estimators than its `estimator` may define `needs() -> estimators or their names`: on a victim to which
+    one of them does not apply the attack is n/a. `own_losses` lists names that its `loss` may have beside
+    the harness's own.
     """
 
     spec: ClassVar[AttackSpec]

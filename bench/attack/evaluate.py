@@ -6,7 +6,9 @@ separate passes; the verdict comes from the last one alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -14,9 +16,15 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from robustspike.bench.attack.arguments import checked_inputs
+from robustspike.bench.attack.arguments import checked_labels
+from robustspike.bench.attack.arguments import exact
+from robustspike.bench.attack.arguments import whole
 from robustspike.bench.attack.contract import Attack
 from robustspike.bench.attack.decide import decide
 from robustspike.bench.attack.decide import target_classes
+from robustspike.bench.attack.fitting import misfit
+from robustspike.bench.attack.fitting import refused_gradient
 from robustspike.bench.attack.guard import _run
 from robustspike.bench.attack.judge import judge_classes
 from robustspike.bench.attack.judge import judge_scores
@@ -40,10 +48,16 @@ from robustspike.bench.contract.specs import Goal
 from robustspike.bench.contract.specs import Status
 from robustspike.bench.contract.specs import Task
 from robustspike.bench.contract.specs import ThreatModel
+from robustspike.bench.contract.specs import VictimSpec
 from robustspike.bench.data.events.events import EventLists
+from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
+from robustspike.bench.errors import EstimatorRefused
+from robustspike.bench.errors import VictimFailed
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.numbers.stats import wilson
+from robustspike.bench.record.flags import FLAGS
+from robustspike.bench.record.flags import cell_flags
 from robustspike.bench.snn.estimators import GradientEstimator
 from robustspike.bench.threats.geometry import Geometry
 from robustspike.bench.victim.checks import check_victim
@@ -79,17 +93,49 @@ def evaluate_shard(
         limits: time and memory that the attack may take on this batch; by default as much as it likes.
         events: returns the raw events behind the samples, for attacks on them; called where one asks.
 
-    Returns: verdicts; failures of the attack are ERROR rows with a message, never exceptions.
+    Returns: verdicts; failures of the attack and of the victim are ERROR rows with a message, no exceptions.
     """
-    device = victim.device
-    x, y, ids = x.to(device), y.to(device), ids.to(device)
-    n = len(x)
-    geometry: Geometry = registry("geometries").get(threat.geometry)
+    with torch.inference_mode(False):
+        x, y, ids = (part.to(victim.device) for part in (x, y, ids))
+        result = blank(x, y, ids)
+        try:
+            _evaluate(victim, attack, threat, result, x, seed=seed, limits=limits, events=events)
+        except (ContractError, MemoryError) as error:  # the attack is guarded: this is the victim's own fault
+            result.status[:] = ERROR
+            text = str(error) if isinstance(error, ContractError) else "MemoryError"
+            result.errors.append(text if victim.spec.name in text else f"victim '{victim.spec.name}': {text}")
+            result.cause = error if isinstance(error, ContractError) else VictimFailed(result.errors[-1])
+        return to_cpu(result)
+
+
+def failed(x: Tensor, y: Tensor, ids: Tensor, message: str) -> ShardResult:
+    """Return a shard of which nothing could be computed."""
     result = blank(x, y, ids)
+    result.status[:] = ERROR
+    result.errors.append(message)
+    return to_cpu(result)
+
+
+def _evaluate(
+    victim: ModuleVictim,
+    attack: Attack,
+    threat: ThreatModel,
+    result: ShardResult,
+    x: Tensor,
+    *,
+    seed: int,
+    limits: Limits,
+    events: Callable[[], EventLists | None] | None,
+) -> None:
+    """Attack the samples of a blank result, inputs x, and write the verdicts into it."""
+    y, ids, device = result.labels, result.ids, x.device
+    geometry: Geometry = registry("geometries").get(threat.geometry)
     verify = RowStreams.derive(ids, seed, "verify", device=device)
     clean = decide(victim, x, y, verify.fork("clean"))
     result.clean, result.clean_score = clean.label, clean.score
     result.adv, result.adv_score = clean.label.clone(), clean.score.clone()
+    if victim.spec.stochastic and victim.spec.task is Task.CLASSIFY:
+        result.extras = {"right_clean": clean.right, "right_attacked": clean.right.clone()}
     targeted = threat.goal is Goal.TARGETED
     right = clean.label == y if victim.spec.task is Task.CLASSIFY else torch.ones_like(clean.finite)
     result.status[~right] = WRONG
@@ -98,7 +144,7 @@ def evaluate_shard(
         result.errors.append(f"victim '{victim.spec.name}': logits on clean inputs are not finite.")
     rows = (right & clean.finite).nonzero().squeeze(1)
     if not len(rows):
-        return to_cpu(result)
+        return
     meter = Meter(
         victim,
         threat,
@@ -128,6 +174,7 @@ def evaluate_shard(
         "non_finite": int(meter.non_finite.sum()),
         "unconfirmed": 0,
         "silent": 0,
+        "spikes_without_site": sum(neuron.refusal is not None for neuron in victim.neurons),
     }
     if meter.stops_at_hit:
         result.counts["standing"] = int((~meter.hit).sum())
@@ -147,34 +194,34 @@ def evaluate_shard(
             result.counts[f"{what}:{name}"] = getattr(cost, what)
     if returned is None:
         result.status[rows] = ERROR
-        return to_cpu(result)
+        return
     judge = judge_scores if victim.spec.task is Task.QUALITY else judge_classes
     judge(victim, meter, returned, rows, verify, result)
     if victim.spec.task is Task.QUALITY:
         result.extras = quality_extras(victim, x, y, result.x_adv, verify.fork("extras"))
     elif victim.spec.domain is Domain.SPIKES:
-        result.extras = spike_extras(x, result.x_adv)
+        result.extras |= spike_extras(x, result.x_adv)
         if meter.lists and events is not None and (raw := events()) is not None:
             lists = {int(rows[place]): final for place, final in meter.lists.items()}
             result.extras |= event_extras(raw, lists, result.x_adv)
     if targeted:
         result.extras["target"] = target_classes(y, ids, victim.spec.classes).double()
-    assert n == len(result.status)
-    return to_cpu(result)
 
 
 def _of_rows(events: EventLists | None, rows: Tensor) -> EventLists | None:
     return None if events is None else events.of(rows.tolist())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
-    """What `evaluate` returns: counts, and the verdicts sample by sample.
+    """What `evaluate` returns: counts, and the verdicts sample by sample. It prints as one line.
 
     Args:
         n, clean, robust, errors: samples, correct on clean inputs, still correct under attack,
             not computable.
         shards: the sample rows.
+        flags: signs that the evaluation, not the network, is what looks robust: those of a record, see
+            `bench.record.flags.FLAGS` for what each means.
     """
 
     n: int
@@ -182,6 +229,7 @@ class Evaluation:
     robust: int
     errors: int
     shards: tuple[ShardResult, ...]
+    flags: tuple[str, ...] = ()
 
     @property
     def robust_accuracy(self) -> float:
@@ -193,6 +241,14 @@ class Evaluation:
         """The 95 % Wilson interval of the robust accuracy."""
         return wilson(self.robust, self.n)
 
+    def __repr__(self) -> str:
+        low, high = self.interval
+        flags = "; ".join(f"{flag}: {FLAGS[flag].meaning}, {FLAGS[flag].advice}" for flag in self.flags)
+        return (
+            f"Evaluation(n={self.n}, clean={self.clean}, robust={self.robust}, errors={self.errors}, "
+            f"robust accuracy {self.robust_accuracy:.1%} [{low:.1%}, {high:.1%}], flags: {flags or 'none'})"
+        )
+
 
 def evaluate(
     victim: ModuleVictim,
@@ -201,45 +257,101 @@ def evaluate(
     y: Tensor,
     *,
     threat: ThreatModel | None = None,
-    eps: Fraction | str | None = None,
+    eps: Fraction | str | float | Tensor | None = None,
     seed: int = 0,
     shard: int = 128,
+    keep_errors: bool = False,
 ) -> Evaluation:
     """Attack a victim and count: the one-line interface.
 
+    Everything that is given is checked before the first pass.
+
     Args:
-        victim: from `load_victim` or `wrap`.
+        victim: from `load_victim`, `wrap` or `adapt`.
         attack: an attack or its registry name.
-        x, y: inputs [N, *shape] and labels [N].
+        x: inputs [N, *shape] in the victim's bounds, of any floating type; attacked are float32 values.
+        y: labels [N] of any integer type, or the scores of a quality model.
         threat: the threat model; by default the attack's first geometry with `eps` and least access.
-        eps: budget for the default threat model, e.g. "8/255".
+        eps: budget for the default threat model: "8/255", a fraction, or a number, which counts as it
+            prints (0.1 is 1/10). By default 8/255 for linf; of the other geometries none has a usual
+            radius: there an attack that can minimises the distance, and any other needs `eps`.
         seed: root seed.
         shard: samples per batch (part of the protocol: a result may depend on it by rounding).
+        keep_errors: where the attack or the victim fails, return ERROR rows with the message. Samples for
+            which a victim answers NaN or infinity are such rows, and flagged, in any case.
 
-    Raises: ContractError: the victim fails its checks.
+    Raises:
+        ConfigError: an argument that cannot be used; an attack or a loss that is not for this victim.
+        EstimatorRefused: the attack's gradient estimator does not apply to the victim.
+        ContractError: the victim fails its checks, the data are not what the victim takes, or (unless
+            `keep_errors`) the attack failed: then what it raised, or what it did, in words.
     """
+    if not isinstance(victim, ModuleVictim):
+        raise ContractError(f"evaluate: expected a victim, got {type(victim).__name__}. Use wrap() first.")
     chosen: Attack = registry("attacks").get(attack) if isinstance(attack, str) else attack
+    if isinstance(chosen, type) or not isinstance(chosen, Attack):
+        raise ContractError(
+            f"evaluate: expected an attack or its name, got {chosen!r}. An attack is an instance with `spec` "
+            "and `run`."
+        )
     if threat is None:
-        threat = ThreatModel(
-            domain=victim.spec.domain,
-            geometry=chosen.spec.geometries[0],
-            eps=Fraction(8, 255) if eps is None else Fraction(eps),
-            bounds=victim.spec.bounds,
-            access=chosen.spec.access,
-            goal=chosen.spec.goals[0],
-            levels=255 if victim.spec.task is Task.QUALITY else 0,
+        threat = _usual_threat(victim.spec, chosen, eps)
+    elif eps is not None:
+        raise ConfigError("evaluate: give either `threat`, which has a budget, or `eps`, not both.")
+    shard, seed = whole(shard, "evaluate: shard", least=1), whole(seed, "evaluate: seed", least=0)
+    registry("geometries").get(threat.geometry)
+    reason = misfit(chosen, threat, victim.spec)
+    if reason is not None:
+        raise ConfigError(f"evaluate: {chosen.spec.name} on victim '{victim.spec.name}': {reason}.")
+    with torch.inference_mode(False):
+        x = checked_inputs(x, victim.spec, threat)
+        y = checked_labels(y, len(x), victim.spec)
+        check_victim(victim, x)
+        reason = refused_gradient(chosen, victim)
+        if reason is not None:
+            raise EstimatorRefused(f"{chosen.spec.name} on victim '{victim.spec.name}': {reason}.")
+        shards = []
+        for start in range(0, len(x), shard):
+            part = slice(start, start + shard)
+            ids = torch.arange(len(x))[part]
+            shards.append(evaluate_shard(victim, chosen, threat, x[part], y[part], ids, seed=seed))
+            if shards[-1].cause is not None and not keep_errors:
+                raise shards[-1].cause
+    return _counted(len(x), shards)
+
+
+def _usual_threat(spec: VictimSpec, attack: Attack, eps: object) -> ThreatModel:
+    """Return the threat model that an attack is for, with a budget or its geometry's usual one."""
+    name = attack.spec.geometries[0]
+    size = getattr(registry("geometries").get(name), "usual_eps", None)
+    if eps is not None:
+        size = exact(eps, "evaluate: eps")
+    elif size is None and not attack.spec.minimum_norm:
+        raise ConfigError(
+            f"evaluate: {attack.spec.name} is for the geometry '{name}', without a usual radius. Give `eps`."
         )
-    if not len(x):
-        raise ContractError("evaluate: the data set is empty. Give at least one sample.")
-    check_victim(victim, x)
-    ids = torch.arange(len(x))
-    shards = tuple(
-        evaluate_shard(
-            victim, chosen, threat, x[i : i + shard], y[i : i + shard], ids[i : i + shard], seed=seed
-        )
-        for i in range(0, len(x), shard)
+    return ThreatModel(
+        domain=spec.domain,
+        geometry=name,
+        eps=size,
+        bounds=spec.bounds,
+        access=attack.spec.access,
+        goal=attack.spec.goals[0],
+        levels=255 if spec.task is Task.QUALITY else 0,
     )
-    robust = sum(s.count(Status.ROBUST) for s in shards)
-    broken = sum(s.count(Status.BROKEN) for s in shards)
-    errors = sum(s.count(Status.ERROR) for s in shards)
-    return Evaluation(n=len(x), clean=robust + broken, robust=robust, errors=errors, shards=shards)
+
+
+def _counted(n: int, shards: Sequence[ShardResult]) -> Evaluation:
+    of = {status: sum(part.count(status) for part in shards) for status in Status}
+    measures: Counter[str] = Counter()
+    for part in shards:
+        measures.update(part.counts)
+    robust, errors = of[Status.ROBUST], of[Status.ERROR]
+    return Evaluation(
+        n=n,
+        clean=robust + of[Status.BROKEN],
+        robust=robust,
+        errors=errors,
+        shards=tuple(shards),
+        flags=cell_flags(measures, {"errors": errors}),
+    )

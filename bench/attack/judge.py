@@ -16,6 +16,7 @@ from robustspike.bench.attack.result import ERROR
 from robustspike.bench.attack.result import ROBUST
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.contract.specs import Task
+from robustspike.bench.errors import ThreatViolation
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.threats.geometry import on_grid
 from robustspike.bench.victim.module import ModuleVictim
@@ -36,19 +37,22 @@ def judge_classes(
     y, x0, threat = meter.y, meter.x0, meter.threat
     legal = meter.geometry.legal(x0, returned, eps=meter.eps, bounds=threat.bounds)
     if not bool(legal.all()):
-        result.errors.append(_violation(meter, returned, legal, result.ids[rows]))
+        result.cause = ThreatViolation(_violation(meter, returned, legal, result.ids[rows]))
+        result.errors.append(str(result.cause))
     settled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     merit = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=rows.device)
     final, adv, score = x0.clone(), result.adv[rows], result.adv_score[rows]
     reached_by: list[Tensor] = []
     finite = torch.ones_like(settled)
+    held = torch.ones_like(merit)
     for name, candidate, usable in (("returned", returned, legal), ("best", meter.best, meter.hit)):
         safe = torch.where(_expand(usable, x0), candidate, x0)
         answer = decide(victim, safe, y, verify.fork(name, rows=rows))
         everyone = torch.arange(len(rows), device=rows.device)
-        votes = sum(meter.judge(part, everyone)[0].to(torch.int64) for part in answer.draws)
+        votes = torch.stack([meter.judge(part, everyone)[0] for part in answer.draws]).sum(dim=0)
         reached, worth = votes >= answer.needed, meter.judge(answer.logits, everyone)[1]
         reached &= usable & answer.finite
+        held = torch.where(usable, torch.minimum(held, 1 - votes.double() / len(answer.draws)), held)
         finite &= answer.finite | ~usable
         if threat.is_minimum_norm:
             worth = -meter.geometry.distance(x0, safe)
@@ -62,8 +66,9 @@ def judge_classes(
         settled |= reached
         reached_by.append(reached)
     status = torch.where(settled, BROKEN, ROBUST)
-    status[~legal | ~finite] = ERROR
-    if not bool(finite.all()):
+    unknown = ~finite | (meter.unanswered & ~settled)
+    status[~legal | unknown] = ERROR
+    if bool(unknown.any()):
         result.errors.append(
             f"victim '{victim.spec.name}': logits on a legal perturbed input are not finite; such a "
             "sample cannot be called robust or broken."
@@ -72,6 +77,8 @@ def judge_classes(
     result.adv[rows], result.adv_score[rows] = adv, score
     result.distance[rows] = meter.geometry.distance(x0, final)
     result.x_adv[rows] = final
+    if "right_attacked" in result.extras:
+        result.extras["right_attacked"][rows] = held
     result.counts["unconfirmed"] = int((meter.hit & ~reached_by[1]).sum())
     result.counts["silent"] = int((reached_by[1] & ~reached_by[0]).sum())
 
@@ -94,7 +101,8 @@ def judge_scores(
     eps, bounds = meter.eps, threat.bounds
     legal = meter.geometry.legal(x0, returned, eps=eps, bounds=bounds)
     if not bool(legal.all()):
-        result.errors.append(_violation(meter, returned, legal, result.ids[rows]))
+        result.cause = ThreatViolation(_violation(meter, returned, legal, result.ids[rows]))
+        result.errors.append(str(result.cause))
     settled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     finite = torch.ones_like(settled)
     final, score = x0.clone(), result.adv_score[rows]
@@ -111,6 +119,7 @@ def judge_scores(
         score = torch.where(better, answer.score, score)
         change = torch.where(better, worth, change)
         settled |= better
+    finite &= ~meter.unanswered
     if not bool(finite.all()):
         result.errors.append(f"victim '{victim.spec.name}': the score of a legal input is not finite.")
     status = torch.where(change > QUALITY_TOLERANCE * (high - low), BROKEN, ROBUST)

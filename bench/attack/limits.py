@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustspike.bench.errors import BenchError
+from robustspike.bench.errors import VictimFailed
 
 _HAS_ALARM = hasattr(signal, "SIGALRM")
 
@@ -119,6 +120,8 @@ class Limits:
             most = "there is" if self.gib is None else f"{self.gib:.3g} GiB"
             taken = f"wanted more memory than {most}"
             return f"{name}: {taken} on {n} samples. {again.format('--memory')}"
+        if isinstance(error, VictimFailed):
+            return str(error)
         text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
         return text if text.startswith(name) else f"{name}: {text}"
 

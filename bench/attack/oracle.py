@@ -18,13 +18,17 @@ from robustspike.bench.attack.meter import StageCost
 from robustspike.bench.contract.specs import Access
 from robustspike.bench.contract.specs import Budget
 from robustspike.bench.contract.specs import Goal
+from robustspike.bench.contract.specs import Task
 from robustspike.bench.contract.specs import ThreatModel
 from robustspike.bench.contract.specs import VictimSpec
+from robustspike.bench.contract.suggest import did_you_mean
 from robustspike.bench.data.events.events import EventLists
 from robustspike.bench.data.events.events import Recording
 from robustspike.bench.errors import AccessDenied
 from robustspike.bench.errors import BenchError
+from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
+from robustspike.bench.errors import EstimatorRefused
 from robustspike.bench.numbers.losses import LOSSES
 from robustspike.bench.numbers.losses import Loss
 from robustspike.bench.numbers.rng import RowStreams
@@ -32,11 +36,29 @@ from robustspike.bench.snn.estimators import GradientEstimator
 from robustspike.bench.snn.estimators import LossGrad
 from robustspike.bench.snn.estimators import Memory
 from robustspike.bench.threats.geometry import Geometry
+from robustspike.bench.victim.checks import refusal
 from robustspike.bench.victim.joint import over_members
 from robustspike.bench.victim.joint import split
 from robustspike.bench.victim.module import ModuleVictim
 
 _METERS: weakref.WeakKeyDictionary[Oracle, Meter] = weakref.WeakKeyDictionary()
+
+
+def loss_named(name: str, spec: VictimSpec) -> Loss:
+    """Return a loss by its name in `LOSSES`. Raises: ConfigError: no such loss, or not one for the victim."""
+    if name not in LOSSES:
+        hint = did_you_mean(name, LOSSES)
+        raise ConfigError(f"unknown loss '{name}'.{hint} Losses: {', '.join(LOSSES)}.")
+    if (name == "score") != (spec.task is Task.QUALITY):
+        raise ConfigError(
+            f"loss '{name}' does not apply to '{spec.name}', which answers "
+            f"{'a quality score: only the loss score does' if spec.task is Task.QUALITY else 'classes'}."
+        )
+    if name == "dlr" and spec.classes < 3:
+        raise ConfigError(
+            f"loss 'dlr' needs at least 3 classes, and '{spec.name}' has {spec.classes}. Use 'margin'."
+        )
+    return LOSSES[name]
 
 
 class Oracle:
@@ -112,14 +134,18 @@ class Oracle:
 
     def differentiable(self, estimator: GradientEstimator | str, *, draws: int = 1) -> Tensor:
         """Return the rows that still stand and can pay for one gradient of that estimator."""
-        rule = _METERS[self].estimators(estimator) if isinstance(estimator, str) else estimator
+        rule = self._named(estimator)
         return self.active(forwards=draws * rule.forwards, backwards=draws * rule.backwards)
 
-    def refusal(self, estimator: GradientEstimator | str) -> str | None:
-        """Say why an estimator does not apply to the victim, or None where it does. Costs nothing."""
+    def refusal(self, estimator: GradientEstimator | str, *, member: int | None = None) -> str | None:
+        """Say why an estimator does not apply to the victim (or a member of it), or None where it does.
+
+        Costs nothing: what it takes to find out is not charged. A gradient under an estimator that does not
+        apply is refused: nothing may stand in for it under its name.
+        """
         meter = _METERS[self]
-        rule = meter.estimators(estimator) if isinstance(estimator, str) else estimator
-        return rule.fits(meter.victim.module, meter.victim.neurons)
+        victim = meter.victim if member is None else meter.victim.members[member]
+        return refusal(victim, self._named(estimator))
 
     @property
     def spiking(self) -> bool:
@@ -129,8 +155,7 @@ class Oracle:
     def remembers(self, estimator: GradientEstimator | str) -> bool:
         """Say whether an estimator carries anything from pass to pass: then no point repeats another."""
         meter = _METERS[self]
-        rule = meter.estimators(estimator) if isinstance(estimator, str) else estimator
-        return meter.remembers(rule)
+        return meter.remembers(self._named(estimator))
 
     def forget(self) -> None:
         """Clear what estimators remember: a new start depends on no earlier one."""
@@ -200,7 +225,7 @@ class Oracle:
         """
         self._allow(Access.WHITE)
         meter = _METERS[self]
-        rule = meter.estimators(estimator) if isinstance(estimator, str) else estimator
+        rule = self._applied(estimator)
         price = self.practice_price(len(x))
         meter.charge(meter._rows, price * rule.forwards, price * rule.backwards)
         own = torch.arange(len(x), device=x.device)
@@ -238,6 +263,7 @@ class Oracle:
 
     def reached(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Say which answers meet the goal of the threat model: [n] bool. Costs nothing."""
+        self._check_rows(logits, rows)
         return _METERS[self].judge(logits, rows)[0] & torch.isfinite(logits).all(dim=1)
 
     def best(self) -> tuple[Tensor, Tensor]:
@@ -247,6 +273,7 @@ class Oracle:
 
     def project(self, x: Tensor, rows: Tensor) -> Tensor:
         """Return the legal points nearest to x for the given rows."""
+        self._check_rows(x, rows)
         meter = _METERS[self]
         return meter.geometry.project(meter.x0[rows], x, eps=meter.eps, bounds=meter.threat.bounds)
 
@@ -290,6 +317,8 @@ class Oracle:
             index: which element of it is flipped, counted in the flattened input [q].
         """
         self._allow(Access.WHITE, Access.SCORE)
+        self._check_rows(x, rows)
+        self._check_rows(index, owner)
         meter = _METERS[self]
         at = rows[owner]
         meter.charge(at, 1, 0)
@@ -317,6 +346,7 @@ class Oracle:
         Cost: `draws` forwards per row. SCORE or WHITE.
         """
         self._allow(Access.WHITE, Access.SCORE)
+        self._check_rows(x, rows)
         meter = _METERS[self]
         y, sign, function = self._aim(rows, loss)
         answers = [self._pass(x, rows, draw, member) for draw in range(draws)]
@@ -349,11 +379,12 @@ class Oracle:
                 no verdict, so nothing is remembered.
 
         Cost: draws * (estimator.forwards + estimator.backwards) per row.
-        Raises: BudgetExceeded, AccessDenied; ContractError where the victim has no gradient.
+        Raises: BudgetExceeded, AccessDenied; EstimatorRefused where the estimator does not apply.
         """
         self._allow(Access.WHITE)
+        self._check_rows(x, rows)
         meter = _METERS[self]
-        rule = meter.estimators(estimator) if isinstance(estimator, str) else estimator
+        rule = self._applied(estimator, member)
         victim = meter.victim if member is None else meter.victim.members[member]
         meter.charge(rows, draws * rule.forwards, draws * rule.backwards, members=0 if member is None else 1)
         y, sign, function = self._aim(rows, loss)
@@ -381,10 +412,29 @@ class Oracle:
         meter.note(x, out.logits, rows)
         return out
 
+    def _named(self, estimator: GradientEstimator | str) -> GradientEstimator:
+        return _METERS[self].estimators(estimator) if isinstance(estimator, str) else estimator
+
+    def _applied(self, estimator: GradientEstimator | str, member: int | None = None) -> GradientEstimator:
+        """Return an estimator that applies to the victim. Raises: EstimatorRefused."""
+        reason = self.refusal(estimator, member=member)
+        rule = self._named(estimator)
+        if reason is not None:
+            name = estimator if isinstance(estimator, str) else rule.name
+            raise EstimatorRefused(f"estimator '{name}' does not apply to '{self.spec.name}': {reason}.")
+        return rule
+
+    @staticmethod
+    def _check_rows(x: Tensor, rows: Tensor) -> None:
+        if len(x) != len(rows):
+            raise ContractError(
+                f"oracle: got {len(x)} inputs for {len(rows)} rows. Give one row position per input."
+            )
+
     def _aim(self, rows: Tensor, loss: Loss | str) -> tuple[Tensor, float, Loss]:
         """Return the classes that the loss is given, its sign, and the loss as a function."""
         meter = _METERS[self]
-        of_one = LOSSES[loss] if isinstance(loss, str) else loss
+        of_one = loss_named(loss, meter.victim.spec) if isinstance(loss, str) else loss
 
         def function(logits: Tensor, y: Tensor) -> Tensor:
             if logits.shape[1] == meter.victim.spec.classes:
@@ -403,10 +453,7 @@ class Oracle:
     def _pass(self, x: Tensor, rows: Tensor, draw: int = 0, member: int | None = None) -> Tensor:
         meter = _METERS[self]
         victim = meter.victim if member is None else meter.victim.members[member]
-        if len(x) != len(rows):
-            raise ContractError(
-                f"oracle: got {len(x)} inputs for {len(rows)} rows. Give one row position per input."
-            )
+        self._check_rows(x, rows)
         meter.charge(rows, 1, 0, members=0 if member is None else 1)
         with torch.no_grad():
             return victim.logits(x.detach(), noise=meter.fresh_noise(rows, draw))

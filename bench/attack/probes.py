@@ -22,8 +22,9 @@ from robustspike.bench.numbers.image_quality import psnr
 from robustspike.bench.numbers.image_quality import ssim
 from robustspike.bench.numbers.losses import LOSSES
 from robustspike.bench.numbers.rng import RowStreams
-from robustspike.bench.snn.estimators import GradientEstimator
+from robustspike.bench.snn.estimators import Native
 from robustspike.bench.snn.neurons import Neuron
+from robustspike.bench.victim.module import TURN
 from robustspike.bench.victim.module import ModuleVictim
 
 SLOPE_STEP = 1 / 255
@@ -42,7 +43,7 @@ def quality_extras(
     found: dict[str, Tensor] = {}
     try:
         noise = streams.fork("slope")
-        out = victim.loss_and_grad(x, y, LOSSES["score"], GradientEstimator(), noise=noise)
+        out = victim.loss_and_grad(x, y, LOSSES["score"], Native(), noise=noise)
         moved = (x + SLOPE_STEP * out.grad.sign()).clamp(*victim.spec.bounds)
         with torch.no_grad():
             there = victim.logits(moved, noise=streams.fork("slope")).squeeze(1)
@@ -67,10 +68,11 @@ def probe_gradient(victim: ModuleVictim, x: Tensor, y: Tensor, streams: RowStrea
     """Measure the victim's own gradient at clean samples: does it last, and does it pass every layer?
 
     Cost: 2 forwards + 2 backwards on at most `PROBED` samples, not charged to the attack.
-    Returns: probed (samples whose gradients here and a thousandth of the domain away are not zero), and
-        cosine_milli, the sum of the cosines between the two in thousandths; layer_probed (samples), and for
-        every spiking layer zero_layer:NAME and sparse_layer:NAME, the samples for which the gradient with
-        respect to the layer's input is zero everywhere, or but for a hundredth of its entries.
+    Returns: probed (samples whose gradients here and a thousandth of the domain away are finite and not
+        zero), and cosine_milli, the sum of the cosines between the two in thousandths; layer_probed
+        (samples), and for every spiking layer zero_layer:NAME and sparse_layer:NAME, the samples for which
+        the gradient with respect to the layer's input is zero everywhere, or but for a hundredth of its
+        entries.
     """
     low, high = victim.spec.bounds
     x, y = x[:PROBED], y[:PROBED]
@@ -79,16 +81,17 @@ def probe_gradient(victim: ModuleVictim, x: Tensor, y: Tensor, streams: RowStrea
 
     def gradient(point: Tensor) -> Tensor:
         noise = streams.fork("noise", rows=rows) if victim.spec.stochastic else None
-        out = victim.loss_and_grad(point, y, LOSSES["margin"], GradientEstimator(), noise=noise)
+        out = victim.loss_and_grad(point, y, LOSSES["margin"], Native(), noise=noise)
         return out.grad.flatten(1)
 
     try:
-        with watched(victim.neurons, len(x)) as shares:
+        with TURN, watched(victim.neurons, len(x)) as shares:  # a pass of another thread is not counted
             here = gradient(x)
         there = gradient((x + step).clamp(low, high))
     except ContractError:
         return {"probed": 0, "cosine_milli": 0}  # no gradient of its own; an estimator may still give one
-    alive = (here != 0).any(dim=1) & (there != 0).any(dim=1)
+    finite = torch.isfinite(here).all(dim=1) & torch.isfinite(there).all(dim=1)
+    alive = finite & (here != 0).any(dim=1) & (there != 0).any(dim=1)
     agreement = torch.nn.functional.cosine_similarity(here, there, dim=1)
     found = {"probed": int(alive.sum()), "cosine_milli": int((agreement[alive] * 1000).round().sum())}
     if shares:

@@ -39,6 +39,8 @@ class ShardResult:
             stochastic victim that some query got wrong; and what the attack itself counted.
         extras: float64 columns beside the verdict: `quality_extras` for quality models, `spike_extras`
             on binary frames, and the target class of a targeted goal.
+        weights: digest of the victim's weights as they were after the shard; "" where nobody looked.
+        cause: what ended the attack or the victim's passes, where something did; not stored.
     """
 
     ids: Tensor
@@ -56,6 +58,8 @@ class ShardResult:
     errors: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     extras: dict[str, Tensor] = field(default_factory=dict)
+    weights: str = ""
+    cause: Exception | None = None
 
     TENSORS = (
         "ids",

@@ -31,6 +31,7 @@ from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Goal
 from robustspike.bench.contract.specs import Task
 from robustspike.bench.contract.specs import ThreatModel
+from robustspike.bench.contract.specs import VictimSpec
 from robustspike.bench.errors import ContractError
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.victim.module import ModuleVictim
@@ -87,13 +88,16 @@ def radius_needed(threat: ThreatModel, norm: str, size: int) -> float | None:
     return None if factor is None else factor * float(threat.eps)
 
 
-def cannot_certify(certifier: Certifier, threat: ThreatModel, victim: ModuleVictim) -> str | None:
-    """Say why a certifier does not apply to a victim under a threat model, or None where it does."""
-    if victim.spec.task is not Task.CLASSIFY:
+def cannot_certify(certifier: Certifier, threat: ThreatModel, spec: VictimSpec) -> str | None:
+    """Say why a certifier proves nothing on victims of a kind under a threat model, or None where it may.
+
+    Whether it can follow a network itself, `Certifier.fits` says of the loaded victim.
+    """
+    if spec.task is not Task.CLASSIFY:
         return "it is no classifier"
     if radius_needed(threat, certifier.spec.norm, 1) is None:
         return f"no bound in {certifier.spec.norm} covers {threat.label} on {threat.domain} inputs"
-    return certifier.fits(victim)
+    return None
 
 
 def certify_shard(

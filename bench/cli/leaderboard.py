@@ -10,35 +10,65 @@ import click
 
 if TYPE_CHECKING:
     from robustspike.bench.record.schema import CellRecord
-    from robustspike.leaderboard.table import Section
+    from robustspike.leaderboard.sections import Section
+    from robustspike.leaderboard.text import Table
 
 LINES_THAT_FIT = 30
 """Lines up to which a table beneath the main one is printed in the terminal too."""
 
-_SORT = ("worst_case", "clean", "asr", "propagations", "victim", "defense")
+_PATH = click.Path(path_type=Path)
 
 
 @click.command("leaderboard")
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR|BUNDLE...")
+@click.argument("folders", nargs=-1, required=True, type=_PATH, metavar="DIR|BUNDLE...")
+@click.option("--only", multiple=True, metavar="KEY=GLOB", help="Records to keep; one key twice: either.")
+@click.option("--sort", metavar="COLUMN[:desc]", help="Sort rows by this column instead of by rank.")
 @click.option(
-    "--csv", type=click.Path(path_type=Path), help="Also write this CSV file (and .attacks.csv, .curves.csv)."
+    "--json", "as_json", is_flag=True, help="Print the whole leaderboard as JSON instead of tables."
 )
-@click.option("--md", type=click.Path(path_type=Path), help="Also write this Markdown file.")
-@click.option("--html", type=click.Path(path_type=Path), help="Also write this page.")
-@click.option("--sort", type=click.Choice(_SORT), help="Sort rows by this column instead of by rank.")
+@click.option("--wide", is_flag=True, help="Print every column and table, whatever the terminal's width.")
+@click.option("--out", type=_PATH, help="Write leaderboard.json, .md, .html, rows.csv, cells.csv there.")
+@click.option("--csv", type=_PATH, help="Write one wide CSV: a row a table row, a column an attack.")
+@click.option("--md", type=_PATH, help="Write this Markdown file.")
+@click.option("--html", type=_PATH, help="Write this page.")
 def command(
-    folders: tuple[Path, ...], csv: Path | None, md: Path | None, html: Path | None, sort: str | None
+    folders: tuple[Path, ...],
+    only: tuple[str, ...],
+    sort: str | None,
+    as_json: bool,
+    wide: bool,
+    out: Path | None,
+    csv: Path | None,
+    md: Path | None,
+    html: Path | None,
 ) -> int:
     """Build the tables of the records in folders and bundles; no model is run.
 
+    --only filters by victim, defense, attack, dataset, threat or weights, e.g. --only 'victim=lif_*'; a
+    worst case is then over the attacks that are left. --sort takes any column of rows.csv or "acc:ATTACK".
     Records measured under another protocol are refused, a line a folder; the others make the tables, and
     the exit code is 1.
     """
+    from robustspike.bench.cli.options import parse_only
+    from robustspike.leaderboard.filters import chosen
+
     records, about, refused = read_folders(folders)
     for line in refused:
         click.echo(line, err=True)
+    records = chosen(records, parse_only(only))
     if records or not refused:
-        publish(records, about, csv=csv, md=md, html=html, sort=sort)
+        publish(
+            records,
+            about,
+            csv=csv,
+            md=md,
+            html=html,
+            out=out,
+            sort=sort,
+            only=only,
+            as_json=as_json,
+            wide=wide,
+        )
     return 1 if refused else 0
 
 
@@ -86,78 +116,92 @@ def publish(
     csv: Path | None = None,
     md: Path | None = None,
     html: Path | None = None,
+    out: Path | None = None,
     sort: str | None = None,
+    only: Sequence[str] = (),
+    as_json: bool = False,
+    wide: bool = False,
     title: str = "",
 ) -> None:
-    """Print the tables and write the files asked for; `about` says how the records were made."""
+    """Print the tables and write the files asked for.
+
+    Args:
+        records: finished cells.
+        about: how the records were made, a line each.
+        csv, md, html: files for the wide CSV, the Markdown and the page.
+        out: folder for all files but the wide CSV.
+        sort: "COLUMN" or "COLUMN:desc" to sort rows by.
+        only: filters that the records passed, to be told.
+        as_json: print JSON instead of tables.
+        wide: print every column and table.
+        title: the suite, for a closing line.
+    """
     from robustspike.bench.contract.registry import registry
     from robustspike.bench.files import write_atomic
-    from robustspike.leaderboard.quality_matched import sections as matched_sections
-    from robustspike.leaderboard.quality_table import sections as quality_sections
-    from robustspike.leaderboard.render import details_csv
-    from robustspike.leaderboard.render import sort_sections
-    from robustspike.leaderboard.render import to_csv
-    from robustspike.leaderboard.render import to_html
-    from robustspike.leaderboard.render import to_markdown
-    from robustspike.leaderboard.table import sections
+    from robustspike.leaderboard.filters import sort_sections
+    from robustspike.leaderboard.sections import build
+    from robustspike.leaderboard.write.csv import tidy_csv
+    from robustspike.leaderboard.write.csv import wide_csv
+    from robustspike.leaderboard.write.json import document
+    from robustspike.leaderboard.write.json import to_json
+    from robustspike.leaderboard.write.markdown import to_markdown
+    from robustspike.leaderboard.write.page import to_html
 
-    built = sections(records) + quality_sections(records) + matched_sections(records)
+    built = build(records)
     if sort:
         built = sort_sections(built, sort)
     left_out = registry("defenses").left_out()
-    for path, text in (
-        (csv, lambda: to_csv(built)),
-        (md, lambda: to_markdown(built, about, left_out)),
-        (html, lambda: to_html(built, about, left_out)),
-    ):
+    told = [*about, *(f"--only {value}: worst cases are over what passes this filter" for value in only)]
+    wanted = [(csv, lambda: wide_csv(built)), (md, lambda: to_markdown(built, told, left_out))]
+    wanted.append((html, lambda: to_html(built, told, left_out)))
+    if out is not None:
+        wanted += [
+            (out / "leaderboard.json", lambda: to_json(document(built, records, about, only))),
+            (out / "leaderboard.md", lambda: to_markdown(built, told, left_out)),
+            (out / "leaderboard.html", lambda: to_html(built, told, left_out)),
+            *((out / f"{n}.csv", lambda t=t: t) for n, t in tidy_csv(built, records).items()),
+        ]
+    for path, text in wanted:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, text().encode())
-    if csv is not None:
-        for name, content in details_csv(built).items():
-            write_atomic(csv.with_name(f"{csv.stem}.{name}.csv"), content.encode())
-    _print(built, title)
+    if as_json:
+        click.echo(to_json(document(built, records, about, only)), nl=False)
+    else:
+        _print(built, title, wide=wide)
 
 
-def _print(built: Sequence[Section], title: str) -> None:
+def _print(built: Sequence[Section], title: str, *, wide: bool) -> None:
     import shutil
     import sys
 
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from robustspike.leaderboard.write.markdown import legend
+    from robustspike.leaderboard.write.terminal import fits
+    from robustspike.leaderboard.write.terminal import lines
 
-    from robustspike.leaderboard.render import COLUMNS_THAT_FIT
-    from robustspike.leaderboard.render import legend
-    from robustspike.leaderboard.render import tables
-
-    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 200
-    console = Console(width=width)
+    fallback = 100 if sys.stdout.isatty() else 200
+    width = None if wide else shutil.get_terminal_size((fallback, 24)).columns
     for section in built:
-        console.print(Text(section.title, style="bold"))
-        console.print(Text(section.protocol, style="dim"))
-        shown = tables(section, narrow=True)
-        if len(section.frame) > COLUMNS_THAT_FIT and section.kind != "visibility":
-            del shown[1]
-        for number, (headers, rows) in enumerate(shown):
-            if number and len(rows) > LINES_THAT_FIT:
-                columns = f"{headers[0]}, {headers[1]}, ..."
-                left_out = f"{len(rows)} lines ({columns}): in the Markdown and the page."
-                console.print(Text(left_out, style="dim"))
-                console.print()
+        click.secho(section.title, bold=True)
+        click.secho(section.protocol, dim=True)
+        for number, table in enumerate(section.tables(narrow=not wide)):
+            if number and not wide and (len(table.rows) > LINES_THAT_FIT or not fits(table, width)):
+                click.secho(_left_out(table), dim=True)
+                click.echo()
                 continue
-            table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0))
-            for header in headers:
-                left = header in ("victim", "defense", "flags", "strongest attack", "attack alone")
-                left |= "under" in header
-                table.add_column(Text(header), justify="left" if left else "right", overflow="fold")
-            for row in rows:
-                table.add_row(*(Text(cell) for cell in row))
-            console.print(table)
-            console.print()
+            text, dropped = lines(table, width)
+            click.secho(text[0], bold=True)
+            click.echo("\n".join([*text[1:], ""]))
+            if dropped:
+                click.secho(f"not shown: {', '.join(dropped)} (--wide)\n", dim=True)
     if any(flags for section in built for flags in section.frame["flags"]):
         for line in legend(built):
-            console.print(Text(line.replace("`", ""), style="dim"))
-        console.print()
+            click.secho(line.replace("`", ""), dim=True)
+        click.echo()
     if title:
         click.echo(f"suite {title}; worst case over all attacks of a table.", err=True)
+
+
+def _left_out(table: Table) -> str:
+    named = ", ".join(table.headers[:2])
+    return f"{len(table.rows)} lines ({named}, ...): with --wide, in the Markdown and the page."

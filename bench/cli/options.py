@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from robustspike.bench.contract.suggest import did_you_mean
 from robustspike.bench.errors import ConfigError
+
+_DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def parse_only(values: Iterable[str]) -> list[tuple[str, str]]:
@@ -36,13 +40,20 @@ def parse_params(values: Iterable[str]) -> dict[str, Any]:
 
 
 def choose_device(name: str) -> str:
-    """Turn auto, cpu or cuda into a torch device. Raises: ConfigError: no CUDA device is there."""
+    """Turn a --device into a torch device. Raises: ConfigError: unknown, or not on this machine."""
     import torch
 
+    kind, _, number = name.partition(":")
+    if kind not in _DEVICES or not re.fullmatch(r"\w+|cuda:\d+", name):
+        near = " Did you mean 'cuda'?" if kind == "gpu" else did_you_mean(kind.lower(), _DEVICES)
+        raise ConfigError(f"--device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}.{near}")
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch finds no CUDA device. Use --device cpu or auto.")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count() or "no"
+        raise ConfigError(f"--device {name}: torch finds {found} CUDA devices. Use --device cpu or auto.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("--device mps: torch finds no Apple GPU. Use --device cpu or auto.")
     return name
 
 

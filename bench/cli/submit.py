@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from robustspike.bench.record.schema import CellRecord
 
 
 @click.command("submit")
@@ -19,21 +25,48 @@ import click
 def command(folder: Path, out: Path | None, plugin: tuple[Path, ...], inputs: bool) -> None:
     """Pack the finished records of DIR into one bundle that anyone can verify.
 
+    Plugin files and weights that came from no package are enclosed: the run kept them in DIR.
     `robustspike leaderboard` and `robustspike verify` take bundles as they take folders.
     """
     from robustspike.bench.errors import ConfigError
     from robustspike.bench.record.bundle import pack
+    from robustspike.bench.record.enclosures import enclosed_files
+    from robustspike.bench.record.enclosures import keep_plugin
     from robustspike.bench.record.schema import read_record
     from robustspike.bench.record.store import record_folders
 
     records = [read_record(place) for place in record_folders(folder)]
-    loose = sorted({r.attack for r in records if r.environment.get("attack_from") == "file"})
-    if loose and not plugin:
-        raise ConfigError(
-            f"{folder}: the attack '{loose[0]}' came from a file; a bundle must enclose it. "
-            "Add --plugin FILE.py."
-        )
+    for path in plugin:
+        if not path.is_file():
+            raise ConfigError(f"--plugin {path}: no such file.")
+        keep_plugin(folder, path)
+    _everything_is_kept(records, folder)
     bundle = out or folder.with_name(f"{folder.resolve().name}.zip")
-    count = pack(folder, bundle, plugins=plugin, inputs=inputs)
+    count = pack(folder, bundle, inputs=inputs)
     click.echo(f"{bundle}: {count} records, {bundle.stat().st_size} bytes")
+    for name in enclosed_files(folder):
+        click.echo(f"encloses {name}", err=True)
     click.echo(f"check it: robustspike verify {bundle}{'' if inputs else ' --rerun'}", err=True)
+
+
+def _everything_is_kept(records: Sequence[CellRecord], folder: Path) -> None:
+    """Check that what records need and no package brings lies beside them. Raises: ConfigError."""
+    from robustspike.bench.errors import ConfigError
+    from robustspike.bench.record.enclosures import enclosed_plugins
+    from robustspike.bench.record.enclosures import enclosed_weights
+
+    plugins = enclosed_plugins(folder)
+    for record in records:
+        made = record.environment
+        wanted = made.get("plugins", "").split()
+        unnamed = made.get("attack_from") == "file" and not wanted  # a record older than the field
+        if (unnamed and not plugins) or any(digest not in plugins for digest in wanted):
+            raise ConfigError(
+                f"{folder}: the record of '{record.label}' on {record.victim} needs a plugin file that is "
+                f"not in {folder / 'plugins'}; a bundle must enclose it. Add --plugin FILE.py."
+            )
+        if made.get("weights_from") == "file" and enclosed_weights(folder, record.digests["weights"]) is None:
+            raise ConfigError(
+                f"{folder}: the weights of {record.victim} + {record.defense} came from a folder and are not "
+                f"in {folder / 'weights'}; a bundle must enclose them. Run the suite again."
+            )

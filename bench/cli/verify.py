@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+from typing import Any
 
 import click
+
+if TYPE_CHECKING:
+    from robustspike.bench.run.verify import Verdict
 
 
 @click.command("verify")
 @click.argument("source", type=click.Path(path_type=Path), metavar="DIR|BUNDLE")
 @click.option("--rerun", is_flag=True, help="Also run every attack again and compare all samples.")
 @click.option("--only", "keys", multiple=True, metavar="KEY", help="Verify only records whose key starts so.")
+@click.option("--sample", "share", metavar="N|P%", help="Verify a share, or about N, drawn from every kind.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Which records --sample draws.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of weights from robustspike train.")
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with a plugin.")
+@click.option(
+    "--trust", multiple=True, metavar="DIGEST", help="Run the enclosed plugin file whose sha256 starts so."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def command(
     source: Path,
     rerun: bool,
     keys: tuple[str, ...],
+    share: str | None,
+    seed: int,
     data: Path | None,
     weights: Path | None,
     plugin: tuple[Path, ...],
+    trust: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Answer the stored adversarial inputs afresh and say which records hold.
+    """Judge the stored adversarial inputs afresh and say which records hold.
 
-    Exit code 1 if any does not.
+    Each is confirmed, refuted, or cannot be checked here, with what is missing. Exit code 0: all are
+    confirmed; 1: one or more are refuted; 3: none is refuted, but some could not be checked.
     """
     from contextlib import nullcontext
 
@@ -37,54 +53,105 @@ def command(
     from robustspike.bench.record.store import record_folders
     from robustspike.bench.run.compute import Settings
     from robustspike.bench.run.run import prepare
+    from robustspike.bench.run.sampling import parse_share
+    from robustspike.bench.run.sampling import sample
+    from robustspike.bench.run.verify import Finding
     from robustspike.bench.run.verify import verify
 
     if not source.exists():
         raise ConfigError(f"{source}: no such folder or bundle.")
-    settings = Settings(
-        out=source,
-        weights=existing_folder(weights, "--weights"),
-        root=existing_folder(data, "--data"),
-        plugins=tuple(plugin),
-    )
-    prepare(settings)
-    rows = []
+    part = None if share is None else parse_share(share)
+    verdicts = []
     with unpacked(source) if source.is_file() else nullcontext(source) as root:
-        places = [p for p in record_folders(root) if not keys or p.name.startswith(keys)]
+        trusted = _trusted(root, source, plugin, trust)
+        settings = Settings(
+            out=source,
+            weights=existing_folder(weights, "--weights"),
+            root=existing_folder(data, "--data"),
+            plugins=(*plugin, *trusted),
+        )
+        prepare(settings)
+        known = record_folders(root)
+        places = [p for p in known if not keys or p.name.startswith(keys)]
         if not places:
             raise ConfigError(f"--only {keys[0]}: no record's key starts so.")
+        if part is not None:
+            drawn = sample(places, part, seed=seed)
+            chosen = {place for members in drawn.values() for place in members}
+            kinds = ", ".join(f"{len(members)} {kind}" for kind, members in drawn.items())
+            click.echo(f"sample, seed {seed}: {len(chosen)} of {len(places)} records: {kinds}", err=True)
+            places = [place for place in places if place in chosen]
         for place in places:
-            verdict = verify(place, settings, rerun=rerun)
-            record = verdict.record
-            rows.append(
-                {
-                    "key": place.name,
-                    "holds": not verdict.problems,
-                    "victim": record.victim if record else "",
-                    "defense": record.defense if record else "",
-                    "attack": record.label if record else "",
-                    "threat": record.threat.label if record else "",
-                    "confirmed": verdict.confirmed,
-                    "broken": verdict.broken,
-                    "problems": list(verdict.problems),
-                }
-            )
+            verdicts.append(verify(place, settings, rerun=rerun))
             if not as_json:
-                _line(rows[-1])
-    failed = [row for row in rows if not row["holds"]]
+                _print(verdicts[-1])
+    counts = Counter(verdict.finding for verdict in verdicts)
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        click.echo(json.dumps([_row(verdict) for verdict in verdicts], indent=1))
     else:
-        how = "attacks run again" if rerun else "stored inputs answered afresh"
-        click.echo(f"{len(rows) - len(failed)} of {len(rows)} records hold ({how}).")
-    return 1 if failed else 0
+        how = "attacks run again" if rerun else "stored inputs judged afresh; robust samples need --rerun"
+        parts = [f"{counts[finding]} {finding}" for finding in Finding if counts[finding]]
+        click.echo(f"{len(verdicts)} records: {', '.join(parts)} ({how}).")
+    return 1 if counts[Finding.REFUTED] else 3 if counts[Finding.CANNOT] else 0
 
 
-def _line(row: dict[str, object]) -> None:
+def _trusted(root: Path, source: Path, given: Sequence[Path], trust: Sequence[str]) -> list[Path]:
+    """Return the enclosed plugin files that may be run, and say which others there are.
+
+    Raises: ConfigError: a digest that no enclosed file has.
+    """
+    from robustspike.bench.errors import ConfigError
+    from robustspike.bench.files import sha256
+    from robustspike.bench.record.enclosures import enclosed_plugins
+
+    enclosed = enclosed_plugins(root)
+    for digest in trust:
+        if len(digest) < 8 or not any(known.startswith(digest) for known in enclosed):
+            names = ", ".join(f"{known[:12]} ({path.name})" for known, path in enclosed.items())
+            raise ConfigError(
+                f"--trust {digest}: expected the first 8 or more digits of the sha256 of an enclosed plugin "
+                f"file; {source} encloses: {names or 'none'}."
+            )
+    known_here = {sha256(path.read_bytes()) for path in given if path.is_file()}
+    found = []
+    for digest, path in enclosed.items():
+        if digest in known_here:
+            continue
+        if any(digest.startswith(start) for start in trust):
+            found.append(path)
+            continue
+        lines = path.read_bytes().count(b"\n")
+        where = path if source.is_dir() else f"python -m zipfile -e {source} FOLDER"
+        click.echo(
+            f"encloses the plugin file {path.name} ({lines} lines, sha256 {digest[:12]}), which was not run. "
+            f"Read it first ({where}), then: robustspike verify {source} --trust {digest[:12]}",
+            err=True,
+        )
+    return found
+
+
+def _row(verdict: Verdict) -> dict[str, Any]:
+    record = verdict.record
+    return {
+        "key": verdict.where.name,
+        "verdict": str(verdict.finding),
+        "victim": record.victim if record else "",
+        "defense": record.defense if record else "",
+        "attack": record.label if record else "",
+        "threat": record.threat.label if record else "",
+        "confirmed": verdict.confirmed,
+        "broken": verdict.broken,
+        "problems": list(verdict.problems),
+        "missing": list(verdict.missing),
+        "notes": list(verdict.notes),
+    }
+
+
+def _print(verdict: Verdict) -> None:
+    row = _row(verdict)
     name = f"{row['victim']} + {row['defense']}, {row['attack']}, {row['threat']}"
-    state = "holds" if row["holds"] else "FAILS"
-    click.echo(f"{state}  {str(row['key'])[:12]}  {name}: {row['confirmed']} of {row['broken']} confirmed")
-    problems = row["problems"]
-    assert isinstance(problems, list)
-    for problem in problems:
-        click.echo(f"       {problem}")
+    count = f"{verdict.confirmed} of {verdict.broken} broken samples confirmed"
+    click.echo(f"{verdict.finding!s:<12}  {row['key'][:12]}  {name}: {count}")
+    for mark, lines in (("refuted: ", verdict.problems), ("missing: ", verdict.missing), ("", verdict.notes)):
+        for line in lines:
+            click.echo(f"{'':14}{mark}{line}")

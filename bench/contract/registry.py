@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -31,6 +32,9 @@ from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
 
 KINDS = ("attacks", "defenses", "certifiers", "victims", "datasets", "estimators", "geometries")
+
+PLUGIN_MODULE = "robustspike_plugin_"
+"""How the names of modules begin that are made of single files; a digest of place and content ends them."""
 
 _REQUIRED: dict[str, dict[str, tuple[str, ...]]] = {
     # kind -> method -> parameter names it must accept
@@ -85,6 +89,9 @@ class Registry:
     def names(self, pattern: str = "*") -> list[str]:
         """List the names that match a shell-style pattern, sorted."""
         return sorted(n for n in self._entries if fnmatch.fnmatchcase(n, pattern))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
 
     def entry(self, name: str) -> Registered:
         """Return an entry. Raises: ConfigError: unknown name, with the nearest known one."""
@@ -217,14 +224,18 @@ def registry(kind: str) -> Registry:
 
 
 def load_file(path: Path) -> list[Registered]:
-    """Register every component that a Python file defines: attacks, defenses, certifiers, victim recipes.
+    """Register every component that a Python file defines, of any kind (see `KINDS`).
 
     Such entries carry the distribution "file"; records made with them are marked unpublished.
     Raises: ConfigError: the file is missing, fails to import, or defines no component.
     """
     if not path.is_file():
         raise ConfigError(f"plugin file '{path}' does not exist. Give the path of a Python file.")
-    name = f"robustspike_plugin_{path.stem}"
+    try:
+        content = f"{path.resolve()}\n".encode() + path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"plugin file '{path}' cannot be read: {error}.") from error
+    name = f"{PLUGIN_MODULE}{path.stem}_{hashlib.sha256(content).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"plugin file '{path}' is not a Python file. Give a path that ends in .py.")
@@ -240,7 +251,7 @@ def load_file(path: Path) -> list[Registered]:
         if kind is None:
             continue
         entry = Registered(
-            name=value.name if kind == "victims" else value.spec.name,
+            name=value.spec.name if kind in _WITH_SPEC else value.name,
             kind=kind,
             target=f"{path.resolve()}:{attribute}",
             distribution="file",
@@ -251,8 +262,9 @@ def load_file(path: Path) -> list[Registered]:
         found.append(entry)
     if not found:
         raise ConfigError(
-            f"plugin file '{path}' defines no attack or defense (a class with `spec` and `run` or `fits`), "
-            "and no victim (an instance of a class with `build` and `name`)."
+            f"plugin file '{path}' defines no component: no class with `spec` and `run`, `certify` or `fits` "
+            "(attack, certifier, defense), and nothing with a `name` and `build` (an instance: a victim), "
+            "`load` (data set), `rule` (estimator), or `project` and `distance` (geometry)."
         )
     return found
 
@@ -261,14 +273,20 @@ def _given(value: Any) -> Any:
     return value
 
 
+_WITH_SPEC = {"attacks": "run", "certifiers": "certify", "defenses": "fits"}
+_WITH_NAME = {"datasets": "load", "estimators": "rule", "geometries": "project"}
+"""Kind -> the method that a class of that kind has; of the first that fits, in this order."""
+
+
 def _kind_of(value: Any, module: str) -> str | None:
     """Say which kind of component a module attribute is, if it was defined there."""
-    kind = value if inspect.isclass(value) else type(value)
-    if kind.__module__ != module:
+    is_class = inspect.isclass(value)
+    if (value if is_class else type(value)).__module__ != module:
         return None
-    if inspect.isclass(value):
-        if not hasattr(value, "spec"):
-            return None
-        named = {"run": "attacks", "certify": "certifiers", "fits": "defenses"}
-        return next((kind for method, kind in named.items() if hasattr(value, method)), None)
-    return "victims" if hasattr(value, "build") and hasattr(value, "name") else None
+    if is_class and hasattr(value, "spec"):
+        return next((kind for kind, method in _WITH_SPEC.items() if hasattr(value, method)), None)
+    if not isinstance(getattr(value, "name", None), str) or not value.name:
+        return None
+    if not is_class and hasattr(value, "build"):
+        return "victims"
+    return next((kind for kind, method in _WITH_NAME.items() if hasattr(value, method)), None)

@@ -15,6 +15,7 @@ from typing import Any
 from typing import Protocol
 from typing import runtime_checkable
 
+from robustspike.bench.contract.decode import Count
 from robustspike.bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ class Status(StrEnum):
 class Budget:
     """Passes an attack may spend on one sample."""
 
-    forwards: int = 10_000
-    backwards: int = 10_000
+    forwards: Count = 10_000
+    backwards: Count = 10_000
 
     def __post_init__(self) -> None:
         if self.forwards < 0 or self.backwards < 0:
@@ -123,7 +124,7 @@ class ThreatModel:
     access: Access = Access.WHITE
     budget: Budget = field(default_factory=Budget)
     goal: Goal = Goal.UNTARGETED
-    levels: int = 0
+    levels: Count = 0
 
     def __post_init__(self) -> None:
         if self.levels < 0:

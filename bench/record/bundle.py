@@ -1,20 +1,20 @@
 """Bundles: records packed into one file that anyone can check, and unpacked without trust.
 
 A bundle is a zip file: manifest.json (format, versions, sha256 of every file), records/KEY/..., run.json
-(how they were made), and plugins/NAME.py for attacks that came from single files. The adversarial inputs
-may be left out; `robustspike verify --rerun` makes them again and compares digests. Reading refuses any
-other name, links, sizes beyond what records have, and content that does not match its digest; plugins are
-never executed.
+(how they were made), and what no package brings: plugins/SHA256/NAME.py for components that came from single
+files, weights/DIGEST/... for weights that do not ship. The adversarial inputs may be left out; `robustspike
+verify --rerun` makes them again and compares digests. Reading refuses any other name, links, sizes beyond
+what records have, and content that does not match its digest; plugins are never executed.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
-from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,9 @@ from robustspike.bench.errors import ProtocolError
 from robustspike.bench.files import sha256
 from robustspike.bench.files import write_atomic
 from robustspike.bench.record import provenance
+from robustspike.bench.record.enclosures import PLUGIN
+from robustspike.bench.record.enclosures import WEIGHTS
+from robustspike.bench.record.enclosures import enclosed_files
 from robustspike.bench.record.schema import PROTOCOL
 from robustspike.bench.record.schema import read_limited
 from robustspike.bench.record.store import record_folders
@@ -33,17 +36,19 @@ MAX_FILES = 30_000
 MAX_FILE_BYTES = 1 << 30
 MAX_TOTAL_BYTES = 4 << 30
 _NAME = re.compile(r"run\.json|records/[0-9a-f]{32}/(record\.json|samples\.csv|adversarials\.safetensors)")
-_PLUGIN = re.compile(r"plugins/[A-Za-z0-9_]+\.py")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def pack(root: Path, bundle: Path, *, plugins: Sequence[Path] = (), inputs: bool = True) -> int:
+def _may_hold(name: str) -> bool:
+    return any(form.fullmatch(name) for form in (_NAME, PLUGIN, WEIGHTS))
+
+
+def pack(root: Path, bundle: Path, *, inputs: bool = True) -> int:
     """Pack the records of a results folder into a bundle; returns how many. Equal records, equal bytes.
 
     Args:
-        root: the results folder.
+        root: the results folder, with the plugin files and weights that lie beside its records.
         bundle: the file to write.
-        plugins: files of attacks that came from files.
         inputs: enclose the adversarial inputs (most of the bytes).
 
     Raises: ArtefactError: a file that cannot be read or written, or that a bundle may not hold.
@@ -56,9 +61,9 @@ def pack(root: Path, bundle: Path, *, plugins: Sequence[Path] = (), inputs: bool
     }
     if (root / provenance.NAME).exists():
         files[provenance.NAME] = read_limited(root / provenance.NAME)
-    files |= {f"plugins/{path.name}": path.read_bytes() for path in plugins}
+    files |= {name: read_limited(path) for name, path in enclosed_files(root).items()}
     for name in files:
-        if not (_NAME.fullmatch(name) or _PLUGIN.fullmatch(name)):
+        if not _may_hold(name):
             raise ArtefactError(f"{name}: not a name that a bundle may hold. Rename the file.")
     manifest = {
         "format": FORMAT,
@@ -107,11 +112,11 @@ def _contents(archive: zipfile.ZipFile, bundle: Path) -> Iterator[tuple[str, byt
     allowed = {*manifest, "manifest.json"}
     for info in infos:
         name = info.filename
-        if name not in allowed or not (
-            name == "manifest.json" or _NAME.fullmatch(name) or _PLUGIN.fullmatch(name)
-        ):
+        if name not in allowed or not (name == "manifest.json" or _may_hold(name)):
             raise ArtefactError(f"{bundle}: holds '{name[:80]}', which no bundle may hold. Do not trust it.")
-        if not name.startswith(("plugins/", "manifest.")):
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise ArtefactError(f"{bundle}: '{name}' is a link, which no bundle may hold. Do not trust it.")
+        if name != "manifest.json":
             data = _read(archive, info, bundle)
             if sha256(data) != manifest[name]:
                 raise ArtefactError(f"{bundle}: '{name}' is not what its manifest says. Do not trust it.")

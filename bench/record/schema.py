@@ -22,15 +22,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustspike.bench.contract.decode import decode
 from robustspike.bench.contract.specs import Status
 from robustspike.bench.contract.specs import Task
 from robustspike.bench.contract.specs import ThreatModel
 from robustspike.bench.errors import ArtefactError
+from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ProtocolError
 from robustspike.bench.files import sha256
 from robustspike.bench.record.threat import decode_threat
 from robustspike.bench.record.threat import encode_threat
-from robustspike.bench.record.types import check_record
+from robustspike.bench.record.types import Cost
+from robustspike.bench.record.types import Digests
+from robustspike.bench.record.types import Line
+from robustspike.bench.record.types import Measures
+from robustspike.bench.record.types import Parameters
+from robustspike.bench.record.types import Whole
+from robustspike.bench.record.types import Wholes
 
 FORMAT = 1
 """Version of the record format; a reader refuses any other."""
@@ -92,35 +100,36 @@ class CellRecord:
         measures: counters that flags are computed from.
         flags: codes raised by this cell alone.
         errors: messages of what could not be computed.
-        digests: sha256 of weights, data, code, samples.csv and adversarials.safetensors.
+        digests: sha256 of weights, data, code, samples.csv and adversarials.safetensors; weights_after are
+            those of the weights after each shard, and equal to weights unless a shard is an error.
         environment: versions, platform, device.
         rows: the samples.
     """
 
-    key: str
-    suite: str
+    key: Line
+    suite: Line
     task: Task
-    victim: str
-    defense: str
-    attack: str
-    label: str
-    parameters: Mapping[str, Any]
-    dataset: str
-    split: str
-    samples: int
-    shard: int
+    victim: Line
+    defense: Line
+    attack: Line
+    label: Line
+    parameters: Parameters
+    dataset: Line
+    split: Line
+    samples: Whole
+    shard: Whole
     threat: ThreatModel
-    seed: int
-    counts: Mapping[str, int]
-    cost: Mapping[str, int]
-    measures: Mapping[str, Any]
-    flags: tuple[str, ...]
+    seed: Whole
+    counts: Wholes
+    cost: Cost
+    measures: Measures
+    flags: tuple[Line, ...]
     errors: tuple[str, ...]
-    digests: Mapping[str, str]
-    environment: Mapping[str, str]
+    digests: Digests
+    environment: Mapping[str, Line]
     rows: tuple[SampleRecord, ...]
-    suite_version: int = 0
-    suite_digest: str = ""
+    suite_version: Whole = 0
+    suite_digest: Line = ""
 
 
 def canonical(value: Any) -> bytes:
@@ -239,24 +248,14 @@ def read_record(folder: Path) -> CellRecord:
     data = read_limited(samples)
     rows = decode_samples(data, samples)
     try:
-        check_record(value)
-        record = CellRecord(
-            **{
-                **value,
-                "threat": decode_threat(value["threat"]),
-                "task": Task(value["task"]),
-                "flags": tuple(value["flags"]),
-                "errors": tuple(value["errors"]),
-                "rows": rows,
-            }
-        )
-        expected = record.digests["samples"]
-        counts = dict(record.counts)
-    except (KeyError, TypeError, ValueError) as error:
+        threat = decode_threat(value.get("threat"))
+        record: CellRecord = decode({**value, "threat": threat, "rows": ()}, CellRecord, "")
+    except ConfigError as error:
         raise ArtefactError(f"{path}: a field is missing or wrong ({error}).") from error
-    if sha256(data) != expected:
+    record = dataclasses.replace(record, rows=rows)
+    if sha256(data) != record.digests["samples"]:
         raise ArtefactError(f"{samples}: changed after it was written (its sha256 is not the record's).")
-    if counts != count(rows):
+    if dict(record.counts) != count(rows):
         raise ArtefactError(f"{path}: its counts do not follow from samples.csv; do not trust it.")
     if record.key != folder.name:
         raise ArtefactError(f"{path}: holds the record of {record.key}; the folder was renamed.")

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
-from robustspike.bench.contract.specs import Access
-from robustspike.bench.contract.specs import Budget
-from robustspike.bench.contract.specs import Domain
-from robustspike.bench.contract.specs import Goal
+from robustspike.bench.contract.decode import decode
 from robustspike.bench.contract.specs import ThreatModel
 from robustspike.bench.errors import ConfigError
 
@@ -29,31 +24,10 @@ def encode_threat(threat: ThreatModel) -> dict[str, Any]:
     }
 
 
-def decode_threat(value: Mapping[str, Any]) -> ThreatModel:
-    """Return the threat model of JSON (or TOML) values. Raises: ConfigError: a field is wrong."""
-    known = {"domain", "geometry", "eps", "bounds", "access", "budget", "goal", "levels"}
-    unknown = sorted(set(value) - known)
-    if unknown:
-        raise ConfigError(
-            f"threat model: unknown key '{unknown[0]}'. Known keys: {', '.join(sorted(known))}."
-        )
-    try:
-        eps = value.get("eps")
-        low, high = value.get("bounds", (0.0, 1.0))
-        budget = value.get("budget", {})
-        return ThreatModel(
-            domain=Domain(value.get("domain", "static")),
-            geometry=str(value["geometry"]),
-            eps=None if eps in (None, "min") else Fraction(str(eps)),
-            bounds=(float(low), float(high)),
-            access=Access(value.get("access", "white")),
-            budget=Budget(**budget),
-            goal=Goal(value.get("goal", "untargeted")),
-            levels=int(value.get("levels", 0)),
-        )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
-        what = str(error).rstrip(".")
-        raise ConfigError(
-            f"threat model {dict(value)!r}: {type(error).__name__}: {what}. Expected geometry, eps as "
-            'a fraction such as "8/255" (or "min"), optionally domain, bounds, access, budget, goal, levels.'
-        ) from error
+def decode_threat(value: Any) -> ThreatModel:
+    """Return the threat model of a record's JSON values. Raises: ConfigError: a field is missing or wrong."""
+    made: ThreatModel = decode(value, ThreatModel, "threat model")
+    for name in ("geometry", "eps"):
+        if name not in value:
+            raise ConfigError(f"threat model: lacks '{name}'.")
+    return made

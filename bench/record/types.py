@@ -3,85 +3,62 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from collections.abc import Mapping
+from typing import Annotated
 from typing import Any
 
+from robustspike.bench.contract.decode import Rule
+
 _LONGEST = 500
-_REQUIRED = {"cost": ("attacked", "forwards", "backwards"), "digests": ("weights", "data", "code", "samples")}
 
 
-def _text(value: object) -> bool:
+def _is_line(value: object) -> bool:
     return isinstance(value, str) and len(value) <= _LONGEST and (value.isprintable() or not value)
 
 
-def _number(value: object) -> bool:
+def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
-def _range(value: object) -> bool:
+def _is_range(value: object) -> bool:
     if not (isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value)):
         return False
     low, high = value
     return math.isfinite(low) and math.isfinite(high) and low < high
 
 
-def _message(value: object) -> bool:
-    return isinstance(value, str)
+def _are_measures(table: Mapping[str, Any]) -> bool:
+    return all(_is_range(v) if name == "score_range" else _is_whole(v) for name, v in table.items())
 
 
-_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
-    **dict.fromkeys(
-        ("key", "suite", "suite_digest", "victim", "defense", "attack", "label", "dataset", "split"),
-        (_text, f"a line of at most {_LONGEST} characters"),
+def _are_declared(parameters: Mapping[str, Mapping[str, Any]]) -> bool:
+    declared = parameters.get("declared", {})
+    adaptive, notes = declared.get("adaptive", []), declared.get("notes", [])
+    return (
+        isinstance(adaptive, list)
+        and all(map(_is_line, adaptive))
+        and isinstance(notes, list)
+        and all(isinstance(note, str) for note in notes)
+        and _is_whole(declared.get("neurons", 0))
+    )
+
+
+def _with(*keys: str) -> Rule:
+    return Rule(f"a table with {', '.join(keys)}", lambda table: set(keys) <= table.keys())
+
+
+Line = Annotated[str, Rule(f"a line of at most {_LONGEST} characters", _is_line)]
+Whole = Annotated[int, Rule("a whole number of less than 64 bits", _is_whole)]
+Wholes = Mapping[str, Whole]
+Cost = Annotated[Wholes, _with("attacked", "forwards", "backwards")]
+Digests = Annotated[Mapping[str, Line], _with("weights", "data", "code", "samples")]
+Measures = Annotated[
+    Mapping[str, Any], Rule("a table of whole numbers, and score_range a pair of numbers", _are_measures)
+]
+Parameters = Annotated[
+    Mapping[str, Mapping[str, Any]],
+    Rule(
+        "tables by name, of them `declared` with lists of texts (adaptive, notes) and a number (neurons)",
+        _are_declared,
     ),
-    **dict.fromkeys(("suite_version", "samples", "shard", "seed"), (_number, "a whole number")),
-}
-_LISTS = {"flags": (_text, "codes"), "errors": (_message, "messages")}
-_TABLES = {
-    "counts": (_number, "whole numbers"),
-    "cost": (_number, "whole numbers"),
-    "digests": (_text, "digests"),
-    "environment": (_text, "lines"),
-}
-_DECLARED = {"adaptive": _text, "notes": _message}
-
-
-def check_record(value: Mapping[str, Any]) -> None:
-    """Check the types of a record's fields; one that is missing has its default, or is found missing later.
-
-    Raises: TypeError: naming the field, what was expected and what came.
-    """
-    for name, (fits, what) in _FIELDS.items():
-        if name in value and not fits(value[name]):
-            raise TypeError(f"{name} must be {what}, got {_short(value[name])}")
-    for name, (fits, what) in _LISTS.items():
-        if name in value and not (isinstance(value[name], list) and all(map(fits, value[name]))):
-            raise TypeError(f"{name} must be a list of {what}, got {_short(value[name])}")
-    for name, (fits, what) in _TABLES.items():
-        table = value.get(name, {})
-        if not isinstance(table, dict) or not all(fits(entry) for entry in table.values()):
-            raise TypeError(f"{name} must be a table of {what}, got {_short(table)}")
-        for key in _REQUIRED.get(name, ()):
-            if name in value and key not in table:
-                raise TypeError(f"{name} lacks '{key}'")
-    measures = value.get("measures", {})
-    scores = measures.get("score_range", [0, 1]) if isinstance(measures, dict) else None
-    if not _range(scores) or not all(_number(n) for key, n in measures.items() if key != "score_range"):
-        raise TypeError(f"measures must be whole numbers, and score_range a pair, got {_short(measures)}")
-    parameters = value.get("parameters", {})
-    parts: dict[str, Any] = parameters if isinstance(parameters, dict) else {"": None}
-    for key, part in parts.items():
-        if not isinstance(part, dict):
-            raise TypeError(f"parameters must be tables by name, got {_short(parameters)} at '{key[:40]}'")
-    declared = parts.get("declared", {})
-    for name, fits_one in _DECLARED.items():
-        if not (isinstance(declared.get(name, []), list) and all(map(fits_one, declared.get(name, [])))):
-            raise TypeError(f"declared {name} must be a list of texts, got {_short(declared[name])}")
-    if not _number(declared.get("neurons", 0)):
-        raise TypeError(f"declared neurons must be a whole number, got {_short(declared['neurons'])}")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+]

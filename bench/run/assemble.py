@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from robustspike.bench.attack.decide import VERIFICATION_DRAWS
 from robustspike.bench.attack.result import STATUS
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.certify.contract import Certifier
@@ -22,6 +23,8 @@ from robustspike.bench.contract.specs import Task
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.files import sha256
 from robustspike.bench.record.adversarials import pack_adversarials
+from robustspike.bench.record.enclosures import keep_plugin
+from robustspike.bench.record.enclosures import keep_weights
 from robustspike.bench.record.flags import cell_flags
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.schema import SampleRecord
@@ -37,6 +40,8 @@ from robustspike.bench.suite.cell import fits
 from robustspike.bench.suite.cell import frozen
 from robustspike.bench.suite.loading import victim_of
 from robustspike.bench.suite.plan import Plan
+from robustspike.bench.suite.variant import variant_of
+from robustspike.bench.training.weights import shipped_weights
 from robustspike.bench.training.weights import training_passes
 from robustspike.bench.victim.module import ModuleVictim
 
@@ -101,8 +106,13 @@ def _finish(
         measures=measures,
         flags=cell_flags(measures, counts),
         errors=tuple(dict.fromkeys(message for shard in shards for message in shard.errors)),
-        digests=digests | {"samples": sha256(samples), "adversarials": sha256(adversarials)},
-        environment=environment(settings) | {"attack_from": cell.rules.entry(cell.attack).distribution},
+        digests=digests
+        | {
+            "weights_after": " ".join(dict.fromkeys(shard.weights for shard in shards)),
+            "samples": sha256(samples),
+            "adversarials": sha256(adversarials),
+        },
+        environment=environment(settings) | sources(cell, victim.spec.weights, settings),
         rows=rows,
     )
     store.write_record(record, samples, adversarials)
@@ -154,17 +164,25 @@ def cell_of(record: CellRecord) -> Cell:
 
 def _declared(cell: Cell, victim: ModuleVictim, weights: Path | None) -> dict[str, Any]:
     """Return what victim and defense say about themselves, for a table that runs no model."""
-    recipe = registry("victims").get(cell.victim, **dict(cell.victim_params))
-    rule = registry("defenses").get(cell.defense)
+    variant = variant_of(cell, weights)
     declared: dict[str, Any] = {}
     if cell.certify:
         certifier: Certifier = cell.rules.get(cell.attack, **dict(cell.attack_params))
         declared["certificate"] = {"norm": certifier.spec.norm, "confidence": certifier.confidence}
+    geometry = registry("geometries").get(cell.threat.geometry)
     return declared | {
-        "adaptive": [need for need in rule.spec.adaptive if _applies(need, cell, victim)],
+        "geometry": {
+            "unit": getattr(geometry, "unit", "distance"),
+            "everywhere": getattr(geometry, "everywhere", True),
+            "moves": getattr(geometry, "moves", False),
+        },
+        "score_label": registry("datasets").get(cell.dataset).score_label,
+        "draws": VERIFICATION_DRAWS if victim.spec.stochastic else 1,
+        "steps": victim.spec.steps,
+        "adaptive": [need for need in variant.rule.spec.adaptive if _applies(need, cell, victim)],
         "notes": list(victim.spec.notes),
         "neurons": len(victim.neurons),
-        "training_passes": training_passes(recipe, cell.defense, cell.victim_seed, weights),
+        "training_passes": training_passes(variant.recipe, cell.defense, cell.victim_seed, weights),
     }
 
 
@@ -193,8 +211,36 @@ def sample_records(shard: ShardResult) -> list[SampleRecord]:
     ]
 
 
+def sources(cell: Cell, weights: str, settings: Settings) -> dict[str, str]:
+    """Say where the components of a cell came from, and keep in the results folder what no package brings.
+
+    Returns: attack_from, victim_from, defense_from and data_from: a distribution, or "file" for a plugin
+        file; plugins: the sha256 of these files; weights_from: "package", or "file" for weights that came
+        from another folder.
+
+    Args:
+        weights: the digest of the victim's parameters and buffers.
+    """
+    variant = variant_of(cell, settings.weights)
+    named = {
+        "attack": cell.rules.entry(cell.attack),
+        "victim": registry("victims").entry(cell.victim),
+        "defense": registry("defenses").entry(variant.family),
+        "data": registry("datasets").entry(cell.dataset),
+    }
+    loose = {entry.target.rpartition(":")[0] for entry in named.values() if not entry.is_installed}
+    kept = sorted(keep_plugin(settings.out, Path(path)) for path in loose)
+    path = variant.weights
+    is_shipped = path is None or path.parent == shipped_weights(variant.recipe)
+    if path is not None and not is_shipped:
+        keep_weights(settings.out, weights, path)
+    found = {f"{what}_from": entry.distribution for what, entry in named.items()}
+    found["weights_from"] = "package" if is_shipped else "file"
+    return found | ({"plugins": " ".join(kept)} if kept else {})
+
+
 def environment(settings: Settings) -> dict[str, str]:
-    """Describe where a record was made: versions, platform, device, threads."""
+    """Describe where a record was made: versions, platform, instruction set, device, threads."""
     device = settings.device
     if device.startswith("cuda"):
         device = f"{device} ({torch.cuda.get_device_name(device)})"
@@ -204,6 +250,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "torch": torch.__version__,
         "spikingjelly": version("spikingjelly"),
         "platform": f"{sys.platform} {platform.machine()}",
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": device,
         "threads": str(settings.threads),
     }

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from robustspike.bench.attack.evaluate import evaluate_shard
+from robustspike.bench.attack.evaluate import failed
 from robustspike.bench.attack.limits import NO_LIMITS
 from robustspike.bench.attack.limits import Limits
 from robustspike.bench.attack.oracle import Oracle
+from robustspike.bench.attack.result import ERROR
 from robustspike.bench.attack.result import STATUS
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.certify.base import certify_shard
@@ -26,10 +29,13 @@ from robustspike.bench.data.events.events import EventLists
 from robustspike.bench.errors import ContractError
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.suite.cell import Cell
+from robustspike.bench.suite.loading import VICTIMS
 from robustspike.bench.suite.loading import samples_of
-from robustspike.bench.suite.loading import victim_of
+from robustspike.bench.victim.energy import CONVENTIONS
+from robustspike.bench.victim.energy import EnergyCost
 from robustspike.bench.victim.energy import count_synops
 from robustspike.bench.victim.module import ModuleVictim
+from robustspike.bench.victim.state import weights_now
 
 
 @dataclass(frozen=True)
@@ -85,31 +91,74 @@ class Died:
 
 
 def compute(unit: Unit, settings: Settings, *, died: bool = False) -> ShardResult:
-    """Compute one shard; one whose process died has errors for verdicts."""
+    """Compute one shard; one whose process died has errors for verdicts.
+
+    The victim is compared with what was loaded before its next use: whoever changed it, the shard is an
+    error. After that, and after any other failure, it is loaded afresh.
+    """
+    where: dict[str, Any] = {"weights": settings.weights, "device": settings.device}
+    loaded = VICTIMS.pristine(unit.cell, **where)
+    kept = False
+    try:
+        result = _measured(unit, loaded.victim, settings, died=died)
+        what = loaded.changed()
+        result.weights = loaded.victim.spec.weights if what is None else weights_now(loaded.victim)
+        if what is not None:
+            result.status.fill_(ERROR)
+            result.errors.append(
+                f"{unit.cell.label}: the victim was not the same after this shard ({what}); none of its "
+                "numbers count. Mend what changes it, remove the record, and run again."
+            )
+        kept = not result.errors
+    finally:
+        if not kept:
+            VICTIMS.drop(unit.cell, **where)
+    return result
+
+
+def _measured(unit: Unit, victim: ModuleVictim, settings: Settings, *, died: bool) -> ShardResult:
     cell = unit.cell
-    victim = victim_of(cell, weights=settings.weights, device=settings.device)
     rule = cell.rules.get(cell.attack, **dict(cell.attack_params))
     if died:
         rule = Died(rule.spec)
-    data = _shard(cell, unit.index, settings)
+    data = shard_of(cell, unit.index, settings)
     batch = (victim, rule, cell.threat, data.x, data.y, data.ids)
     if cell.certify:
-        return certify_shard(*batch, seed=cell.seed, limits=settings.limits)
+        try:
+            return certify_shard(*batch, seed=cell.seed, limits=settings.limits)
+        except ContractError as error:  # the victim's fault: a certifier's own is caught
+            return failed_shard(unit, settings, str(error))
     result = evaluate_shard(
         *batch,
         seed=cell.seed,
         limits=settings.limits,
         events=lambda: _events(cell, unit.index, settings),
     )
-    result.counts |= energy_of(victim, data, result, seed=cell.seed)
+    try:
+        result.counts |= energy_of(victim, data, result, seed=cell.seed)
+    except ContractError as error:  # the victim's fault, which is its own cell's
+        result.errors.append(str(error))
+    made_from = registry("datasets").get(cell.dataset).sources(data.ids, root=settings.root)
+    if made_from is not None:
+        result.extras["source"] = made_from.double()
+    return result
+
+
+def failed_shard(unit: Unit, settings: Settings, message: str) -> ShardResult:
+    """Return a shard of which nothing can be computed, for a reason that is not the attack's."""
+    data = shard_of(unit.cell, unit.index, settings)
+    result = failed(data.x, data.y, data.ids, message)
+    if unit.cell.certify:
+        result.extras["radius"] = torch.full((len(data),), -1.0, dtype=torch.float64)
     return result
 
 
 def energy_of(victim: ModuleVictim, data: Split, result: ShardResult, *, seed: int) -> dict[str, int]:
     """Measure the energy of the clean answers, and of the broken samples before and after the attack.
 
-    Returns: whole picojoules summed over samples: energy_clean_pj (all n), energy_broken_pj (the broken
-        samples, clean) and energy_adv_pj (the same, attacked).
+    Returns: whole picojoules of one draw, summed over samples: energy_clean_pj (all n), energy_broken_pj (the
+        broken samples, clean) and energy_adv_pj (the same, attacked), by the default convention; and of all
+        n, clean, by the others: energy_once_pj, energy_dense_pj and energy_dense_once_pj.
     """
     everyone = torch.arange(len(data))
     broken = everyone[result.status == STATUS.index(Status.BROKEN)]
@@ -122,12 +171,15 @@ def energy_of(victim: ModuleVictim, data: Split, result: ShardResult, *, seed: i
     found = {}
     for name, (x, rows) in parts.items():
         noise = streams.fork("draw", rows=rows.to(victim.device)) if victim.spec.stochastic else None
-        total = count_synops(victim, x.to(victim.device), noise=noise).energy_nj().sum() if len(x) else 0.0
-        found[f"energy_{name}_pj"] = round(float(total) * 1000)
+        counts = count_synops(victim, x.to(victim.device), noise=noise) if len(x) else None
+        for convention, cost in CONVENTIONS.items() if name == "clean" else [(name, EnergyCost())]:
+            total = 0.0 if counts is None else float(counts.energy_nj(cost).sum())
+            found[f"energy_{convention}_pj"] = round(total * 1000)
     return found
 
 
-def _shard(cell: Cell, index: int, settings: Settings) -> Split:
+def shard_of(cell: Cell, index: int, settings: Settings) -> Split:
+    """Return the samples of one shard of a cell."""
     return samples_of(cell, settings.root)[index * cell.shard : (index + 1) * cell.shard]
 
 

@@ -15,7 +15,7 @@ from robustspike.bench.contract.specs import Task
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.record.adversarials import read_adversarials
 from robustspike.bench.record.schema import CellRecord
-from robustspike.bench.suite.loading import dataset_split
+from robustspike.bench.suite.loading import first_samples
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,7 +55,7 @@ def panels_of(record: CellRecord, folder: Path, *, count: int, root: Path | None
     if record.task is not Task.QUALITY:
         raise ConfigError(f"{folder}: holds no record of a quality model; pictures need one.")
     ids, attacked_images = read_adversarials(folder)
-    data = dataset_split(record.dataset, record.split, root)[: record.samples]
+    data = first_samples(record.dataset, record.split, root, record.samples)
     place = {int(i): n for n, i in enumerate(data.ids.tolist())}
     rows = {row.row: row for row in record.rows}
     panels = []

@@ -15,27 +15,38 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from robustspike.bench.attack.contract import Attack
+from robustspike.bench.attack.fitting import refused_gradient
 from robustspike.bench.attack.limits import data_bytes
 from robustspike.bench.attack.limits import watchdog
 from robustspike.bench.contract.registry import load_file
+from robustspike.bench.contract.registry import registry
+from robustspike.bench.errors import BenchError
 from robustspike.bench.record import provenance
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.store import Store
+from robustspike.bench.run.applicable import applicable
 from robustspike.bench.run.assemble import _finish
+from robustspike.bench.run.cluster import in_ray
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.compute import Unit
 from robustspike.bench.run.compute import compute
+from robustspike.bench.run.compute import failed_shard
 from robustspike.bench.run.pool import in_processes
+from robustspike.bench.run.shards import pack_shard
 from robustspike.bench.run.shards import read_shard
 from robustspike.bench.run.shards import write_shard
 from robustspike.bench.suite.cell import Cell
+from robustspike.bench.suite.cell import NotApplicable
 from robustspike.bench.suite.file import Suite
 from robustspike.bench.suite.identity import identity
-from robustspike.bench.suite.loading import dataset_split
+from robustspike.bench.suite.loading import samples_of
 from robustspike.bench.suite.loading import victim_of
 from robustspike.bench.suite.plan import Plan
 from robustspike.bench.victim.checks import check_victim
+from robustspike.bench.victim.module import ModuleVictim
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ def work(unit: Unit, settings: Settings) -> Unit:
     """Compute one shard and write it."""
     store = Store(settings.out)
     if read_shard(store.shards, unit.key, unit.index) is None:
-        write_shard(store.shards, unit.key, unit.index, compute(unit, settings))
+        write_shard(store.shards, unit.key, unit.index, pack_shard(compute(unit, settings)))
     return unit
 
 
@@ -82,33 +93,55 @@ def run(
     settings: Settings,
     *,
     jobs: int = 1,
+    cluster: str | None = None,
     on_tick: Callable[[Tick], None] | None = None,
+    on_misfit: Callable[[NotApplicable], None] | None = None,
+    on_start: Callable[[Cell], None] | None = None,
 ) -> list[CellRecord]:
     """Measure every cell of a plan that is not there yet; return all their records in plan order.
 
-    Raises: ContractError: a victim fails its checks (before anything is measured on it).
-        ArtefactError: an existing record is damaged, or nothing can be written.
+    A victim that fails its checks has errors in its own cells, with what it failed; a cell whose gradient
+    estimator does not apply to its victim has no record, and `on_misfit` is told why.
+
+    Args:
+        jobs: worker processes here.
+        cluster: address of a Ray cluster to work on instead, or "local" (see `in_ray`).
+        on_tick: called after each shard.
+        on_misfit: called with each cell that does not apply.
+        on_start: called with the cell of each shard that starts, where it starts here.
+
+    Raises: ArtefactError: an existing record is damaged, or nothing can be written.
     """
     prepare(settings)
+    plan = applicable(plan, settings)
     store = Store(settings.out)
     with store.locked():
         store.clean()
         keyed = _identify(plan, settings)
         records = {key: _adopt(store, key, plan.suite) for key, _, _, _ in keyed if store.has(key)}
+        missing = [cell for key, cell, _, _ in keyed if key not in records]
+        faults, misfits = _examine(missing, settings)
+        for cell, reason in misfits.items():
+            if on_misfit is not None:
+                on_misfit(NotApplicable(cell.victim_label, cell.defense, f"{cell.label}: {reason}"))
+        keyed = [entry for entry in keyed if entry[1] not in misfits]
         units = [
             Unit(cell, key, index)
             for key, cell, _, _ in keyed
             if key not in records
             for index in range(cell.shards)
         ]
-        _check_victims([unit.cell for unit in units], settings)
+        for unit in units:
+            if fault := faults.get(unit.cell):
+                content = pack_shard(failed_shard(unit, settings, fault))
+                write_shard(store.shards, unit.key, unit.index, content)
         if units and settings.command:
             provenance.note(settings.out, provenance.session(settings.command))
         waiting = {key: cell.shards for key, cell, _, _ in keyed if key not in records}
         total = sum(cell.shards for _, cell, _, _ in keyed)
         done = total - len(units)
         about = {key: (cell, digests, parameters) for key, cell, digests, parameters in keyed}
-        for unit in _execute(units, settings, jobs):
+        for unit in _execute(units, settings, jobs, cluster, on_start):
             waiting[unit.key] -= 1
             if not waiting[unit.key]:
                 cell, digests, parameters = about[unit.key]
@@ -140,23 +173,70 @@ def _identify(plan: Plan, settings: Settings) -> list[tuple[str, Cell, dict[str,
     return list(found.values())
 
 
-def _check_victims(cells: Sequence[Cell], settings: Settings) -> None:
-    seen = set()
+def _examine(cells: Sequence[Cell], settings: Settings) -> tuple[dict[Cell, str], dict[Cell, str]]:
+    """Check every victim once; return what is wrong with those of some cells, and cells that do not apply."""
+    found: dict[object, str | None] = {}
+    faults: dict[Cell, str] = {}
+    misfits: dict[Cell, str] = {}
     for cell in cells:
+        victim = victim_of(cell, weights=settings.weights, device=settings.device)
         which = (cell.victim, cell.victim_params, cell.defense, cell.victim_seed)
-        if which in seen:
-            continue
-        seen.add(which)
-        data = dataset_split(cell.dataset, cell.split, settings.root)
-        check_victim(victim_of(cell, weights=settings.weights, device=settings.device), data.x)
+        if which not in found:
+            found[which] = _fault(victim, samples_of(cell, settings.root).x)
+        if (fault := found[which]) is not None:
+            faults[cell] = fault
+        elif not cell.certify:
+            attack: Attack = registry("attacks").get(cell.attack, **dict(cell.attack_params))
+            if (reason := refused_gradient(attack, victim)) is not None:
+                misfits[cell] = reason
+    return faults, misfits
 
 
-def _execute(units: Sequence[Unit], settings: Settings, jobs: int) -> Iterator[Unit]:
-    if jobs <= 1 or len(units) <= 1:
+def _fault(victim: ModuleVictim, x: Tensor) -> str | None:
+    """Say which check a victim fails, or None."""
+    try:
+        check_victim(victim, x)
+    except Exception as error:  # noqa: BLE001  (a network is foreign code: it raises what it likes)
+        text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+        return text if victim.spec.name in text else f"victim '{victim.spec.name}': {text}"
+    return None
+
+
+def _execute(
+    units: Sequence[Unit],
+    settings: Settings,
+    jobs: int,
+    cluster: str | None,
+    on_start: Callable[[Cell], None] | None,
+) -> Iterator[Unit]:
+    """Compute units and write their shards, here, in processes, or on a cluster; the same bytes every way."""
+
+    def starts(unit: Unit) -> None:
+        if on_start is not None:
+            on_start(unit.cell)
+
+    if cluster is not None and units:
+        folder = Store(settings.out).shards
+        here = [unit for unit in units if read_shard(folder, unit.key, unit.index) is not None]
+        yield from here
+        missing = [unit for unit in units if unit not in set(here)]
+        for unit, content in in_ray(missing, settings, address=cluster) if missing else ():
+            _keep(unit, settings, content)
+            yield unit
+    elif jobs <= 1 or len(units) <= 1:
         for unit in units:
+            starts(unit)
             yield work(unit, settings)
-        return
-    for unit, survived in in_processes(units, work_guarded, settings, jobs=jobs, start=prepare):
-        if not survived:
-            write_shard(Store(settings.out).shards, unit.key, unit.index, compute(unit, settings, died=True))
-        yield unit
+    else:
+        for unit, survived in in_processes(
+            units, work_guarded, settings, jobs=jobs, start=prepare, on_start=starts
+        ):
+            if not survived:
+                _keep(unit, settings, None)
+            yield unit
+
+
+def _keep(unit: Unit, settings: Settings, content: bytes | None) -> None:
+    """Write a shard; without content, one whose process died."""
+    content = content or pack_shard(compute(unit, settings, died=True))
+    write_shard(Store(settings.out).shards, unit.key, unit.index, content)

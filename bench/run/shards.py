@@ -17,12 +17,18 @@ def shard_path(folder: Path, key: str, index: int) -> Path:
     return folder / key / f"{index:05d}.safetensors"
 
 
-def write_shard(folder: Path, key: str, index: int, result: ShardResult) -> None:
-    """Keep one shard until its cell is finished. Raises: ArtefactError."""
+def pack_shard(result: ShardResult) -> bytes:
+    """Return the content of a shard's file."""
     tensors = {name: getattr(result, name).contiguous() for name in ShardResult.TENSORS}
     tensors |= {f"extra:{name}": column.contiguous() for name, column in result.extras.items()}
     about = {"errors": json.dumps(result.errors), "counts": json.dumps(result.counts)}
-    write_atomic(shard_path(folder, key, index), safetensors.torch.save(tensors, about))
+    about["weights"] = result.weights
+    return safetensors.torch.save(tensors, about)
+
+
+def write_shard(folder: Path, key: str, index: int, content: bytes) -> None:
+    """Keep one packed shard until its cell is finished. Raises: ArtefactError."""
+    write_atomic(shard_path(folder, key, index), content)
 
 
 def read_shard(folder: Path, key: str, index: int) -> ShardResult | None:
@@ -44,6 +50,7 @@ def read_shard(folder: Path, key: str, index: int) -> ShardResult | None:
             errors=json.loads(about["errors"]),
             counts=json.loads(about["counts"]),
             extras=extras,
+            weights=about["weights"],
         )
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError):
         path.unlink(missing_ok=True)

@@ -62,6 +62,7 @@ class GradientEstimator:
         source: paper and equation, with each deviation.
         forwards, backwards: passes charged for one gradient.
         multi_step_only: whether it needs neurons that process whole sequences.
+        needs_dynamics: whether it needs a neuron's equations (rates, leak), not its potential alone.
         detach_reset: whether the gradient through the neurons' reset is cut; None leaves it as it is.
     """
 
@@ -70,7 +71,13 @@ class GradientEstimator:
     forwards: ClassVar[int] = 1
     backwards: ClassVar[int] = 1
     multi_step_only: ClassVar[bool] = False
+    needs_dynamics: ClassVar[bool] = False
     detach_reset: bool | None = None
+
+    @property
+    def checked_as(self) -> GradientEstimator:
+        """The estimator that is tried to see whether this one applies: itself, unless it draws numbers."""
+        return self
 
     def rule(self, neuron: Neuron, memory: Memory) -> SpikeRule | SequenceRule | None:
         """Return the backward rule of one neuron for one pass; None keeps the neuron's own.
@@ -86,8 +93,16 @@ class GradientEstimator:
         del module
         if not neurons:
             return "the network has no spiking neurons, so its own gradient is the only one"
-        if self.multi_step_only and not all(neuron.is_multi_step for neuron in neurons):
-            return "a neuron processes one step a call, and the estimator needs whole sequences"
+        for neuron in neurons:
+            if neuron.refusal is not None:
+                return f"neuron '{neuron.name}' {neuron.refusal}"
+            reason = (
+                (self.needs_dynamics and neuron.no_dynamics)
+                or (self.multi_step_only and neuron.no_sequence)
+                or (self.detach_reset is not None and neuron.no_resetting)
+            )
+            if reason:
+                return reason
         return None
 
     def loss_and_grad(
@@ -186,4 +201,4 @@ class Native(BpttEstimator):
     source: ClassVar[str] = "The victim's own surrogate (oracle knowledge of the training). Differs: none."
 
     def fits(self, module: nn.Module, neurons: Sequence[Neuron]) -> str | None:
-        return None
+        return None if self.detach_reset is None else super().fits(module, neurons)

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from robustspike.bench.attack.contract import Attack
+from robustspike.bench.attack.fitting import misfit
 from robustspike.bench.contract.registry import Registry
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import ThreatModel
 from robustspike.bench.contract.specs import VictimSpec
+
+Params = tuple[tuple[str, Any], ...]
+"""Changed parameters, sorted by name; hashable."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +25,11 @@ class Cell:
     """
 
     victim: str
-    victim_params: tuple[tuple[str, Any], ...]
+    victim_params: Params
     victim_seed: int
     defense: str
     attack: str
-    attack_params: tuple[tuple[str, Any], ...]
+    attack_params: Params
     threat: ThreatModel
     dataset: str
     split: str
@@ -47,8 +51,7 @@ class Cell:
     @property
     def victim_label(self) -> str:
         """The victim's name in tables, with its changed parameters and training seed."""
-        seed = f"@{self.victim_seed}" if self.victim_seed else ""
-        return label_of(self.victim, dict(self.victim_params)) + seed
+        return victim_label(self.victim, self.victim_params, self.victim_seed)
 
     @property
     def shards(self) -> int:
@@ -71,21 +74,29 @@ def label_of(name: str, params: Mapping[str, Any]) -> str:
     return f"{name}[{inside}]" if inside else name
 
 
-def frozen(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+class Table(dict[str, Any]):
+    """A table among parameters, {"epochs": 1}: hashable, for nothing changes it any more."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozen(self))
+
+
+def victim_label(name: str, params: Params, seed: int) -> str:
+    """Name a victim with changed parameters and its training seed: "lif_cnn.digits[tau=4.0]@1"."""
+    return label_of(name, dict(params)) + (f"@{seed}" if seed else "")
+
+
+def frozen(params: Mapping[str, Any]) -> Params:
     """Return changed parameters as a sorted, hashable tuple."""
-    return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in params.items()))
+    return tuple((key, _fixed(params[key])) for key in sorted(params))
+
+
+def _fixed(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_fixed, value))
+    return Table(value) if isinstance(value, dict) else value
 
 
 def fits(attack: Attack, threat: ThreatModel, spec: VictimSpec) -> bool:
     """Say whether an attack can be run on a victim under a threat model (its access left aside)."""
-    known = attack.spec
-    refuses = getattr(attack, "fits", None)  # optional: why the attack cannot run on a victim
-    if callable(refuses) and refuses(spec) is not None:
-        return False
-    return (
-        threat.geometry in known.geometries
-        and threat.domain in known.domains
-        and spec.task in known.tasks
-        and threat.goal in known.goals
-        and (known.minimum_norm or not threat.is_minimum_norm)
-    )
+    return misfit(attack, threat, spec) is None

@@ -2,56 +2,122 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.resources
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field
+from fractions import Fraction
 from pathlib import Path
+from typing import Annotated
 from typing import Any
+from typing import Literal
 
+from robustspike.bench.contract.decode import Count
+from robustspike.bench.contract.decode import Positive
+from robustspike.bench.contract.decode import Rule
+from robustspike.bench.contract.decode import decode
+from robustspike.bench.contract.specs import Budget
+from robustspike.bench.contract.specs import Domain
+from robustspike.bench.contract.specs import Goal
+from robustspike.bench.contract.specs import ThreatModel
+from robustspike.bench.contract.specs import VictimSpec
 from robustspike.bench.contract.suggest import did_you_mean
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.record.schema import digest
 
 MAX_SUITE_BYTES = 1 << 20
 
-_TOP = {
-    "name",
-    "version",
-    "description",
-    "samples",
-    "shard",
-    "seeds",
-    "split",
-    "threats",
-    "victims",
-    "attacks",
-    "certify",
-}
-_ENTRY = {
-    "threats": {"domain", "geometry", "eps", "bounds", "goal", "levels", "budget", "attacks", "samples"},
-    "victims": {"name", "params", "defenses", "seeds"},
-    "attacks": {"name", "params"},
-    "certify": {"name", "params"},
-}
-_OPTIONAL = {"certify"}
+Size = Annotated[Fraction, Rule('a fraction of 0 or more such as "8/255"', lambda eps: eps >= 0)]
+Seeds = Annotated[tuple[Count, ...], Rule("a list of whole numbers of 0 or more, such as [0]", len)]
 
 
-@dataclass(frozen=True)
-class Suite:
-    """A parsed suite file; lists are in file order."""
+@dataclass(frozen=True, kw_only=True)
+class ThreatEntry:
+    """A [[threats]] table: a threat model, and what is measured under it.
+
+    Args:
+        geometry, domain, goal, levels, budget: see `ThreatModel`; its access is what an attack needs.
+        eps: the exact budget, or "min" for attacks that minimise the distance.
+        bounds: the legal range of inputs; None for the victim's own.
+        attacks: patterns of attack labels; those that begin with "!" leave out.
+        samples: samples of these cells, instead of the suite's.
+    """
+
+    geometry: str
+    eps: Size | Literal["min"] = "min"
+    domain: Domain = Domain.STATIC
+    bounds: tuple[float, float] | None = None
+    goal: Goal = Goal.UNTARGETED
+    levels: Count = 0
+    budget: Budget = field(default_factory=Budget)
+    attacks: tuple[str, ...] = ("*",)
+    samples: Positive | None = None
+
+    def model(self, spec: VictimSpec) -> ThreatModel | None:
+        """Return the threat model for a victim, or None where the domains differ."""
+        if self.domain is not spec.domain:
+            return None
+        low, high = self.bounds or spec.bounds
+        return ThreatModel(
+            domain=self.domain,
+            geometry=self.geometry,
+            eps=None if isinstance(self.eps, str) else self.eps,
+            bounds=(float(low), float(high)),
+            budget=self.budget,
+            goal=self.goal,
+            levels=self.levels,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimEntry:
+    """A [[victims]] table: victims by name or pattern, their defenses and training seeds."""
 
     name: str
-    version: int
-    description: str
-    samples: int
-    shard: int
-    seeds: tuple[int, ...]
-    split: str
-    threats: tuple[Mapping[str, Any], ...]
-    victims: tuple[Mapping[str, Any], ...]
-    attacks: tuple[Mapping[str, Any], ...]
-    certify: tuple[Mapping[str, Any], ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    defenses: tuple[str, ...] = ("none",)
+    seeds: Seeds = (0,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackEntry:
+    """An [[attacks]] or [[certify]] table: attacks or certifiers by name or pattern, parameters changed."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteText:
+    """A suite file as written; lists are in file order.
+
+    Args:
+        name, version, description: for people; the name is by default that of the file.
+        samples, shard: samples of a cell, and how many of them are computed at once.
+        seeds: root seeds of the attacks.
+        split: the part of the data sets.
+        threats, victims, attacks, certify: what is measured: all that fits together.
+    """
+
+    name: str
+    threats: Annotated[tuple[ThreatEntry, ...], Rule("at least one [[threats]] table", len)]
+    victims: Annotated[tuple[VictimEntry, ...], Rule("at least one [[victims]] table", len)]
+    attacks: Annotated[tuple[AttackEntry, ...], Rule("at least one [[attacks]] table", len)]
+    certify: Annotated[tuple[AttackEntry, ...], Rule("at least one [[certify]] table", len)] = ()
+    version: Positive = 1
+    description: str = ""
+    samples: Positive = 250
+    shard: Positive = 125
+    seeds: Seeds = (0,)
+    split: Literal["train", "validation", "test"] = "test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite(SuiteText):
+    """A suite file and the digest of its content."""
+
     digest: str
 
 
@@ -90,52 +156,9 @@ def read_suite(name: str) -> Suite:
 
 
 def _parse(value: Mapping[str, Any], where: str) -> Suite:
-    _known_keys(value, _TOP, f"suite '{where}'")
-    lists: dict[str, tuple[Mapping[str, Any], ...]] = {}
-    for key, known in _ENTRY.items():
-        entries = value.get(key)
-        if entries is None and key in _OPTIONAL:
-            lists[key] = ()
-            continue
-        if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
-            raise ConfigError(f"suite '{where}': needs at least one [[{key}]] table.")
-        for number, entry in enumerate(entries, start=1):
-            place = f"suite '{where}', [[{key}]] number {number}"
-            _known_keys(entry, known, place)
-            if key != "threats" and not isinstance(entry.get("name"), str):
-                raise ConfigError(f"{place}: needs a name.")
-            chosen = entry.get("attacks", [])
-            if not (isinstance(chosen, list) and all(isinstance(pattern, str) for pattern in chosen)):
-                raise ConfigError(f'{place}: attacks must be a list such as ["pgd.*", "!pgd.l2"].')
-            if not isinstance(entry.get("params", {}), dict):
-                raise ConfigError(f"{place}: params must be a table such as {{ steps = 20 }}.")
-        lists[key] = tuple(entries)
-    numbers = {}
-    for key, default in (("version", 1), ("samples", 250), ("shard", 125)):
-        number = value.get(key, default)
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ConfigError(f"suite '{where}': {key} must be a positive integer, got {number!r}.")
-        numbers[key] = number
-    seeds = value.get("seeds", [0])
-    if not (isinstance(seeds, list) and seeds and all(isinstance(s, int) for s in seeds)):
-        raise ConfigError(f"suite '{where}': seeds must be a list of integers, got {seeds!r}.")
-    split = value.get("split", "test")
-    if split not in ("train", "validation", "test"):
-        raise ConfigError(f"suite '{where}': split must be train, validation or test, got {split!r}.")
-    return Suite(
-        name=str(value.get("name", Path(where).stem)),
-        description=str(value.get("description", "")),
-        seeds=tuple(seeds),
-        split=split,
-        digest=digest(_jsonable(value)),
-        version=numbers["version"],
-        samples=numbers["samples"],
-        shard=numbers["shard"],
-        threats=lists["threats"],
-        victims=lists["victims"],
-        attacks=lists["attacks"],
-        certify=lists["certify"],
-    )
+    text: SuiteText = decode({"name": Path(where).stem, **value}, SuiteText, f"suite '{where}'")
+    written = {part.name: getattr(text, part.name) for part in dataclasses.fields(text)}
+    return Suite(**written, digest=digest(_jsonable(value)))
 
 
 def _jsonable(value: Any) -> Any:
@@ -144,10 +167,3 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, list):
         return [_jsonable(v) for v in value]
     return value if isinstance(value, bool | int | str) else str(value)
-
-
-def _known_keys(value: Mapping[str, Any], known: set[str], where: str) -> None:
-    for key in value:
-        if key not in known:
-            hint = did_you_mean(key, known)
-            raise ConfigError(f"{where}: unknown key '{key}'.{hint} Known: {', '.join(sorted(known))}.")

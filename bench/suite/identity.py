@@ -11,29 +11,34 @@ from robustspike.bench.record.schema import digest
 from robustspike.bench.record.threat import encode_threat
 from robustspike.bench.suite.cell import Cell
 from robustspike.bench.suite.code_digest import code_digest
+from robustspike.bench.suite.loading import VICTIMS
 from robustspike.bench.suite.loading import samples_of
-from robustspike.bench.suite.loading import victim_of
+from robustspike.bench.suite.variant import variant_of
 from robustspike.bench.training.weights import plain
-from robustspike.bench.training.weights import trained_with
 
 
 def identity(
     cell: Cell, *, weights: Path | None, root: Path | None, device: str
 ) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Return a cell's key, the digests that enter it, and the full parameters of its components."""
-    recipe = registry("victims").get(cell.victim, **dict(cell.victim_params))
-    defense = trained_with(recipe, cell.defense, cell.victim_seed, weights)
+    variant = variant_of(cell, weights)
+    recipe, defense = variant.recipe, variant.trained
     attack = cell.rules.get(cell.attack, **dict(cell.attack_params))
-    victim = victim_of(cell, weights=weights, device=device)
     data = samples_of(cell, root)
     code = {
         "victim": code_digest(recipe, "victims"),
         "defense": code_digest(defense, "defenses"),
         "attack": code_digest(attack, "certifiers" if cell.certify else "attacks"),
+        "dataset": code_digest(recipe.data(), "datasets"),
+        "geometry": code_digest(registry("geometries").get(cell.threat.geometry), "geometries"),
     }
-    digests = {"weights": victim.spec.weights, "data": data.digest, "code": digest(code)}
+    digests = {
+        "weights": VICTIMS.digest(cell, weights=weights, device=device),
+        "data": data.digest,
+        "code": digest(code),
+    }
     how = "certifier" if cell.certify else "attack"
-    parameters = {"victim": plain(recipe), "defense": plain(defense), how: plain(attack)}
+    parameters = {"victim": plain(variant.made), "defense": plain(defense), how: plain(attack)}
     key = digest(
         {
             "protocol": PROTOCOL,

@@ -11,7 +11,7 @@ from robustspike.bench.contract.specs import Task
 from robustspike.bench.numbers.losses import margin
 from robustspike.bench.numbers.losses import score
 from robustspike.bench.numbers.rng import RowStreams
-from robustspike.bench.snn.estimators import GradientEstimator
+from robustspike.bench.snn.estimators import Native
 from robustspike.bench.testing.check import Checks
 from robustspike.bench.testing.check import require
 from robustspike.bench.victim.checks import check_victim
@@ -61,7 +61,7 @@ def has_a_gradient(victim: ModuleVictim) -> None:
     x = _inputs(victim)
     y = _answer(victim, x).argmax(dim=1)
     loss = score if victim.spec.task is Task.QUALITY else margin
-    out = victim.loss_and_grad(x, y, loss, GradientEstimator(), noise=_noise(victim))
+    out = victim.loss_and_grad(x, y, loss, Native(), noise=_noise(victim))
     require(bool(torch.isfinite(out.grad).all()), "the input gradient is not finite")
     dead = int((out.grad.flatten(1) == 0).all(dim=1).sum())
     require(dead <= _N // 2, f"the input gradient is zero for {dead} of {_N} random inputs")
@@ -71,7 +71,7 @@ def estimators_do_not_change_the_answer(victim: ModuleVictim) -> None:
     x = _inputs(victim)
     y = _answer(victim, x).argmax(dim=1)
     loss = score if victim.spec.task is Task.QUALITY else margin
-    out = victim.loss_and_grad(x, y, loss, GradientEstimator(), noise=_noise(victim))
+    out = victim.loss_and_grad(x, y, loss, Native(), noise=_noise(victim))
     require(torch.equal(out.logits, _answer(victim, x)), "logits differ with and without a gradient")
 
 

@@ -1,1 +1,7 @@
 """Recipes, defenses and the training loop."""
+
+from __future__ import annotations
+
+from robustspike.bench.moved import names_of
+
+__getattr__ = names_of("training")

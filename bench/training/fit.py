@@ -58,6 +58,8 @@ class Schedule:
         flips: whether training images are mirrored left to right, each with probability 1/2.
         shifts: largest shift of a training image up, down, left or right, in pixels; zeros come in.
         smoothing: share of each label that is spread evenly over all classes.
+        bf16: whether convolutions and linear layers compute in bfloat16 (automatic mixed precision; worth it
+            on an accelerator). Weights, validation and what is shipped stay float32.
     """
 
     epochs: int = 20
@@ -71,6 +73,7 @@ class Schedule:
     flips: bool = False
     shifts: int = 0
     smoothing: float = 0.0
+    bf16: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch < 1 or self.patience < 0 or not 0 < self.lr < math.inf:
@@ -113,6 +116,7 @@ class Step:
         epochs: epochs of the whole run, for rules that ramp a weight; 0 where unknown.
         second_order: whether the rule differentiates a gradient. If not, plain spiking layers run in place:
             the same spikes and gradients, about twice as fast.
+        bf16: whether passes run under bfloat16 autocast.
 
     Attributes:
         forwards, backwards: sample passes made so far; a forward in training mode counts one backward
@@ -127,6 +131,7 @@ class Step:
     loss_of: Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
     epochs: int = 0
     second_order: bool = False
+    bf16: bool = False
     forwards: int = field(default=0, init=False)
     backwards: int = field(default=0, init=False)
 
@@ -158,6 +163,7 @@ class Step:
         with (
             supplied_with(self.module, streams),
             in_place([] if self.second_order else plain_nodes(self.module)),
+            torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16),
         ):
             yield
 
@@ -278,7 +284,8 @@ def fit(
     scheduler = _scheduler(optimiser, schedule, steps)
     shapes = [p.shape for p in parameters]
     key = stable_hash(dataclasses.asdict(schedule), train.digest, seed, shapes, identity)
-    report, best, best_loss, start = Report(), _snapshot(module), math.inf, 0
+    report, best, start = Report(), _snapshot(module), 0
+    best_value, best_loss = -math.inf, math.inf  # a score may be negative: a correlation, a mean margin
     if checkpoint is not None and checkpoint.exists():
         state = _read_checkpoint(checkpoint, key)
         module.load_state_dict(state["module"])
@@ -286,6 +293,7 @@ def fit(
         scheduler.load_state_dict(state["scheduler"])
         report, best = Report(**state["report"]), state["best"]
         best_loss, start = state["best_loss"], state["epoch"]
+        best_value = report.validation if report.best_epoch else -math.inf
     for epoch in range(start, schedule.epochs):
         if schedule.patience and report.best_epoch and epoch - report.best_epoch >= schedule.patience:
             break
@@ -298,7 +306,7 @@ def fit(
             if augment is not None:
                 x = augment(x, generator("augment", seed, epoch, index))
             rng = generator("step", seed, epoch, index)
-            step = Step(module, x, y, rng, epoch, loss_of, schedule.epochs, second_order)
+            step = Step(module, x, y, rng, epoch, loss_of, schedule.epochs, second_order, schedule.bf16)
             named = terms(step)
             for name, term in named.items():
                 sums[name] = sums.get(name, 0.0) + _finite(name, term, epoch, index)
@@ -316,10 +324,11 @@ def fit(
         if after_epoch is not None:
             after_epoch(module, epoch, validation)
         value, loss = score(module, validation)
-        better = (value, -loss) > (report.validation, -best_loss)
-        if may_keep[epoch] and (better or schedule.keep == "last"):
+        rank = tuple(-math.inf if math.isnan(part) else part for part in (value, -loss))
+        first = not report.best_epoch  # some epoch is kept, however bad all of them are
+        if may_keep[epoch] and (first or rank > (best_value, -best_loss) or schedule.keep == "last"):
             report.best_epoch, report.validation = epoch + 1, value
-            best, best_loss = _snapshot(module), loss
+            best, best_value, best_loss = _snapshot(module), rank[0], -rank[1]
         means = {name: total / steps for name, total in sums.items()}
         report.history.append({**means, "validation": value})
         if checkpoint is not None:
@@ -340,6 +349,8 @@ def fit(
             progress(Progress(epoch + 1, schedule.epochs, means, value))
     module.load_state_dict(best)
     module.eval()
+    if not schedule.epochs:  # what it starts from is what is kept
+        report.validation, _ = score(module, validation)
     return report
 
 

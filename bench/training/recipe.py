@@ -38,6 +38,8 @@ class VictimRecipe:
         source: paper and equation, with each deviation.
         weights_package: package with the shipped weights, in its folder `weights`.
         retrains: whether a recipe that shares weights can also be trained; its own weights then come first.
+        deployed: parameters that only say how trained weights are used (T of a converted network): any value
+            takes the same weights. Every other parameter changes the weights, and so the name of their file.
     """
 
     name: str
@@ -50,6 +52,7 @@ class VictimRecipe:
     source: ClassVar[str] = ""
     weights_package: ClassVar[str] = "robustspike.victims"
     retrains: ClassVar[bool] = False
+    deployed: ClassVar[tuple[str, ...]] = ()
 
     def spec(self) -> VictimSpec:
         """Describe the deployed victim."""

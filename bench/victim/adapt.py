@@ -16,52 +16,11 @@ from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import VictimSpec
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
+from robustspike.bench.snn.neurons import State
 from robustspike.bench.victim.checks import check_victim
 from robustspike.bench.victim.module import ModuleVictim
 
 Time = Literal["inside", "repeat", "loop"]
-
-_STANDARD = frozenset(nn.Module().__dict__)
-"""What every module has of its own; none of it is a network's state."""
-
-
-class _State:
-    """The state of a module tree: plain attributes and buffers, to be put back after a call.
-
-    Parameters are not state. Tensors, and containers of them, are copied, so that a network that
-    changes its state in place is put back too.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._saved = [
-            (
-                child,
-                {key: _copied(value) for key, value in child.__dict__.items() if key not in _STANDARD},
-                {key: _copied(value) for key, value in child._buffers.items()},
-            )
-            for child in module.modules()
-        ]
-
-    def restore(self) -> None:
-        """Put everything back as it was, and remove what was added."""
-        for child, attributes, buffers in self._saved:
-            for key in [k for k in child.__dict__ if k not in _STANDARD and k not in attributes]:
-                del child.__dict__[key]
-            child.__dict__.update(attributes)
-            child._buffers.clear()
-            child._buffers.update(buffers)
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, nn.Parameter):
-        return value
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copied(item) for item in value]
-    return value
 
 
 class AdaptedNet(nn.Module):
@@ -92,7 +51,7 @@ class AdaptedNet(nn.Module):
             shape = (-1,) + (1,) * (x.dim() - 2)
             x = (x - x.new_tensor(self.mean).view(shape)) / x.new_tensor(self.std).view(shape)
         self._clear()
-        state = _State(self.network)
+        state = State(self.network)
         try:
             return self._decoded(self._run(x), len(x))
         finally:

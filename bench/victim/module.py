@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy as copying
 import dataclasses
 import hashlib
+import threading
 from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +17,9 @@ from torch import nn
 from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Task
 from robustspike.bench.contract.specs import VictimSpec
+from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import ContractError
+from robustspike.bench.errors import VictimFailed
 from robustspike.bench.numbers.losses import Loss
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.snn.estimators import GradientEstimator
@@ -23,11 +29,16 @@ from robustspike.bench.snn.fast_lif import in_place
 from robustspike.bench.snn.fast_lif import plain_nodes
 from robustspike.bench.snn.flips import FlipEngine
 from robustspike.bench.snn.neurons import Neuron
-from robustspike.bench.snn.neurons import find_neurons
 from robustspike.bench.snn.neurons import reset
+from robustspike.bench.victim.look import LOOK_ROWS
+from robustspike.bench.victim.look import find_spikes
 
 FLIP_CHUNK = 64
 """Inputs per forward when single flips are answered; measured on small nets on a CPU (64 beats 256)."""
+
+TURN = threading.RLock()
+"""Held during every pass: networks keep state and estimators are installed in them, so that threads take
+turns. One for all victims, because victims may share networks (a joint one and its members do)."""
 
 
 def digest_tensors(named: Iterator[tuple[str, Tensor]]) -> str:
@@ -47,24 +58,53 @@ class ModuleVictim:
     cleared before and after every call (each submodule with a `reset()`). Modules that draw noise
     declare `draws_noise = True` and read the `RowStreams` of the present call from `self.noise`.
 
+    Threads take turns: a pass in one waits for that in another.
+
     Args:
-        module: the network; put into evaluation mode here and never switched by the harness.
+        module: the network itself, not a copy (`wrap` makes one): it is put into evaluation mode and its
+            parameters are frozen here, and neither is switched by the harness again.
         spec: what it is; `weights` is filled in.
+
+    Raises: ContractError: its tensors were made under torch.inference_mode.
     """
 
     members: tuple[ModuleVictim, ...] = ()
     """The victims that a joint victim is made of (`bench.joint`); empty for a single one."""
 
     def __init__(self, module: nn.Module, spec: VictimSpec) -> None:
+        if any(tensor.is_inference() for tensor in (*module.parameters(), *module.buffers())):
+            raise ContractError(
+                f"victim '{spec.name}': its parameters were made under torch.inference_mode, so nothing is "
+                "differentiable through them. Build or load the network outside of it."
+            )
         self.module = module.eval()
         weights = digest_tensors(iter(sorted(module.state_dict().items())))
         self.spec = dataclasses.replace(spec, weights=weights)
-        self.neurons: tuple[Neuron, ...] = find_neurons(module)
         self._noisy = [m for m in module.modules() if getattr(m, "draws_noise", False)]
         for parameter in module.parameters():
             parameter.requires_grad_(False)
+        kinds = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()}
+        self._double = kinds == {torch.float64}
+        self.refusals: dict[GradientEstimator, str | None] = {}  # kept by `checks.refusal`
         self._plain = plain_nodes(self.module)
         reset(module)
+
+    @cached_property
+    def neurons(self) -> tuple[Neuron, ...]:
+        """The layers that make spikes: known by class, or found by their spike function (looked for once)."""
+        with TURN, torch.inference_mode(False):
+            return find_spikes(self.module, self._answer_freely, self._made_up(), steps=self.spec.steps)
+
+    def _made_up(self) -> Tensor:
+        """Return inputs for a look at the network: any values of the domain, none twice."""
+        low, high = self.spec.bounds
+        u = RowStreams.derive(range(LOOK_ROWS), "look").uniform(self.spec.shape)
+        return (low + (high - low) * u * (4 if self.spec.domain is Domain.EVENTS else 1)).to(self.device)
+
+    def _answer_freely(self, x: Tensor) -> Tensor:
+        """Answer any number of inputs, with noise of their own where the victim draws some."""
+        streams = RowStreams.derive(range(len(x)), "look", "noise", device=x.device)
+        return self.logits(x, noise=streams if self.spec.stochastic else None)
 
     @property
     def device(self) -> torch.device:
@@ -76,13 +116,16 @@ class ModuleVictim:
     def to(self, device: torch.device | str) -> ModuleVictim:
         """Move the module to a device and return the victim."""
         self.module.to(device)
+        self.refusals.clear()
         return self
 
     def logits(self, x: Tensor, *, noise: RowStreams | None = None) -> Tensor:
         """Answer a batch.
 
-        Shape: x [N, *spec.shape] in spec.bounds; returns [N, classes].
+        Shape: x [N, *spec.shape] in spec.bounds; returns [N, classes]. A network of float64 parameters is
+            handed float64 inputs.
         Raises: ContractError: wrong shapes, or a stochastic victim without noise streams.
+            VictimFailed: the network raised an exception of its own.
         """
         if tuple(x.shape[1:]) != self.spec.shape:
             raise ContractError(
@@ -93,22 +136,38 @@ class ModuleVictim:
             raise ContractError(
                 f"victim '{self.spec.name}' is stochastic: hand it noise=RowStreams for every call."
             )
-        for module in self._noisy:
-            module.noise = noise  # type: ignore[assignment]
-        reset(self.module)
-        try:
-            with in_place(self._plain):
-                out: Tensor = self.module(x)
-        finally:
-            reset(self.module)
-            for module in self._noisy:
-                module.noise = None  # type: ignore[assignment]
+        with TURN:
+            out = self._answered(x.double() if self._double else x, noise)
+        if not isinstance(out, Tensor):
+            raise ContractError(
+                f"victim '{self.spec.name}': expected logits [{len(x)}, {self.spec.classes}], got a "
+                f"{type(out).__name__}. Return one tensor from forward(), or use adapt(..., readout=...)."
+            )
         if out.shape != (len(x), self.spec.classes):
             raise ContractError(
                 f"victim '{self.spec.name}': expected logits [{len(x)}, {self.spec.classes}], got "
                 f"{list(out.shape)}. Decode over time inside the module, or fix `classes` in the spec."
             )
         return out
+
+    def _answered(self, x: Tensor, noise: RowStreams | None) -> Any:
+        """Return whatever the network answers, from cleared state and with the noise of this call."""
+        for module in self._noisy:
+            module.noise = noise  # type: ignore[assignment]
+        reset(self.module)
+        try:
+            with in_place(self._plain):
+                return self.module(x)
+        except (BenchError, MemoryError):
+            raise
+        except Exception as error:
+            raise VictimFailed(
+                f"victim '{self.spec.name}': its forward pass raised {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            reset(self.module)
+            for module in self._noisy:
+                module.noise = None  # type: ignore[assignment]
 
     def flipped(self, x: Tensor, owner: Tensor, index: Tensor) -> Tensor:
         """Return x[owner] with element `index` (of the flattened input) mirrored in the bounds."""
@@ -153,14 +212,15 @@ class ModuleVictim:
         if memories is None:
             rows = torch.arange(len(x), device=x.device)
             memories = [Memory(rows=rows, n=len(x)) for _ in self.neurons]
-        return estimator.loss_and_grad(
-            self.module,
-            lambda inputs: self.logits(inputs, noise=noise),
-            x,
-            lambda logits: loss(logits, y),
-            neurons=self.neurons,
-            memories=memories,
-        )
+        with TURN, torch.inference_mode(False):
+            return estimator.loss_and_grad(
+                self.module,
+                lambda inputs: self.logits(inputs, noise=noise),
+                x.clone() if x.is_inference() else x,
+                lambda logits: loss(logits, y),
+                neurons=self.neurons,
+                memories=memories,
+            )
 
 
 class Mirrored(nn.Module):
@@ -176,6 +236,38 @@ class Mirrored(nn.Module):
         return out
 
 
+def private_copy(module: nn.Module) -> nn.Module:
+    """Return a deep copy of a module, that of a forward pass in training included.
+
+    What such a pass leaves in a module (a membrane potential, a monitor's list) are tensors of a graph, which
+    Python's own deep copy refuses; here they are copied without their graph.
+
+    Raises: ContractError: something in the module cannot be copied.
+    """
+    done: dict[int, Any] = {}
+    seen: set[int] = set()
+
+    def note(value: Any) -> None:
+        if isinstance(value, Tensor):
+            if value.grad_fn is not None:
+                done[id(value)] = value.detach().clone()
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            for item in value.values() if isinstance(value, dict) else value:
+                note(item)
+
+    with torch.inference_mode(False):
+        for child in module.modules():
+            note(child.__dict__)
+        try:
+            return copying.deepcopy(module, done)
+        except Exception as error:  # whatever a foreign class raises when it is copied
+            raise ContractError(
+                f"wrap: a {type(module).__name__} cannot be copied ({type(error).__name__}: {error}). Pass "
+                "copy=False, and the module itself is frozen and put into evaluation mode."
+            ) from error
+
+
 def wrap(
     module: nn.Module,
     *,
@@ -188,13 +280,24 @@ def wrap(
     stochastic: bool = False,
     task: Task = Task.CLASSIFY,
     score_range: tuple[float, float] | None = None,
+    copy: bool = True,
 ) -> ModuleVictim:
     """Make a victim of one's own module: see `VictimSpec` for the arguments.
+
+    The victim is a copy, so that a training loop may go on with the module, and the numbers stay those of
+    the weights at this moment. With copy=False it is the module itself, from now on in evaluation mode and
+    with frozen parameters.
 
     The module maps raw inputs [N, *shape] in bounds to logits [N, classes]. A quality model maps them to
     one score [N, 1] and declares score_range=(worst, best); where worst is the larger number, the victim
     answers worst + best - score, so that larger is better everywhere.
     """
+    if not isinstance(module, nn.Module):
+        raise ContractError(
+            f"wrap: expected a torch.nn.Module, got {type(module).__name__}. Put the function into a module."
+        )
+    if copy:
+        module = private_copy(module)
     if task is Task.QUALITY and score_range is not None and score_range[0] > score_range[1]:
         module, score_range = Mirrored(module, sum(score_range)), (score_range[1], score_range[0])
     spec = VictimSpec(

@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
-from robustspike.bench.cli import main
 from robustspike.bench.cli.new import package
 from robustspike.bench.record.store import Store
+from tests.support.commands import robustspike
 from tests.support.folders import contents
 from tests.support.records import make_record
 from tests.support.records import write
-
-
-@dataclass
-class Done:
-    """What a call of the command line did."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def robustspike(*args: object, cwd: Path) -> Done:
-    """Call the command line in this process (importing torch anew for every call takes seconds)."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.chdir(cwd),
-        mock.patch.object(sys, "argv", ["robustspike", *map(str, args)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as stopped,
-    ):
-        main()
-    assert isinstance(stopped.value.code, int)
-    return Done(stopped.value.code, out.getvalue(), err.getvalue())
 
 
 def fails(*args: object, cwd: Path, code: int = 2) -> str:
@@ -131,8 +103,8 @@ def test_a_record_of_another_protocol_is_refused_and_the_rest_shown(tmp_path: Pa
     )
     assert "net" in done.stdout and "other" not in done.stdout
     checked = robustspike("verify", "out", "--only", old.parent.name, cwd=tmp_path)
-    assert checked.returncode == 1
-    assert "protocol '0'" in checked.stdout
+    assert checked.returncode == 3
+    assert "cannot check" in checked.stdout and "protocol '0'" in checked.stdout
     assert contents(tmp_path / "out") == before
     shutil.rmtree(tmp_path / "out" / "records" / make_record().key)
     assert "refused" in fails("leaderboard", "out", cwd=tmp_path, code=1)
@@ -175,7 +147,7 @@ def test_a_new_package_says_how_to_install_it(tmp_path: Path) -> None:
     assert f"pip install {tmp_path / 'there'} &&" in there.stderr
 
 
-def test_an_attack_from_a_file_is_marked_and_must_be_enclosed(tmp_path: Path) -> None:
+def test_an_attack_from_a_file_is_marked_and_enclosed(tmp_path: Path) -> None:
     source = package("attack", "loose.attack")
     (tmp_path / "loose_attack.py").write_text(source["loose_attack.py"])
     (tmp_path / "suite.toml").write_text(source["suite.toml"])
@@ -183,8 +155,12 @@ def test_an_attack_from_a_file_is_marked_and_must_be_enclosed(tmp_path: Path) ->
     done = robustspike(*args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "unpublished" in done.stdout
-    assert "must enclose it" in fails("submit", "out", cwd=tmp_path)
-    assert robustspike("submit", "out", "--plugin", "loose_attack.py", cwd=tmp_path).returncode == 0
+    shutil.copytree(tmp_path / "out", tmp_path / "bare")
+    shutil.rmtree(tmp_path / "bare" / "plugins")
+    assert "must enclose it" in fails("submit", "bare", cwd=tmp_path)
+    assert robustspike("submit", "bare", "--plugin", "loose_attack.py", cwd=tmp_path).returncode == 0
+    assert robustspike("submit", "out", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "bare.zip").read_bytes() == (tmp_path / "out.zip").read_bytes()
     checked = robustspike("verify", "out.zip", "--rerun", "--plugin", "loose_attack.py", cwd=tmp_path)
     assert checked.returncode == 0, checked.stdout
     merged = robustspike("leaderboard", "out", "out.zip", cwd=tmp_path)

@@ -14,13 +14,14 @@ from robustspike.bench.api import Split
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import registry
+from robustspike.bench.attack.fitting import refused_gradient
 from robustspike.bench.record.flags import cell_flags
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.schema import count
 from robustspike.bench.record.schema import digest
 from robustspike.bench.run.assemble import sample_records
 from robustspike.bench.training.weights import plain
-from robustspike.leaderboard.table import sections
+from robustspike.leaderboard.sections import build
 from tests.support.records import make_record
 
 Attacks = Sequence[tuple[str, dict[str, Any], Fraction | None]]
@@ -60,7 +61,10 @@ def cell(victim: ModuleVictim, attack: Any, eps: Fraction | None, data: Split) -
 
 def measured(victim: ModuleVictim, data: Split, attacks: Attacks = SMALL) -> tuple[set[str], Any]:
     """Attack a victim as a small suite would; return the flags of its row, and the row."""
-    records = [cell(victim, registry("attacks").get(name, **given), e, data) for name, given, e in attacks]
-    (section,) = sections(records)
+    asked = [(registry("attacks").get(name, **given), eps) for name, given, eps in attacks]
+    records = [
+        cell(victim, attack, eps, data) for attack, eps in asked if refused_gradient(attack, victim) is None
+    ]
+    (section,) = build(records)
     row = section.frame.iloc[0]
     return set(str(row["flags"]).split()), row

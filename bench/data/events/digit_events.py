@@ -81,8 +81,14 @@ class DigitEvents(Dataset):
         return [everything[i] for i in ids]
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
-        still = Digits().load(split)
-        lists = EventLists(self.recordings(split), _DURATION // self.steps)
+        return self.first(split, None)
+
+    def size(self, split: SplitName, *, root: Path | None = None) -> int:
+        return Digits().size(split)
+
+    def first(self, split: SplitName, n: int | None, *, root: Path | None = None) -> Split:
+        still = Digits().first(split, n)
+        lists = EventLists(self.recordings(split)[:n], _DURATION // self.steps)
         frames = np.zeros((len(still), *self.shape), dtype=np.float32)
         for row, events in enumerate(lists.recordings):
             frames[row] = lists.frames(events, steps=self.steps, size=(_SIZE, _SIZE))

@@ -104,7 +104,13 @@ class EventSet(Dataset):
         )
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
-        chosen = self._chosen(split, root)
+        return self.first(split, None, root=root)
+
+    def size(self, split: SplitName, *, root: Path | None = None) -> int:
+        return len(self._chosen(split, root))
+
+    def first(self, split: SplitName, n: int | None, *, root: Path | None = None) -> Split:
+        chosen = self._chosen(split, root)[:n]
         x = np.zeros((len(chosen), *self.shape), dtype=np.float32)
         for row, events in self._read_all(chosen):
             x[row] = self.frames(events)

@@ -133,7 +133,7 @@ class Recordings(Dataset):
         return len(self.labels) if self.folder else 0
 
     @cached_property
-    def size(self) -> Size:
+    def pixels(self) -> Size:
         """The sensor's (height, width)."""
         if all(self.sensor):
             return self.sensor
@@ -145,7 +145,7 @@ class Recordings(Dataset):
         """Shape of one input (T, 2, H, W)."""
         if not self.folder:
             return ()
-        return (self.steps, 2, *((self.side, self.side) if self.side else self.size))
+        return (self.steps, 2, *((self.side, self.side) if self.side else self.pixels))
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
         listing = self._listing(root, split)
@@ -157,7 +157,7 @@ class Recordings(Dataset):
 
     def _frames(self, path: Path) -> npt.NDArray[np.bool_]:
         side: Size = (self.shape[2], self.shape[3])
-        events, _ = _read(path, self.size, self.time_unit)
+        events, _ = _read(path, self.pixels, self.time_unit)
         if events.ndim == 4:
             if events.shape != self.shape:
                 raise ArtefactError(
@@ -166,7 +166,7 @@ class Recordings(Dataset):
                 )
             return events > 0
         counts = event_frames(
-            resized(events, self.size, side),
+            resized(events, self.pixels, side),
             steps=self.steps,
             size=side,
             split_by=self.split_by,

@@ -38,14 +38,18 @@ def _idx_pair(images: Path, labels: Path, stamp: tuple[int, int]) -> tuple[Bytes
     return x[:, None], y
 
 
-def _select(x: Bytes, y: Bytes, split: SplitName, *, name: str, first_test_id: int) -> Split:
-    """Return a split of one published part; test ids follow the ids of the training part."""
+def _places(y: Bytes, split: SplitName, *, name: str) -> np.ndarray:
+    """Return the positions of a split's samples in their published part, in the split's order."""
     if split == "test":
-        part, offset = stratified(y, {"test": -1}, salt=f"{name}/test/1")["test"], first_test_id
-    else:
-        sizes = {"validation": len(y) // _VALIDATION, "train": -1}
-        part, offset = stratified(y, sizes, salt=f"{name}/1")[split], 0
-    found = as_split(x, y, part)
+        return stratified(y, {"test": -1}, salt=f"{name}/test/1")["test"]
+    sizes = {"validation": len(y) // _VALIDATION, "train": -1}
+    return stratified(y, sizes, salt=f"{name}/1")[split]
+
+
+def _select(x: Bytes, y: Bytes, split: SplitName, n: int | None, *, name: str, first_test_id: int) -> Split:
+    """Return the first n samples of a split; test ids follow the ids of the training part."""
+    offset = first_test_id if split == "test" else 0
+    found = as_split(x, y, _places(y, split, name=name)[:n])
     return Split(found.x / 255, found.y, found.ids + offset)
 
 
@@ -78,12 +82,20 @@ class IdxSet(Dataset):
     folder: ClassVar[str] = ""
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
+        return self.first(split, None, root=root)
+
+    def size(self, split: SplitName, *, root: Path | None = None) -> int:
+        return len(_places(self._part(split, root)[1], split, name=self.name))
+
+    def first(self, split: SplitName, n: int | None, *, root: Path | None = None) -> Split:
+        return _select(*self._part(split, root), split, n, name=self.name, first_test_id=60_000)
+
+    def _part(self, split: SplitName, root: Path | None) -> tuple[Bytes, Bytes]:
         part = "t10k" if split == "test" else "train"
         images = self._find(root, f"{part}-images-idx3-ubyte")
         labels = self._find(root, f"{part}-labels-idx1-ubyte")
         stamp = (images.stat().st_mtime_ns, labels.stat().st_mtime_ns)
-        x, y = _idx_pair(images, labels, stamp)
-        return _select(x, y, split, name=self.name, first_test_id=60_000)
+        return _idx_pair(images, labels, stamp)
 
     def _find(self, root: Path | None, name: str) -> Path:
         if root is None:
@@ -161,9 +173,17 @@ class CifarSet(Dataset):
     batches: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = ((), ())
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
+        return self.first(split, None, root=root)
+
+    def size(self, split: SplitName, *, root: Path | None = None) -> int:
+        return len(_places(self._part(split, root)[1], split, name=self.name))
+
+    def first(self, split: SplitName, n: int | None, *, root: Path | None = None) -> Split:
+        return _select(*self._part(split, root), split, n, name=self.name, first_test_id=50_000)
+
+    def _part(self, split: SplitName, root: Path | None) -> tuple[Bytes, Bytes]:
         paths = self._batches(root, test=split == "test")
-        x, y = _cifar(paths, tuple(path.stat().st_mtime_ns for path in paths), self.classes)
-        return _select(x, y, split, name=self.name, first_test_id=50_000)
+        return _cifar(paths, tuple(path.stat().st_mtime_ns for path in paths), self.classes)
 
     def _batches(self, root: Path | None, *, test: bool) -> tuple[Path, ...]:
         if root is None:

@@ -75,6 +75,7 @@ class PhotopatchIqa(Dataset):
     shape: ClassVar[tuple[int, ...]] = (3, PATCH, PATCH)
     classes: ClassVar[int] = 1
     task: ClassVar[Task] = Task.QUALITY
+    score_label: ClassVar[str] = "pseudo-MOS (HaarPSI)"
     source: ClassVar[str] = f"Photographs inside installed wheels. {CREDITS} Labels: HaarPSI (pseudo-MOS)."
 
     def __post_init__(self) -> None:
@@ -85,10 +86,22 @@ class PhotopatchIqa(Dataset):
         prepare(progress)
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
+        return self.first(split, None)
+
+    def size(self, split: SplitName, *, root: Path | None = None) -> int:
+        del root
+        return len(self.indices(split))
+
+    def first(self, split: SplitName, n: int | None, *, root: Path | None = None) -> Split:
         del root
         table = prepare()
-        index = self.indices(split)
+        index = self.indices(split)[:n]
         return Split(table["x"][index].float() / 255, table["mos"][index], index)
+
+    def sources(self, ids: Tensor, *, root: Path | None = None) -> Tensor:
+        """Return for each patch the number of its photograph."""
+        del root
+        return prepare()["photograph"][ids]
 
     def indices(self, split: SplitName) -> Tensor:
         """Return the ids of a split, ordered by a hash (so that any prefix is a fair sample)."""

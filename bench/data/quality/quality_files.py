@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from robustspike.bench.contract.specs import Task
 from robustspike.bench.data.base import Dataset
@@ -137,7 +138,31 @@ class RatedImages(Dataset):
                 "seem to be on another scale (1 to 5, 0 to 1); use the published table."
             )
 
+    def sources(self, ids: Tensor, *, root: Path | None = None) -> Tensor | None:
+        """Return for each image the number of its undistorted original; None for sets without originals."""
+        if root is None:
+            raise ArtefactError(f"{self.name}: needs the published files. Pass --data DIR.")
+        names = [entry.reference.lower() for entry in self.entries(root)]
+        if not all(names):
+            return None
+        numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+        return torch.tensor([numbers[names[i]] for i in ids.tolist()])
+
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
+        return self.first(split, None, root=root)
+
+    def size(self, split: SplitName, *, root: Path | None = None) -> int:
+        return len(self._chosen(split, root)[1])
+
+    def first(self, split: SplitName, n: int | None, *, root: Path | None = None) -> Split:
+        every, chosen = self._chosen(split, root)
+        chosen = chosen[:n]
+        x = np.stack([read_square(every[i].path, self.crop) for i in chosen])
+        scores = torch.tensor([every[i].score for i in chosen], dtype=torch.float64)
+        return Split(torch.from_numpy(x).float() / 255, scores, torch.tensor(chosen))
+
+    def _chosen(self, split: SplitName, root: Path | None) -> tuple[list[Entry], list[int]]:
+        """Return every entry, and the ids of a split's in its order."""
         if root is None:
             raise ArtefactError(f"{self.name}: needs the published files. Pass --data DIR.")
         every = self.entries(root)
@@ -147,9 +172,7 @@ class RatedImages(Dataset):
             chosen = chosen[: self.limit]
         if not chosen:
             raise ArtefactError(f"{self.name}: its {split} split is empty; the folder holds too few images.")
-        x = np.stack([read_square(every[i].path, self.crop) for i in chosen])
-        scores = torch.tensor([every[i].score for i in chosen], dtype=torch.float64)
-        return Split(torch.from_numpy(x).float() / 255, scores, torch.tensor(chosen))
+        return every, chosen
 
 
 def part_of(entry: Entry, salt: str) -> str:

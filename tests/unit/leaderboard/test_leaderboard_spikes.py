@@ -19,13 +19,13 @@ from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Goal
 from robustspike.bench.record.flags import FLAGS
 from robustspike.bench.record.schema import CellRecord
-from robustspike.leaderboard.render import details_csv
-from robustspike.leaderboard.render import to_html
-from robustspike.leaderboard.render import to_markdown
+from robustspike.leaderboard.sections import Section
+from robustspike.leaderboard.sections import build
 from robustspike.leaderboard.spikes import TOGETHER
 from robustspike.leaderboard.spikes import median
-from robustspike.leaderboard.table import Section
-from robustspike.leaderboard.table import sections
+from robustspike.leaderboard.write.csv import details_csv
+from robustspike.leaderboard.write.markdown import to_markdown
+from robustspike.leaderboard.write.page import to_html
 from tests.support.records import make_record
 
 
@@ -58,7 +58,7 @@ def flips(
 
 
 def only(records: list[CellRecord]) -> Section:
-    (section,) = sections(records)
+    (section,) = build(records)
     return section
 
 
@@ -146,7 +146,7 @@ def test_records_without_spike_counts_have_no_such_columns() -> None:
     page = to_markdown([only([image])])
     assert "median over successes" in page and "| spikes added" not in page
     assert not len(only([make_record("rb")]).attacks)
-    assert details_csv(sections([make_record("rb")])) == {}
+    assert details_csv(build([make_record("rb")])) == {}
 
 
 def test_a_retiming_table_counts_moves() -> None:
@@ -161,7 +161,7 @@ def test_a_victim_that_no_move_can_fool_is_not_called_masked() -> None:
 
 
 def test_targeted_records_are_a_section_of_their_own() -> None:
-    built = sections([flips([3, 6]), flips([None, 6], goal=Goal.TARGETED)])
+    built = build([flips([3, 6]), flips([None, 6], goal=Goal.TARGETED)])
     assert [s.title.rpartition(", ")[2] for s in built] == ["l0 min", "l0 min targeted"]
     assert [s.attacks["broken"].tolist() for s in built] == [[2], [1]]
     flags = [s.frame["flags"].iloc[0] for s in built]
@@ -175,13 +175,13 @@ def test_an_unbounded_targeted_attack_is_no_sanity_check() -> None:
     whole = make_record("r" * 10, eps=1)  # type: ignore[arg-type]
     aimed = replace(whole, threat=replace(whole.threat, goal=Goal.TARGETED))
     assert "unbounded_attack_fails" in str(only([bounded, whole]).frame["flags"].iloc[0])
-    built = sections([bounded, aimed])
+    built = build([bounded, aimed])
     assert len(built) == 2
     assert "no_unbounded_check" in built[0].frame["flags"].iloc[0]
 
 
 def test_the_page_draws_one_labelled_curve_an_attack() -> None:
-    built = sections(
+    built = build(
         [
             flips([3, 6, 40]),
             flips([5, 300, None], attack="scar<b>", access=Access.SCORE),
@@ -199,7 +199,7 @@ def test_the_page_draws_one_labelled_curve_an_attack() -> None:
     styles = re.findall(r'<path d="M0 5H34" ([^>]*)/>', page)
     assert len(set(styles)) == 3 and "dasharray" in styles[2] and "dasharray" not in styles[1]
     assert "<script" not in page and "http" not in page
-    assert ".curves.csv" in to_markdown(built)
+    assert "`curves.csv`" in to_markdown(built)
 
 
 def test_a_curve_ends_at_its_share_and_stays_inside_the_chart() -> None:
@@ -223,17 +223,15 @@ def test_many_attacks_keep_styles_of_their_own() -> None:
     assert len(set(styles)) == len(styles) == 25
 
 
-def test_files_beside_the_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    publish([flips([3, 6])], csv=tmp_path / "board.csv")
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "board.attacks.csv",
-        "board.csv",
-        "board.curves.csv",
-    ]
+def test_files_of_a_board(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publish([flips([3, 6])], out=tmp_path / "board")
+    always = {"cells.csv", "leaderboard.html", "leaderboard.json", "leaderboard.md", "rows.csv"}
+    assert {p.name for p in (tmp_path / "board").iterdir()} == always | {"attacks.csv", "curves.csv"}
     shown = capsys.readouterr().out
     assert "median over successes" in shown and "spikes added" in shown
-    publish([make_record("rb")], csv=tmp_path / "plain" / "board.csv")
-    assert [p.name for p in (tmp_path / "plain").iterdir()] == ["board.csv"]
+    publish([make_record("rb")], out=tmp_path / "plain", csv=tmp_path / "wide" / "board.csv")
+    assert {p.name for p in (tmp_path / "plain").iterdir()} == always
+    assert [p.name for p in (tmp_path / "wide").iterdir()] == ["board.csv"]
 
 
 def test_the_terminal_explains_flags_and_says_what_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:

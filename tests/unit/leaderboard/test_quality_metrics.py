@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from robustspike.bench.errors import ConfigError
-from robustspike.leaderboard import quality as q
+from robustspike.leaderboard import metrics as q
 
 S, A, RANGE = [20.0, 40.0, 60.0, 80.0], [50.0, 45.0, 90.0, 70.0], (0.0, 100.0)
 
@@ -81,7 +81,8 @@ def test_degenerate_inputs_give_nan_or_an_error_not_a_crash() -> None:
     assert math.isnan(q.srocc(flat, s)) and math.isnan(q.pearson(flat, s)) and math.isnan(q.kendall(flat, s))
     assert q.absolute_gain(flat, [6.0, 6.0, 6.0]).value == 1.0
     assert q.srocc_interval(math.nan, 100) == (-1.0, 1.0)
-    assert q.mean_of([2.0]) == q.Mean(2.0, 2.0, 2.0)
+    alone = q.mean_of([2.0])
+    assert alone.value == 2.0 and math.isnan(alone.low) and math.isnan(alone.high)
     with pytest.raises(ConfigError, match="one length"):
         q.mae([1.0], [1.0, 2.0])
 
@@ -126,3 +127,26 @@ def test_quantile_matching_is_exact_on_its_own_data_and_linear_outside() -> None
 def test_areas() -> None:
     assert q.integral_robustness([2, 4, 8, 10], [0.3, 0.3, 0.3, 0.3]) == pytest.approx(0.3)
     assert q.uap_stability([0, 10, 20], [0, 0.1, 0.2]) == pytest.approx(-200)
+
+
+def test_a_rank_correlation_over_few_photographs_covers_at_its_rate() -> None:
+    """Six images from each of eight photographs that differ; the true correlation is zero."""
+    rng = np.random.default_rng(0)
+    sources = np.repeat(np.arange(8), 6)
+    hits = {"sources": 0, "images": 0}
+    for _ in range(300):
+        x, y = (np.repeat(rng.normal(size=8), 6) + 0.5 * rng.normal(size=48) for _ in range(2))
+        for name, of in (("sources", sources), ("images", np.arange(48))):
+            found = q.srocc_of(x, y, of)
+            hits[name] += found.low <= 0 <= found.high
+    assert hits["sources"] > 0.88 * 300 > 0.75 * 300 > hits["images"]
+    alone = q.srocc_of([1.0, 2, 3, 4], [1.0, 3, 2, 4], [5, 5, 5, 5])
+    assert alone.value == pytest.approx(0.8) and math.isnan(alone.low)
+
+
+def test_a_share_of_images_counts_what_they_are_worth() -> None:
+    hits, sources = [True] * 6 + [False] * 6, [0] * 6 + [1] * 6
+    few, many = q.share_of(hits, sources), q.share_of(hits, range(12))
+    assert few.value == many.value == 0.5
+    assert (few.low, few.high) == pytest.approx((0.0945, 0.9055), abs=1e-4)  # one of two
+    assert (many.low, many.high) == pytest.approx((0.2538, 0.7462), abs=1e-4)  # six of twelve

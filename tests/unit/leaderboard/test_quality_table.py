@@ -18,13 +18,15 @@ from robustspike.bench.contract.specs import Task
 from robustspike.bench.contract.specs import ThreatModel
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.schema import SampleRecord
-from robustspike.leaderboard import quality
-from robustspike.leaderboard import quality_matched
-from robustspike.leaderboard import quality_table
-from robustspike.leaderboard.render import sort_sections
-from robustspike.leaderboard.render import to_csv
-from robustspike.leaderboard.render import to_html
-from robustspike.leaderboard.render import to_markdown
+from robustspike.leaderboard import metrics
+from robustspike.leaderboard.filters import sort_sections
+from robustspike.leaderboard.sections import Section
+from robustspike.leaderboard.sections import build
+from robustspike.leaderboard.sections import visibility
+from robustspike.leaderboard.sections.quality import by_training_seed
+from robustspike.leaderboard.write.csv import wide_csv
+from robustspike.leaderboard.write.markdown import to_markdown
+from robustspike.leaderboard.write.page import to_html
 
 CLEAN = np.array([20.0, 40.0, 60.0, 80.0, 30.0, 50.0, 70.0, 90.0])
 MOS = CLEAN + np.array([3, -2, 1, 0, -1, 4, 2, -3])
@@ -39,6 +41,7 @@ def record(
     clean: np.ndarray = CLEAN,
     ssim: float = 0.995,
     failed: int = -1,
+    images: int = 1,
 ) -> CellRecord:
     moves = np.broadcast_to(np.asarray(change, dtype=float), clean.shape)
     rows = tuple(
@@ -54,7 +57,14 @@ def record(
             first_hit=1,
             clean_score=float(clean[i]),
             adv_score=float(clean[i] + moves[i]),
-            extras={"ssim": ssim, "psnr": 45.0, "haarpsi": 0.97, "gradient_l1": 70.0, "slope": 50.0},
+            extras={
+                "ssim": ssim,
+                "psnr": 45.0,
+                "haarpsi": 0.97,
+                "gradient_l1": 70.0,
+                "slope": 50.0,
+                "source": float(i // images),
+            },
         )
         for i in range(len(clean))
     )
@@ -88,8 +98,16 @@ def control(change: float = 1.0, **changes: object) -> CellRecord:
     return record("quality.random_sign", change, access=Access.SCORE, **changes)
 
 
+def quality_sections(records: list[CellRecord]) -> list[Section]:
+    return [section for section in build(records) if section.kind.name == "quality"]
+
+
+def visibility_sections(records: list[CellRecord]) -> list[Section]:
+    return [section for section in build(records) if section.kind.name == "visibility"]
+
+
 def row_of(records: list[CellRecord]) -> dict[str, object]:
-    (section,) = quality_table.sections(records)
+    (section,) = quality_sections(records)
     (row,) = section.frame.to_dict("records")
     return row
 
@@ -114,7 +132,7 @@ def test_three_pairs_of_scores_agree_as_scipy_says_and_means_carry_intervals() -
         assert row[f"srocc_{pair}"] == pytest.approx(stats.spearmanr(x, y).statistic)
         assert row[f"krocc_{pair}"] == pytest.approx(stats.kendalltau(x, y).statistic)
     assert row["plcc_stability"] == pytest.approx(stats.pearsonr(attacked, CLEAN).statistic)
-    mapping = quality.fit_mapping(CLEAN, MOS)
+    mapping = metrics.fit_mapping(CLEAN, MOS)
     assert row["plcc_clean"] == pytest.approx(stats.pearsonr(mapping(CLEAN), MOS).statistic)
     assert row["rmse_clean"] == pytest.approx(np.sqrt(np.square(mapping(CLEAN) - MOS).mean()))
     assert row["rmse_clean"] < row["rmse_attacked"] and row["rmse"] == pytest.approx(
@@ -173,10 +191,9 @@ def test_ranks_are_shared_unless_a_paired_test_separates_and_flags_unrank() -> N
     records = [record("a", 5.0, **strong), control(**strong), record("a", 20.0, **weak), control(**weak)]
     near = [record("a", [6.0] * 4 + [4.0] * 4, victim="near"), control(victim="near")]
     noisy = [record("a", 1.0, victim="noisy"), control(0.9, victim="noisy")]
-    (section,) = quality_table.sections(records + near + noisy)
-    ranks = dict(zip(section.frame["victim"], section.frame["rank"], strict=True))
-    assert ranks["near"] == ranks["strong"] == 1 and ranks["weak"] == 3
-    assert np.isnan(ranks["noisy"])
+    (section,) = quality_sections(records + near + noisy)
+    ranks = dict(zip(section.frame["victim"], (row[0] for row in section.tables()[0].rows), strict=True))
+    assert ranks == {"near": "1-2", "strong": "1-2", "weak": "3", "noisy": "-"}
 
 
 def test_errors_are_left_out_and_a_row_without_images_survives() -> None:
@@ -189,15 +206,14 @@ def test_errors_are_left_out_and_a_row_without_images_survives() -> None:
 
 
 def test_rendering_holds_the_numbers_and_names_the_labels_pseudo_mos() -> None:
-    sections = quality_table.sections([record("a", 20.0), control(), record("a", 9.0, victim="snn")])
-    (row, other) = csv.DictReader(io.StringIO(to_csv(sections)))
+    sections = quality_sections([record("a", 20.0), control(), record("a", 9.0, victim="snn")])
+    (row, other) = csv.DictReader(io.StringIO(wide_csv(sections)))
     assert {row["victim"], other["victim"]} == {"cnn", "snn"}
     assert "pseudo-MOS" in row["section"]
     text, page = to_markdown(sections), to_html(sections)
     assert "20.0 [20.0, 20.0]" in text and "`no_noise_control`" in text and "pseudo-MOS" in page
-    for key in ("worst_case", "clean", "asr", "victim"):
-        assert len(sort_sections(sections, key)[0].frame) == 2
-    assert sort_sections(sections, "worst_case")[0].frame["mae"].tolist() == [9.0, 20.0]
+    assert sort_sections(sections, "mae")[0].frame["mae"].tolist() == [9.0, 20.0]
+    assert sort_sections(sections, "mae:desc")[0].frame["mae"].tolist() == [20.0, 9.0]
 
 
 def at_budgets(attack: str, points: dict[int, tuple[float, float]], **changes: object) -> list[CellRecord]:
@@ -214,50 +230,48 @@ def at_budgets(attack: str, points: dict[int, tuple[float, float]], **changes: o
 def test_attacks_are_read_at_equal_visibility_between_their_budgets() -> None:
     loud = at_budgets("loud", {1: (10.0, 0.996), 2: (16.0, 0.984), 4: (30.0, 0.93)})
     quiet = at_budgets("quiet", {1: (2.0, 0.9999), 2: (4.0, 0.9996), 4: (9.0, 0.997)})
-    (section,) = quality_matched.sections([*loud, *quiet, *at_budgets("two", {1: (1, 0.9), 2: (2, 0.8)})])
+    (section,) = visibility_sections([*loud, *quiet, *at_budgets("two", {1: (1, 0.9), 2: (2, 0.8)})])
     rows = {row["attack"]: row for row in section.frame.to_dict("records")}
-    assert set(rows) == {"loud", "quiet", quality_matched.ALL}
+    assert set(rows) == {"loud", "quiet", visibility.ALL}
     assert rows["loud"]["mae_ssim"] == pytest.approx(13.0)  # half way between 10 and 16
     assert rows["quiet"]["mae_ssim"] == 9.0 and rows["quiet"]["short_ssim"] == 1.0
     assert rows["loud"]["mae_linf"] == 16.0 and rows["quiet"]["mae_linf"] == 4.0
-    assert rows[quality_matched.ALL]["mae_ssim"] == pytest.approx(13.0)
-    assert rows[quality_matched.ALL]["short_ssim"] == 0.0
-    by_ssim, by_distance = quality_matched.tables(section)
-    assert by_ssim[1] == [["all attacks", "13.0 [13.0, 13.0]"], ["loud", "13.0"], ["quiet", ">9.0"]]
-    assert by_distance[1][0] == ["all attacks", "16.0 [16.0, 16.0]"]
+    assert rows[visibility.ALL]["mae_ssim"] == pytest.approx(13.0)
+    assert rows[visibility.ALL]["short_ssim"] == 0.0
+    by_ssim, by_distance = section.tables()
+    assert by_ssim.rows == [["all attacks", "13.0 [13.0, 13.0]"], ["loud", "13.0"], ["quiet", ">9.0"]]
+    assert by_distance.rows[0] == ["all attacks", "16.0 [16.0, 16.0]"]
 
 
 def test_a_curve_never_falls_below_what_less_visible_points_reach() -> None:
     curve = [(0.0, 0.0, 0.0), (0.004, 1 / 255, 20.0), (0.016, 2 / 255, 8.0), (0.1, 4 / 255, 30.0)]
-    assert quality_matched.change_at(curve, 0, 0.01) == (20.0, True)
-    assert quality_matched.change_at(curve, 1, 0.5 / 255) == (pytest.approx(10.0), True)
-    assert quality_matched.change_at(curve, 0, 0.5) == (30.0, False)
+    assert visibility.change_at(curve, 0, 0.01) == (20.0, True)
+    assert visibility.change_at(curve, 1, 0.5 / 255) == (pytest.approx(10.0), True)
+    assert visibility.change_at(curve, 0, 0.5) == (30.0, False)
 
 
 def test_equal_visibility_leaves_out_errors_and_the_control_and_is_published() -> None:
     points = {1: (10.0, 0.996), 2: (16.0, 0.984), 4: (30.0, 0.93)}
     failing = at_budgets("a", points, failed=3)
     noise = at_budgets("quality.random_sign", points, access=Access.SCORE)
-    sections = quality_matched.sections([*failing, *noise])
+    sections = visibility_sections([*failing, *noise])
     assert set(sections[0].frame["attack"]) == {"a", "all attacks"} and set(sections[0].frame["n"]) == {7}
-    assert quality_matched.sections(failing[:2]) == []
+    assert visibility_sections(failing[:2]) == []
     text, page = to_markdown(sections), to_html(sections)
     assert "MAE at SSIM 0.99 under" in text and "<em>At equal visibility</em>" in page
-    (first, _) = csv.DictReader(io.StringIO(to_csv(sections)))
-    assert float(first["mae_ssim"]) == pytest.approx(13.0) and first["rank"] == ""
-    for key in ("worst_case", "clean", "victim"):
-        assert len(sort_sections(sections, key)[0].frame) == 2
+    (first, _) = csv.DictReader(io.StringIO(wide_csv(sections)))
+    assert float(first["mae_ssim"]) == pytest.approx(13.0) and first["rank_low"] == ""
 
 
 def test_training_seeds_are_summarised_with_an_interval() -> None:
     records = [
         record("a", move, victim=name) for move, name in ((10.0, "cnn"), (14.0, "cnn@1"), (12.0, "cnn@2"))
     ]
-    (section,) = quality_table.sections([*records, *(control(victim=r.victim) for r in records)])
-    (headers, rows) = quality_table.tables(section)[2]
+    (section,) = quality_sections([*records, *(control(victim=r.victim) for r in records)])
+    headers, rows = section.tables()[2].headers, section.tables()[2].rows
     assert headers[0] == "mean of k training seeds"
     assert (
         rows[0][:3] == ["cnn", "none", "3"] and rows[0][5] == "12.0 [7.0, 17.0]"
     )  # 12 +- 4.303 * 2 / sqrt 3
-    assert quality_table.by_training_seed(section.frame.iloc[:1]) is None
+    assert by_training_seed(section.frame.iloc[:1]) is None
     assert "Mean of k training seeds" in to_html([section])

@@ -5,14 +5,18 @@ from __future__ import annotations
 import pytest
 
 from robustspike.bench.numbers.stats import wilson
-from robustspike.leaderboard.render import by_training_seed
-from robustspike.leaderboard.render import to_html
-from robustspike.leaderboard.render import to_markdown
+from robustspike.leaderboard.sections import Section
+from robustspike.leaderboard.sections import build
 from robustspike.leaderboard.seeds import interval
 from robustspike.leaderboard.seeds import mean_rows
 from robustspike.leaderboard.seeds import student_interval
-from robustspike.leaderboard.table import sections
+from robustspike.leaderboard.write.markdown import to_markdown
+from robustspike.leaderboard.write.page import to_html
 from tests.support.records import make_record
+
+
+def means(section: Section) -> list[dict[str, object]]:
+    return mean_rows(section.frame, ("clean", "worst_case", *section.part_columns))
 
 
 def test_students_interval_of_three_values() -> None:
@@ -40,13 +44,13 @@ def test_only_rows_that_differ_in_the_training_seed_are_put_together() -> None:
         make_record("rbbbw", victim="other@1"),
         make_record("bbbbw", victim="other@x"),
     ]
-    (section,) = sections(records)
-    (row,) = mean_rows(section.frame)
+    (section,) = build(records)
+    (row,) = means(section)
     assert (row["victim"], row["defense"], row["seeds"]) == ("net", "none", 3)
     assert row["clean"] == pytest.approx((0.8, *wilson(4, 5)))
     assert row["worst_case"][0] == pytest.approx(0.6)
     assert row["acc:pgd.linf"] == row["worst_case"]
-    (again,) = mean_rows(sections(records[::-1])[0].frame)
+    (again,) = means(build(records[::-1])[0])
     assert again == row
 
 
@@ -56,14 +60,14 @@ def test_an_attack_that_one_seed_lacks_has_no_mean() -> None:
         make_record("rrrb", victim="net@1"),
         make_record("rrrr", victim="net@1", attack="noise"),
     ]
-    (section,) = sections(records)
-    assert "acc:noise" not in mean_rows(section.frame)[0]
-    assert [row[-2:] for row in by_training_seed(section)[1]] == [["-", "62.5 [0.0, 100.0]"]]
+    (section,) = build(records)
+    assert "acc:noise" not in means(section)[0]
+    assert [row[-2:] for row in section.tables()[2].rows] == [["-", "62.5 [0.0, 100.0]"]]
 
 
 def test_the_table_appears_only_where_there_are_seeds() -> None:
-    one = sections([make_record("rrbbw", victim="net@1")])
-    two = sections([make_record("rrbbw", victim="net"), make_record("rrrbw", victim="net@1")])
+    one = build([make_record("rrbbw", victim="net@1")])
+    two = build([make_record("rrbbw", victim="net"), make_record("rrrbw", victim="net@1")])
     for show in (to_markdown, to_html):
         assert "training seeds" not in show(one)
         assert "mean of k training seeds" in show(two)

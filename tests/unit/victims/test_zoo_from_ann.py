@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 from torch import nn
 
@@ -19,6 +20,7 @@ from robustspike.bench.api import fit
 from robustspike.bench.api import generator
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
+from robustspike.bench.cli.train import command
 from robustspike.bench.training import train as training
 from robustspike.bench.training import weights
 from robustspike.victims.converted.nodes import ConvertedNet
@@ -162,6 +164,18 @@ def test_a_recipe_that_starts_from_another_victim_does_so_without_being_told(tmp
     assert certificate["test"]["correct"] > 0.5 * certificate["test"]["n"]
 
 
+def test_the_command_hardens_trained_weights_in_the_epochs_it_is_given(tmp_path: Path) -> None:
+    arguments = ["lif_cnn.digits", "--defense", "sr", "--from", "lif_cnn.digits", "--out", str(tmp_path)]
+    result = CliRunner().invoke(command, [*arguments, "--epochs", "1", "--lr", "0.0005"])
+    assert result.exit_code == 0, result.output
+    certificate = weights.read_certificate(tmp_path / "lif_cnn.digits+sr.safetensors")
+    assert certificate["started_from"]["victim"] == "lif_cnn.digits"
+    assert certificate["recipe"]["schedule"]["epochs"] == 1 == certificate["training"]["epochs"]
+    assert certificate["recipe"]["schedule"]["lr"] == 0.0005
+    assert certificate["made_with"]["threads"] == 1
+    assert certificate["test"]["correct"] > 0.9 * certificate["test"]["n"]  # a drawn start is far below
+
+
 def test_training_refuses_a_start_that_does_not_belong_to_the_victim(tmp_path: Path) -> None:
     none = registry("defenses").get("none")
     with pytest.raises(ConfigError, match=r"lif_cnn\.digits.*starts from"):
@@ -170,6 +184,33 @@ def test_training_refuses_a_start_that_does_not_belong_to_the_victim(tmp_path: P
         training.train(short("lif_cnn.digits", starts="ann_cnn.digits"), none, out=tmp_path)
     with pytest.raises(ConfigError, match="other layers"):
         training.train(short("qcfs_cnn.digits", starts="ann_cnn.digits", widths=(4, 5)), none, out=tmp_path)
+
+
+def test_no_epochs_keeps_the_start_and_says_how_good_it_is(tmp_path: Path) -> None:
+    recipe = registry("victims").get("ttfs_b1.digits", starts="ann_cnn.digits")
+    recipe = dataclasses.replace(recipe, schedule=Schedule(epochs=0))
+    _, certificate = training.train(recipe, registry("defenses").get("none"), out=tmp_path)
+    assert certificate["validation"] > 0.9 and certificate["best_epoch"] == 0
+    assert certificate["training"]["forwards"] == 0 and certificate["started_from"]["passes"] > 0
+
+
+def test_bfloat16_trains_and_leaves_float32_weights(train: Split) -> None:
+    recipe = registry("victims").get("lif_cnn.digits")
+    net, seen = recipe.build(generator("bf16")), set()
+    handle = net.body[0].register_forward_hook(lambda m, args, out: seen.add(out.dtype))
+    report = fit(
+        net,
+        train,
+        train[:100],
+        schedule=Schedule(epochs=8, bf16=True),
+        terms=lambda step: {"loss": step.loss(step.x, step.y)[0]},
+        loss_of=recipe.loss,
+        seed=0,
+    )
+    handle.remove()
+    assert seen == {torch.bfloat16, torch.float32}  # training passes, and validation
+    assert report.history[-1]["loss"] < 0.7 * report.history[0]["loss"]
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
 
 
 def test_training_says_which_weights_to_train_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,8 +253,14 @@ def test_a_written_call_sets_parameters() -> None:
     assert isinstance(made, BpttEstimator) and made.detach_reset is True
 
 
+def affordable() -> list[str]:
+    """List all victims but the published architectures, which tests of their own build small."""
+    victims = registry("victims")
+    return [name for name in victims.names() if victims.get(name).family != "published"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("victim_name", registry("victims").names())
+@pytest.mark.parametrize("victim_name", affordable())
 def test_forward_is_bit_identical_on_every_registered_victim(victim_name: str) -> None:
     recipe = registry("victims").get(victim_name)
     victim = ModuleVictim(recipe.build(generator("estimators")), recipe.spec())

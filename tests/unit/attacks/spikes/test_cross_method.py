@@ -55,7 +55,7 @@ from robustspike.bench.api import wrap
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.schema import count
 from robustspike.bench.run.assemble import sample_records
-from robustspike.leaderboard.table import sections
+from robustspike.leaderboard.sections import build
 from tests.support.records import make_record
 
 WHITE: dict[str, Attack] = {
@@ -268,7 +268,7 @@ def flags_at(victim: ModuleVictim, x: Tensor, eps: int) -> set[str]:
         rows = tuple(sample_records(shard))
         base = make_record("r" * len(x), victim="v", attack=attack.spec.name)
         records.append(replace(base, rows=rows, counts=count(rows), threat=model, measures=shard.counts))
-    (section,) = sections(records)
+    (section,) = build(records)
     return set(str(section.frame["flags"].iloc[0]).split())
 
 

@@ -22,7 +22,7 @@ from robustspike.bench.run.verify import verify
 from robustspike.bench.suite.file import read_suite
 from robustspike.bench.suite.loading import samples_of
 from robustspike.bench.suite.plan import make_plan
-from robustspike.leaderboard.table import sections
+from robustspike.leaderboard.sections import build
 
 SUITE = """
 name = "aimed"
@@ -104,7 +104,7 @@ def test_a_targeted_suite_measures_the_attacks_that_declare_it(
             assert row.extras["target"] == target
             if row.status is Status.BROKEN:
                 assert row.adv == target
-    titles = [section.title for section in sections(records)]
+    titles = [section.title for section in build(records)]
     assert len(titles) == 3 and sum("targeted" in title for title in titles) == 2
     nearer = {
         r.attack: r for r in records if r.dataset == "digits_events" and r.threat.goal is not Goal.TARGETED

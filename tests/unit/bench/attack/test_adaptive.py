@@ -10,7 +10,7 @@ from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import Access
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.training.defense import DefenseBase
-from robustspike.leaderboard.table import sections
+from robustspike.leaderboard.sections import build
 from tests.support.records import make_record
 
 SURROGATE_LOSS = "its penalty is measured with one surrogate, and lowering it may shrink that one only"
@@ -73,7 +73,7 @@ def answering(need: str) -> CellRecord:
 
 
 def is_incomplete(*records: CellRecord) -> bool:
-    (section,) = sections(records)
+    (section,) = build(records)
     return "missing_adaptive_attack" in section.frame["flags"][0]
 
 

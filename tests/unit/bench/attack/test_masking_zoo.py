@@ -29,8 +29,8 @@ from robustspike.bench.api import registry
 from robustspike.bench.api import wrap
 from robustspike.bench.record.flags import SURROGATE_GAP
 from robustspike.bench.training.weights import find_weights
-from robustspike.leaderboard.row_flags import surrogate_gap
-from robustspike.leaderboard.table import sections
+from robustspike.leaderboard.flags import surrogate_gap
+from robustspike.leaderboard.sections import build
 from tests.support.measuring import SMALL
 from tests.support.measuring import TENTH
 from tests.support.measuring import Attacks
@@ -50,7 +50,7 @@ def data() -> Split:
 def test_healthy_victims_raise_no_flag(name: str, data: Split) -> None:
     flags, row = measured(load_victim(name), data)
     assert flags == set()
-    assert row["rank"] == 1
+    assert row["rank_low"] == 1
 
 
 LONGER: Attacks = (
@@ -109,7 +109,7 @@ def test_a_zero_or_too_sharp_gradient_is_flagged(rule: type[SpikeRule], data: Sp
         found.module.surrogate_function = rule()
     flags, row = measured(victim, data)
     assert {"zero_gradient", "unbounded_attack_fails"} <= flags
-    assert pd.isna(row["rank"])
+    assert pd.isna(row["rank_low"])
 
 
 class _Saturated(nn.Module):
@@ -195,7 +195,7 @@ def test_a_twin_that_breaks_what_the_own_gradient_misses_is_flagged(data: Split)
     alone = [("pgd.linf", {"steps": 10}, fifth), ("transfer.linf", {}, fifth)]
     flags, row = measured(backwards(), data, alone)
     assert {"transfer_beats_white_box", "black_box_beats_white_box"} <= flags
-    assert pd.isna(row["rank"])
+    assert pd.isna(row["rank_low"])
     assert "transfer_beats_white_box" not in measured(load_victim("lif_cnn.digits"), data, alone)[0]
     own = registry("attacks").get("autoattack.snn", level="quick", only="*native")
     cascade = registry("attacks").get("autoattack.snn", level="quick", only="*[nt][ar]*[vf]e*")
@@ -211,7 +211,7 @@ def test_an_attack_that_stops_too_early_is_flagged(name: str, params: dict[str, 
     params = params | {"random_start": False}
     flags, row = measured(victim, data, [("pgd.linf", params, TENTH)])
     assert "incomplete_optimisation" in flags
-    assert pd.isna(row["rank"])
+    assert pd.isna(row["rank_low"])
     stronger = [("pgd.linf", params, TENTH), ("pgd.linf", {"steps": 20}, TENTH)]
     assert "incomplete_optimisation" not in measured(victim, data, stronger)[0]
 
@@ -231,8 +231,8 @@ def test_an_attack_that_forgets_its_success_is_marked_and_counted(data: Split) -
     record = cell(load_victim("lif_cnn.digits"), _Forgets(), Fraction(1, 5), data)
     assert record.flags == ("silent_success",)
     assert record.measures["silent"] == record.counts["broken"] > 0
-    (section,) = sections([record])
-    assert section.frame.iloc[0]["rank"] == 1
+    (section,) = build([record])
+    assert section.frame.iloc[0]["rank_low"] == 1
 
 
 class _Noisy(nn.Module):
@@ -263,7 +263,7 @@ def test_a_stochastic_victim_needs_averaged_gradients(data: Split) -> None:
     single = [("pgd.linf", {"steps": 10, "draws": 1}, TENTH)]
     flags, row = measured(noisy(0.1), data, single)
     assert "stochastic_without_eot" in flags
-    assert pd.isna(row["rank"])
+    assert pd.isna(row["rank_low"])
     averaged = [("pgd.linf", {"steps": 4}, TENTH)]
     assert not {"stochastic_without_eot", "unstable"} & measured(noisy(0.1), data, averaged)[0]
 
@@ -273,7 +273,7 @@ def test_decisions_that_change_from_pass_to_pass_are_flagged(data: Split) -> Non
     for victim in (noisy(2.0), noisy(0.5, seeded=False)):
         flags, row = measured(victim, data, pgd)
         assert "unstable" in flags
-        assert pd.isna(row["rank"])
+        assert pd.isna(row["rank_low"])
 
 
 class _Unseeded(nn.Module):

@@ -34,6 +34,7 @@ from robustspike.bench.record.store import Store
 from robustspike.bench.record.threat import decode_threat
 from robustspike.bench.record.threat import encode_threat
 from robustspike.bench.run.assemble import sample_records
+from robustspike.bench.run.shards import pack_shard
 from robustspike.bench.run.shards import read_shard
 from robustspike.bench.run.shards import write_shard
 from robustspike.bench.threats.geometry import on_grid
@@ -163,7 +164,7 @@ def test_extras_say_how_visible_and_how_steep() -> None:
 def test_extras_survive_the_store_and_the_record(tmp_path: Path) -> None:
     result = judge(Add(4 / 255))
     store = Store(tmp_path)
-    write_shard(store.shards, "key", 0, result)
+    write_shard(store.shards, "key", 0, pack_shard(result))
     again = read_shard(store.shards, "key", 0)
     assert again is not None and set(again.extras) == set(result.extras)
     assert torch.equal(again.extras["ssim"], result.extras["ssim"])

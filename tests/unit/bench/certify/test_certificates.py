@@ -30,16 +30,15 @@ from robustspike.bench.record.schema import count
 from robustspike.bench.record.schema import encode_record
 from robustspike.bench.record.schema import encode_samples
 from robustspike.bench.record.schema import read_record
+from robustspike.bench.run.applicable import applicable
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.run import run
 from robustspike.bench.run.verify import verify
 from robustspike.bench.suite.file import read_suite
 from robustspike.bench.suite.plan import make_plan
-from robustspike.leaderboard.certificates import contradicted
-from robustspike.leaderboard.render import display
-from robustspike.leaderboard.render import tables
-from robustspike.leaderboard.render import to_markdown
-from robustspike.leaderboard.table import sections
+from robustspike.leaderboard.sections import build
+from robustspike.leaderboard.sections.certificates import contradicted
+from robustspike.leaderboard.write.markdown import to_markdown
 from tests.support.folders import contents
 from tests.support.records import make_proof
 from tests.support.records import make_record
@@ -64,11 +63,11 @@ name = "*"
 def test_a_suite_certifies_beside_its_attacks(tmp_path: Path) -> None:
     path = tmp_path / "proofs.toml"
     path.write_text(SUITE)
-    plan = make_plan(read_suite(str(path)))
+    settings = Settings(tmp_path / "one")
+    plan = applicable(make_plan(read_suite(str(path))), settings)
     assert [(cell.attack, cell.certify) for cell in plan.cells] == [("pgd.linf", False), ("intervals", True)]
     (misfit,) = plan.not_applicable
     assert misfit.reason.startswith("smoothing: it must draw noise")
-    settings = Settings(tmp_path / "one")
     attacked, proof = run(plan, settings)
     assert proof.task is Task.CERTIFY and proof.flags == ()
     assert 0 < proof.counts["robust"] < proof.counts["clean"] == attacked.counts["clean"]
@@ -120,36 +119,39 @@ def test_certified_is_a_column_of_its_own() -> None:
         make_proof("rrrrr", eps=Fraction(1, 20)),  # another budget
         make_proof("rrrrr", data="d2"),  # other data
     ]
-    here = next(s for s in sections(records) if "linf 1/10" in s.title and len(s.frame) == 2)
-    (plain,) = sections(records[:2])
+    here = next(s for s in build(records) if "linf 1/10" in s.title and len(s.frame) == 2)
+    (plain,) = build(records[:2])
     rows = here.frame.set_index("defense")
     assert rows["certified"]["none"] == 1 / 5 and rows["certified"].isna()["sr"]
     assert rows["certified_by"].to_dict() == {"none": "intervals", "sr": ""}
-    for column in ("worst_case", "rank", "asr", "propagations", "acc:pgd.linf"):
+    for column in ("worst_case", "rank_low", "rank_high", "asr", "propagations", "acc:pgd.linf"):
         assert rows[column].to_dict() == plain.frame.set_index("defense")[column].to_dict()
-    headers, cells = display(here)
+    headers, cells = here.tables()[0].headers, here.tables()[0].rows
     shown = {row[2]: row[headers.index("certified [95 %]")] for row in cells}
     assert shown == {"none": "20.0 [3.6, 62.4]", "sr": "n/a"}
-    assert ["net", "none", "intervals", "1/5", "linf 0.1", "1"] in tables(here)[2][1]
+    assert ["net", "none", "intervals", "1/5", "linf 0.1", "1"] in here.tables()[2].rows
     assert "certified" not in to_markdown([plain])
     assert "*Certified*" in to_markdown([here])
 
 
-def test_a_certificate_on_other_weights_is_listed_and_not_credited() -> None:
+def test_a_certificate_on_other_weights_is_a_row_of_its_own() -> None:
     proof = make_proof("rrrrw")
     other = replace(proof, digests=proof.digests | {"weights": "another training"})
-    (section,) = sections([make_record("bbbbw"), other])
-    assert section.frame["certified"].isna().all() and "contradicted" not in section.frame["flags"][0]
-    assert len(section.certificates) == 1
-    assert display(section)[1][0][6] == "n/a"
+    (section,) = build([make_record("bbbbw"), other])
+    rows = section.frame.set_index("weights")
+    assert rows["certified"].isna()["netnone"] and rows["certified"]["another training"] == 4 / 5
+    assert rows["worst_case"]["netnone"] == 0 and rows["worst_case"].isna()["another training"]
+    assert not any("contradicted" in flags for flags in section.frame["flags"])
+    assert rows["name"].to_dict() == {"netnone": "net #netnone", "another training": "net #another "}
+    assert {row[6] for row in section.tables()[0].rows} == {"n/a", "80.0 [37.6, 96.4]"}
 
 
 def test_a_certificate_without_attacks_is_shown_and_not_ranked() -> None:
-    (section,) = sections([make_proof("rruuw")])
+    (section,) = build([make_proof("rruuw")])
     (row,) = section.frame.to_dict("records")
     assert (row["certified"], row["clean"], row["flags"]) == (2 / 5, 4 / 5, "no_gradient_attack")
-    assert section.frame["rank"].isna().all() and section.frame["worst_case"].isna().all()
-    assert display(section)[1][0][4] == "-"
+    assert section.frame["rank_low"].isna().all() and section.frame["worst_case"].isna().all()
+    assert section.tables()[0].rows[0][5] == "-"
 
 
 @pytest.mark.parametrize(
@@ -162,9 +164,9 @@ def test_a_certificate_without_attacks_is_shown_and_not_ranked() -> None:
     ],
 )
 def test_a_refuted_certificate_is_flagged(proof: CellRecord, attacked: str, refuted: bool) -> None:
-    (section,) = sections([proof, make_record(attacked)])
+    (section,) = build([proof, make_record(attacked)])
     assert ("certificate_contradicted" in section.frame["flags"][0].split()) == refuted
-    assert section.frame["rank"].isna().all() == refuted
+    assert section.frame["rank_low"].isna().all() == refuted
 
 
 def test_the_radius_covers_the_threat() -> None:

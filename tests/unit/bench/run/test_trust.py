@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import stat
 import subprocess
 import sys
 import zipfile
@@ -25,6 +26,7 @@ from robustspike.bench.record.adversarials import pack_adversarials
 from robustspike.bench.record.adversarials import unpack_adversarials
 from robustspike.bench.record.bundle import pack
 from robustspike.bench.record.bundle import unpacked
+from robustspike.bench.record.enclosures import enclosed_plugins
 from robustspike.bench.record.provenance import Session
 from robustspike.bench.record.provenance import lines as header_lines
 from robustspike.bench.record.provenance import note
@@ -34,12 +36,13 @@ from robustspike.bench.record.schema import read_record
 from robustspike.bench.record.store import record_folders
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.run import run
+from robustspike.bench.run.verify import Finding
 from robustspike.bench.run.verify import verify
 from robustspike.bench.suite.file import read_suite
 from robustspike.bench.suite.plan import make_plan
 from robustspike.bench.testing.attack_checks import ATTACK_CHECKS
 from robustspike.bench.testing.check import run_checks
-from robustspike.leaderboard.render import to_html
+from robustspike.leaderboard.write.page import to_html
 
 SUITE = """
 name = "tiny"
@@ -148,7 +151,8 @@ def test_a_bundle_without_inputs_is_checked_by_running_the_attack_again(record: 
     assert (tmp_path / "light.zip").stat().st_size < (tmp_path / "whole.zip").stat().st_size
     with unpacked(tmp_path / "light.zip") as root:
         (place,) = record_folders(root)
-        assert "--rerun" in " ".join(verify(place, Settings(out=root)).problems)
+        unchecked = verify(place, Settings(out=root))
+        assert unchecked.finding is Finding.CANNOT and "--rerun" in " ".join(unchecked.missing)
         again = verify(place, Settings(out=root), rerun=True)
         assert again.problems == ()
         assert again.confirmed == again.broken > 0
@@ -201,6 +205,13 @@ KEY = "0" * 32
         "/etc/passwd",
         f"records/{KEY}/../../x",
         f"records/{KEY}/record.json.py",
+        "plugins/evil.py",
+        f"plugins/{'a' * 64}/../evil.py",
+        f"plugins/{'a' * 64}/sub/evil.py",
+        f"weights/{'a' * 64}/../../x.json",
+        f"weights/{'a' * 64}/.hidden.json",
+        f"weights/{'a' * 63}/x.json",
+        f"weights/{'a' * 64}/x.pt",
         "records/short/record.json",
     ],
 )
@@ -208,6 +219,23 @@ def test_names_that_escape_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArtefactError, match="no bundle may hold"), unpacked(forge(tmp_path, {name: b"x"})):
         pass
     assert not (tmp_path.parent / "evil.py").exists()
+
+
+def test_links_and_plugins_that_are_not_their_digest_are_refused(tmp_path: Path) -> None:
+    name = f"plugins/{sha256(b'x = 1')}/evil.py"
+    with pytest.raises(ArtefactError, match="not the file"), unpacked(forge(tmp_path, {name: b"x"})) as root:
+        enclosed_plugins(root)
+    with unpacked(forge(tmp_path, {name: b"x = 1"})) as root:
+        assert [path.name for path in enclosed_plugins(root).values()] == ["evil.py"]
+    with zipfile.ZipFile(forge(tmp_path, {name: b"x = 1"})) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
+        for member, data in members.items():
+            info = zipfile.ZipInfo(member)
+            info.external_attr = (stat.S_IFLNK | 0o777) << 16 if member == name else 0
+            archive.writestr(info, data)
+    with pytest.raises(ArtefactError, match="is a link"), unpacked(tmp_path / "link.zip"):
+        pass
 
 
 def test_changed_missing_and_oversized_members_are_refused(
@@ -311,7 +339,7 @@ def test_bad_plugin_names_are_refused(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["attack", "defense", "victim"])
+@pytest.mark.parametrize("kind", ["attack", "defense", "victim", "dataset"])
 def test_templates_install_and_pass_their_own_tests(tmp_path: Path, kind: str) -> None:
     venv = tmp_path / "venv"
     subprocess.run(

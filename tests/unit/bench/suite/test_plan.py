@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import tomllib
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from robustspike.bench.contract.registry import Registry
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.run import run
 from robustspike.bench.run.verify import verify
+from robustspike.bench.suite.file import AttackEntry
+from robustspike.bench.suite.file import SuiteText
+from robustspike.bench.suite.file import ThreatEntry
+from robustspike.bench.suite.file import VictimEntry
+from robustspike.bench.suite.file import _parse
 from robustspike.bench.suite.file import read_suite
 from robustspike.bench.suite.file import shipped_suites
 from robustspike.bench.suite.identity import identity
 from robustspike.bench.suite.plan import Plan
 from robustspike.bench.suite.plan import make_plan
+from robustspike.bench.suite.variant import variant_of
 from robustspike.bench.training.fit import Schedule
 from robustspike.bench.training.train import train
 from robustspike.bench.training.weights import load_victim
-from robustspike.leaderboard.table import sections
+from robustspike.leaderboard.sections import build
 
 SMALL = """
 name = "small"
@@ -62,7 +73,11 @@ def test_an_attack_around_another_is_granted_what_the_inner_one_needs(tmp_path: 
         assert cell.threat.access == access
 
 
-@pytest.mark.parametrize("name", [name for name in shipped_suites() if name != "nmnist"])
+ON_PUBLISHED_DATA = {"cifar10", "mnist", "nmnist"}
+"""Suites that need --data, or weights that are trained on it."""
+
+
+@pytest.mark.parametrize("name", sorted(set(shipped_suites()) - ON_PUBLISHED_DATA))
 def test_shipped_suites_plan(name: str) -> None:
     assert make_plan(read_suite(name)).cells
 
@@ -107,11 +122,29 @@ def test_training_seeds_without_weights_are_left_out_by_name(tmp_path: Path) -> 
         (("[[attacks]]", "[[atacks]]"), "Did you mean 'attacks'"),
         (('name = "fgsm.linf"', 'name = "fgms.linf"'), "Did you mean 'fgsm.linf'"),
         (('name = "lif_cnn.digits"', 'name = "lif_cnn.digit"'), "Did you mean 'lif_cnn.digits'"),
-        (('eps = "1/10"', 'eps = "1/0"'), "threat model"),
+        (('eps = "1/10"', 'eps = "1/0"'), r"threats, number 1, eps: expected a fraction .* got '1/0'"),
+        (('eps = "1/10"', "eps = nan"), "eps: expected a fraction"),
+        (('eps = "1/10"', 'eps = "-1"'), "fraction of 0 or more"),
+        (('eps = "1/10"', "levels = 1.7"), "levels: expected a whole number of 0 or more, got 1.7"),
+        (('eps = "1/10"', "budget = 1.5"), r"budget: expected a table such as \{ forwards = "),
+        (('eps = "1/10"', "budget = { forwards = 1.5 }"), "budget, forwards: expected a whole number"),
+        (('eps = "1/10"', "budget = { forward = 1 }"), "Did you mean 'forwards'"),
+        (('eps = "1/10"', 'goal = "raize"'), "goal: .* got 'raize'. Did you mean 'raise'"),
+        (('eps = "1/10"', 'domain = "pixel"'), "domain: expected static, spikes or events"),
+        (('eps = "1/10"', "bounds = [1, 0]"), "bounds must be"),
+        (('eps = "1/10"', "bounds = [1]"), "a list of 2: a number, a number"),
+        (("[[victims]]", '[[victims]]\ndefenses = "sr"'), r"defenses: .* Did you mean \['sr'\]"),
+        (("[[victims]]", "[[victims]]\nseeds = [-1]"), "seeds, number 1: expected .* 0 or more, got -1"),
+        (("shard = 8", "shard = -1"), "shard: expected a whole number of 1 or more, got -1"),
+        (("shard = 8", "seeds = 3"), r"seeds: expected a list .* got 3. Did you mean \[3\]"),
+        (("shard = 8", "seeds = []"), "seeds: expected a list"),
+        (("shard = 8", 'split = "tst"'), "Did you mean 'test'"),
+        (("shard = 8", 'digest = "0"'), "unknown key 'digest'"),
+        (("samples = 20", 'samples = "10"'), "got '10'. Did you mean 10"),
         (('geometry = "linf"', 'geometry = "l2"'), "nothing to measure"),
-        (("samples = 20", "samples = 0"), "positive integer"),
+        (("samples = 20", "samples = 0"), "samples: expected a whole number of 1 or more, got 0"),
         (("samples = 20", "sample = 20"), "Did you mean 'samples'"),
-        (("shard = 8", 'seeds = ["a"]'), "list of integers"),
+        (("shard = 8", 'seeds = ["a"]'), "seeds, number 1: expected a whole number"),
         (('geometry = "linf"', 'geometry = "lnf"'), "Did you mean 'linf'"),
         (("[[victims]]", "[victims]"), "at least one"),
         (('name = "fgsm.linf"', 'name = "fgsm.linf"\nparams = { stepz = 1 }'), "no parameter 'stepz'"),
@@ -124,6 +157,15 @@ def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], message: st
     with pytest.raises(ConfigError, match=message) as caught:
         plan_of(tmp_path, SMALL.replace(*change))
     assert "\n" not in str(caught.value)
+
+
+def test_the_page_about_suites_shows_one_and_names_every_key() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "suites.md").read_text("utf-8")
+    (shown,) = re.findall("```toml\n(.*?)```", page, re.DOTALL)
+    suite = _parse(tomllib.loads(shown), "page")
+    assert suite.threats[0].eps == Fraction(8, 255) and suite.threats[1].samples == 25
+    for kind in (SuiteText, ThreatEntry, VictimEntry, AttackEntry):
+        assert all(re.search(rf"\b{part.name}\b", page) for part in dataclasses.fields(kind)), kind
 
 
 def test_an_unknown_gradient_estimator_is_named_before_anything_runs(tmp_path: Path) -> None:
@@ -153,10 +195,55 @@ def test_only_filters(tmp_path: Path) -> None:
     assert cells
     assert {c.victim for c in cells} == {"lif_cnn.digits"}
     assert all(c.attack == "pgd.linf" for c in cells)
-    with pytest.raises(ConfigError, match="Did you mean 'victim'"):
+    with pytest.raises(ConfigError, match=r"--only victims=.*Did you mean 'victim'"):
         make_plan(suite, only=[("victims", "*")])
     with pytest.raises(ConfigError, match="nothing to measure"):
         make_plan(suite, only=[("victim", "nobody*")])
+
+
+def test_filters_of_one_field_mean_either_and_of_several_fields_all(tmp_path: Path) -> None:
+    text = SMALL.replace('[[victims]]\nname = "lif_cnn.digits"', '[[victims]]\nname = "*_cnn.digits"')
+    text += '[[attacks]]\nname = "noise"\n[[attacks]]\nname = "pgd.linf"\n'
+    only = [("victim", "lif_cnn.digits"), ("attack", "noise"), ("victim", "qcfs_*"), ("attack", "fgsm.linf")]
+    cells = plan_of(tmp_path, text, only=only).cells
+    assert {(cell.victim, cell.attack) for cell in cells} == {
+        (victim, attack)
+        for victim in ("lif_cnn.digits", "qcfs_cnn.digits")
+        for attack in ("noise", "fgsm.linf")
+    }
+
+
+def test_planning_loads_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def loads(self: nn.Module, *_: object, **__: object) -> None:
+        raise AssertionError(f"planning builds {type(self).__name__}")
+
+    monkeypatch.setattr(nn.Module, "__init__", loads)
+    assert make_plan(read_suite("certified"), only=[("attack", "intervals")]).cells
+    assert plan_of(tmp_path, SMALL).cells
+
+
+def test_a_call_is_read_once_for_all_cells_of_a_variant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    get = Registry.get
+
+    def spy(self: Registry, name: str, **params: object) -> object:
+        if self.kind == "defenses":
+            asked.append(name)
+        return get(self, name, **params)
+
+    recipe = dataclasses.replace(registry("victims").get("lif_cnn.digits"), schedule=Schedule(epochs=0))
+    train(recipe, registry("defenses").get("mppd(rho=0)"), out=tmp_path / "w", label="mppd(rho=0)")
+    text = SMALL.replace('"lif_cnn.digits"', '"lif_cnn.digits"\ndefenses = ["mppd( rho = 0.0 )"]')
+    plan = plan_of(tmp_path, text, weights=tmp_path / "w")
+    variant = variant_of(plan.cells[0], tmp_path / "w")
+    assert (variant.defense, variant.family, variant.rule.spec.name) == ("mppd(rho=0)", "mppd", "mppd")
+    assert variant.weights == tmp_path / "w" / "lif_cnn.digits+mppd(rho=0).safetensors"
+    monkeypatch.setattr(Registry, "get", spy)
+    for cell in plan.cells:
+        assert variant_of(cell, tmp_path / "w") is variant
+    assert asked == []
 
 
 @pytest.mark.parametrize("pattern", ["quality.ifgsm[estimator=assg(bound=0.94)]", "*assg(bound=0.94)*"])
@@ -202,7 +289,7 @@ def test_a_threat_names_or_leaves_out_attacks(tmp_path: Path, patterns: str, lef
     text = SMALL.replace('"1/10"', f'"1/10"\nattacks = {patterns}')
     text += '[[attacks]]\nname = "noise"\n[[attacks]]\nname = "pgd.linf"\nparams = { steps = 3 }\n'
     assert {cell.label for cell in plan_of(tmp_path, text).cells} == left
-    with pytest.raises(ConfigError, match="must be a list"):
+    with pytest.raises(ConfigError, match=r"threats, number 1, attacks.*Did you mean \['noise'\]"):
         plan_of(tmp_path, SMALL.replace('"1/10"', '"1/10"\nattacks = "noise"'))
 
 
@@ -239,7 +326,7 @@ def test_a_defense_with_changed_parameters_is_a_row_of_its_own(tmp_path: Path) -
     records = run(plan, settings)
     assert [r.parameters["defense"]["rho"] for r in records] == [1.0, 0]
     assert len({r.key for r in records}) == 2
-    (section,) = sections(records)
+    (section,) = build(records)
     assert set(section.frame["defense"]) == {"mppd", "mppd(rho=0)"}
     passes = {"own": 0, "plain": 2 * 20 * 1048}  # no epochs here; 20 of 1048 digits there, both ways
     assert all(record.parameters["declared"]["training_passes"] == passes for record in records)
@@ -292,16 +379,26 @@ def test_the_key_names_the_experiment(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "params", "message"),
     [
-        ("attacks", "pgd.linf", {"steps": "abc"}, "'steps' must be int, got 'abc'"),
-        ("attacks", "pgd.linf", {"steps": 2.5}, "'steps' must be int"),
-        ("attacks", "pgd.linf", {"step": "1/4"}, "'step' must be float"),
-        ("attacks", "pgd.linf", {"random_start": 3}, "'random_start' must be bool"),
-        ("attacks", "autoattack.snn", {"level": "x"}, "must be Literal"),
-        ("attacks", "quality.perceptual", {"lambdas": 3}, "must be tuple"),
-        ("victims", "lif_cnn.digits", {"widths": (3, "a")}, "must be tuple"),
-        ("victims", "lif_cnn.digits", {"schedule": 3}, "must be a table such as {'epochs'"),
-        ("victims", "lif_cnn.digits", {"schedule": {"epoch": 3}}, "has no 'epoch'. It has: epochs"),
-        ("victims", "lif_cnn.digits", {"schedule": {"epochs": "a"}}, "'epochs' must be int"),
+        ("attacks", "pgd.linf", {"steps": "abc"}, "'steps': expected a whole number, got 'abc'"),
+        ("attacks", "pgd.linf", {"steps": 2.5}, "'steps': expected a whole number, got 2.5"),
+        ("attacks", "pgd.linf", {"step": "1/4"}, "'step': expected a number"),
+        ("attacks", "pgd.linf", {"random_start": 3}, "'random_start': expected true or false, got 3"),
+        ("attacks", "autoattack.snn", {"level": "qick"}, "Did you mean 'quick'"),
+        ("attacks", "quality.perceptual", {"lambdas": 3}, "Did you mean [3]?"),
+        ("victims", "lif_cnn.digits", {"widths": (3, "a")}, "number 2: expected a whole number or"),
+        ("victims", "lif_cnn.digits", {"schedule": 3}, "expected a table such as { epochs = ... }"),
+        (
+            "victims",
+            "lif_cnn.digits",
+            {"schedule": {"epoch": 3}},
+            "unknown key 'epoch'. Did you mean 'epochs'?",
+        ),
+        (
+            "victims",
+            "lif_cnn.digits",
+            {"schedule": {"epochs": "a"}},
+            "'epochs': expected a whole number, got 'a'",
+        ),
     ],
 )
 def test_parameters_of_a_wrong_type_are_one_clear_line(

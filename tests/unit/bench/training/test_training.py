@@ -29,6 +29,7 @@ from robustspike.bench.api import generator
 from robustspike.bench.api import initialise
 from robustspike.bench.api import registry
 from robustspike.bench.training import train as training
+from robustspike.bench.training.weights import weights_of
 
 SCHEDULE = Schedule(epochs=4, batch=16, lr=1e-2)
 
@@ -122,7 +123,8 @@ def test_a_run_killed_while_it_is_saved_trains_no_epoch_twice(
     _, certificate = training.train(recipe, rule, out=tmp_path / "w", progress=seen.append)
     assert not seen and certificate == expected
     files = {path.name for path in (tmp_path / "w").iterdir()}
-    assert files == {"lif_cnn.digits.json", "lif_cnn.digits.safetensors"}
+    name = weights_of(recipe)
+    assert files == {f"{name}.json", f"{name}.safetensors"}
 
 
 def test_two_runs_are_bit_identical_and_another_seed_is_not() -> None:

@@ -1,32 +1,41 @@
-"""Tables of attacks on quality models: records to one row per victim and defense."""
+"""Tables of attacks on quality models: how far they move the score."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from robustspike.bench.contract.specs import Access
 from robustspike.bench.contract.specs import Status
 from robustspike.bench.contract.specs import Task
-from robustspike.bench.numbers.stats import rate
-from robustspike.bench.numbers.stats import sign_test
 from robustspike.bench.record.flags import cell_flags
-from robustspike.bench.record.flags import cost_rank
 from robustspike.bench.record.flags import marked
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.schema import SampleRecord
-from robustspike.leaderboard import protocol
-from robustspike.leaderboard import quality
+from robustspike.leaderboard import facts
+from robustspike.leaderboard import metrics
+from robustspike.leaderboard import ranks
 from robustspike.leaderboard import seeds
-from robustspike.leaderboard.row_flags import SIGNIFICANCE
-from robustspike.leaderboard.row_flags import declared_flags
-from robustspike.leaderboard.row_flags import has_single_surrogate
-from robustspike.leaderboard.table import Section
+from robustspike.leaderboard.flags import declared_flags
+from robustspike.leaderboard.flags import has_single_surrogate
+from robustspike.leaderboard.owners import by_owner
+from robustspike.leaderboard.sections.base import Kind
+from robustspike.leaderboard.sections.base import Row
+from robustspike.leaderboard.sections.base import Section
+from robustspike.leaderboard.sections.base import Shared
+from robustspike.leaderboard.sections.base import rank_cell
+from robustspike.leaderboard.text import Table
+from robustspike.leaderboard.text import figure
+from robustspike.leaderboard.text import span
+from robustspike.leaderboard.text import turned
+from robustspike.leaderboard.text import with_defense
+from robustspike.leaderboard.verdicts import propagations
 
 CONTROL = "quality.random_sign"
 NOISE_SHARE = 0.5
@@ -35,12 +44,10 @@ NOISE_SHARE = 0.5
 AGREEMENT = ("srocc", "plcc", "krocc")
 
 COLUMNS = {
-    "rank": "rank by mae; shared where a paired sign test cannot separate; none where a flag costs it",
-    "victim": "registry name, changed parameters, training seed",
-    "defense": "registry name",
     "n": "images evaluated",
+    "sources": "photographs that they were made from; images of one are not independent",
     "srocc_clean": "rank correlation of (pseudo-)MOS and clean prediction",
-    "srocc_clean_low": "lower end of its 95 % interval (Fisher z, Fieller variance)",
+    "srocc_clean_low": "lower end of its 95 % interval (Fisher z over sources, see the page)",
     "srocc_clean_high": "upper end of it",
     "plcc_clean": "Pearson correlation of MOS and clean prediction, through the logistic map fitted on them",
     "krocc_clean": "Kendall correlation of MOS and clean prediction",
@@ -53,24 +60,24 @@ COLUMNS = {
     "plcc_stability": "Pearson correlation of the same",
     "krocc_stability": "Kendall correlation of the same",
     "mae": "mean |attacked - clean|, each image under its worst attack (the control left out)",
-    "mae_low": "lower end of its 95 % Student interval",
+    "mae_low": "lower end of its 95 % Student interval over sources",
     "mae_high": "upper end of it",
     "rmse": "root mean square of attacked - clean",
     "robustness": "R: mean log10(largest possible change / change) on the declared score range",
-    "robustness_low": "lower end of its 95 % Student interval",
+    "robustness_low": "lower end of its 95 % Student interval over sources",
     "robustness_high": "upper end of it",
     "robustness_scaled": "R on scores scaled by the clean predictions, range 0 to 1",
     "absolute_gain": "mean change of the scaled score",
-    "absolute_gain_low": "lower end of its 95 % Student interval",
+    "absolute_gain_low": "lower end of its 95 % Student interval over sources",
     "absolute_gain_high": "upper end of it",
     "relative_gain": "mean of change / (score + 1) on scaled scores",
-    "relative_gain_low": "lower end of its 95 % Student interval",
+    "relative_gain_low": "lower end of its 95 % Student interval over sources",
     "relative_gain_high": "upper end of it",
     "wasserstein": "signed Wasserstein distance of scaled clean and attacked scores",
     "energy_distance": "signed energy distance of the same",
     "used_room": "mean change as a share of the largest possible one",
     "moved": "share of images whose score moves by more than a tenth of the range",
-    "moved_low": "lower end of the 95 % Wilson interval of moved",
+    "moved_low": "lower end of the 95 % Wilson interval of moved, for as many images as these are worth",
     "moved_high": "upper end of it",
     "mae_hidden": "mae over attacks that stay imperceptible on an image (SSIM >= 0.99, PSNR >= 40)",
     "mae_random": "mean |attacked - clean| under random signs of the same size: the control",
@@ -83,59 +90,6 @@ COLUMNS = {
     "propagations": "forward and backward passes per image, all attacks together",
     "flags": "signs that the evaluation is incomplete or misleading",
 }
-
-
-def sections(records: Iterable[CellRecord]) -> list[Section]:
-    """Build the tables of the quality records, one per data set, threat model and shard size."""
-    unique = {record.key: record for record in records if record.task is Task.QUALITY}
-    apart = protocol.competing(unique.values())
-    grouped: dict[tuple[str, ...], list[CellRecord]] = defaultdict(list)
-    for record in (unique[name] for name in sorted(unique)):
-        grouped[protocol.rules(record, apart)].append(record)
-
-    def order(key: tuple[str, ...]) -> tuple[object, ...]:
-        eps = grouped[key][0].threat.eps
-        return key[0], grouped[key][0].threat.goal, math.inf if eps is None else float(eps), key
-
-    made = []
-    for key in sorted(grouped, key=order):
-        first = grouped[key][0]
-        low, high = _range(first)
-        rounding = f", rounded to {first.threat.levels + 1} levels" if first.threat.levels else ""
-        title = (
-            f"{first.dataset} ({first.split}, n = {first.samples}), {first.threat.label}{rounding}, "
-            f"scores {low:g} to {high:g}"
-        )
-        if first.dataset.startswith("photopatch"):
-            title += ", pseudo-MOS (HaarPSI)"
-        title += protocol.remarks(first, apart)
-        line = protocol.line(grouped[key])
-        made.append(Section(title, "quality", _frame(grouped[key]), protocol=line))
-    return made
-
-
-def _range(record: CellRecord) -> tuple[float, float]:
-    low, high = record.measures.get("score_range", (0.0, 1.0))
-    return float(low), float(high)
-
-
-def _frame(members: Sequence[CellRecord]) -> pd.DataFrame:
-    groups: dict[tuple[str, str], list[CellRecord]] = defaultdict(list)
-    for record in members:
-        groups[(record.victim, record.defense)].append(record)
-    labels = sorted({record.label for record in members})
-    rows = [
-        {"victim": victim, "defense": defense, **_row(records, labels)}
-        for (victim, defense), records in sorted(groups.items())
-    ]
-    frame = pd.DataFrame(rows)
-    frame["ranked"] = [not cost_rank(flags) for flags in frame["flags"]]
-    frame = frame.sort_values(
-        ["ranked", "mae", "victim", "defense"], ascending=[False, True, True, True], ignore_index=True
-    )
-    frame.insert(0, "rank", _ranks(frame, groups))
-    ordered = [c for c in COLUMNS if c != "flags"] + [f"mae:{label}" for label in labels] + ["flags"]
-    return frame[ordered]
 
 
 def worst(records: Sequence[CellRecord], *, hidden: bool = False) -> dict[int, SampleRecord]:
@@ -156,7 +110,7 @@ def worst(records: Sequence[CellRecord], *, hidden: bool = False) -> dict[int, S
 
 
 def _moved(row: SampleRecord, hidden: bool = False) -> float:
-    if hidden and any(not row.extras.get(name, -math.inf) >= least for name, least in quality.HIDDEN.items()):
+    if hidden and any(not row.extras.get(name, -math.inf) >= least for name, least in metrics.HIDDEN.items()):
         return 0.0
     return abs(row.adv_score - row.clean_score)
 
@@ -166,44 +120,50 @@ def attacks_of(records: Sequence[CellRecord]) -> list[CellRecord]:
     return [record for record in records if record.attack != CONTROL] or list(records)
 
 
-def _row(records: Sequence[CellRecord], labels: Sequence[str]) -> dict[str, object]:
+def _row(records: Sequence[CellRecord], labels: Sequence[str]) -> Row:
     score_range = _range(records[0])
     real = attacks_of(records)
     found = worst(real)
     n = records[0].counts["n"]
-    row: dict[str, object] = dict.fromkeys(COLUMNS, math.nan)
-    row |= {"n": n, "flags": " ".join(_flags(records))}
-    spent = sum(record.cost["forwards"] + record.cost["backwards"] for record in records)
-    row["propagations"] = spent / max(n, 1)
+    row: Row = dict.fromkeys(COLUMNS, math.nan)
+    row |= {"n": n, "flags": " ".join(_flags(records)), "propagations": propagations(records, n)}
     for label in labels:
-        same = [record for record in records if record.label == label]
+        same = [record for record in records if facts.attack_name(record) == label]
         moved = [_moved(r) for r in worst(same).values()]
         row[f"mae:{label}"] = float(np.mean(moved)) if moved else math.nan
     if found:
-        row |= _figures([found[key] for key in sorted(found)], score_range)
+        ordered = [found[key] for key in sorted(found)]
+        row |= _figures(ordered, score_range, sources_of(records[0], ordered))
         hidden = worst(real, hidden=True)
         row["mae_hidden"] = float(np.mean([_moved(r, hidden=True) for r in hidden.values()]))
     control = worst([record for record in records if record.attack == CONTROL])
     if control:
         row["mae_random"] = float(np.mean([_moved(r) for r in control.values()]))
-    del row["rank"], row["victim"], row["defense"]
     return row
 
 
-def _figures(rows: Sequence[SampleRecord], score_range: tuple[float, float]) -> dict[str, object]:
+def sources_of(record: CellRecord, rows: Sequence[SampleRecord]) -> NDArray[np.float64]:
+    """Return which photograph each image of a record was made from."""
+    return np.array([facts.source(record, row) for row in rows])
+
+
+def _figures(
+    rows: Sequence[SampleRecord], score_range: tuple[float, float], sources: NDArray[np.float64]
+) -> Row:
     s, a, m = (np.array([getattr(r, name) for r in rows]) for name in ("clean_score", "adv_score", "label"))
-    mapping = quality.fit_mapping(s, m)
+    mapping = metrics.fit_mapping(s, m)
     pairs = {
-        "clean": quality.agreement(s, m, mapping),
-        "attacked": quality.agreement(a, m, mapping),
-        "stability": quality.agreement(a, s),
+        "clean": metrics.agreement(s, m, mapping),
+        "attacked": metrics.agreement(a, m, mapping),
+        "stability": metrics.agreement(a, s),
     }
-    low, high = quality.srocc_interval(pairs["clean"].srocc, len(s))
+    rank = metrics.srocc_of(s, m, sources)
     means = {
-        "mae": quality.mae(s, a),
-        "robustness": quality.robustness(s, a, score_range),
-        "absolute_gain": quality.absolute_gain(s, a),
-        "relative_gain": quality.relative_gain(s, a),
+        "mae": metrics.mae(s, a, sources),
+        "robustness": metrics.robustness(s, a, score_range, sources),
+        "absolute_gain": metrics.absolute_gain(s, a, sources),
+        "relative_gain": metrics.relative_gain(s, a, sources),
+        "moved": metrics.share_of([r.status is Status.BROKEN for r in rows], sources),
     }
 
     def extra(name: str) -> float:
@@ -211,8 +171,9 @@ def _figures(rows: Sequence[SampleRecord], score_range: tuple[float, float]) -> 
         return float(np.mean(values)) if values else math.nan
 
     return {
-        "srocc_clean_low": low,
-        "srocc_clean_high": high,
+        "sources": len(np.unique(sources)),
+        "srocc_clean_low": rank.low,
+        "srocc_clean_high": rank.high,
         **{f"{name}_{pair}": getattr(found, name) for pair, found in pairs.items() for name in AGREEMENT},
         "rmse_clean": pairs["clean"].rmse,
         "rmse_attacked": pairs["attacked"].rmse,
@@ -220,11 +181,10 @@ def _figures(rows: Sequence[SampleRecord], score_range: tuple[float, float]) -> 
         **{name: mean.value for name, mean in means.items()},
         **{f"{name}_low": mean.low for name, mean in means.items()},
         **{f"{name}_high": mean.high for name, mean in means.items()},
-        "robustness_scaled": quality.scaled_robustness(s, a).value,
-        "wasserstein": quality.wasserstein(s, a),
-        "energy_distance": quality.energy(s, a),
-        "used_room": quality.used_room(s, a, score_range),
-        **rate("moved", sum(r.status is Status.BROKEN for r in rows), len(rows)),
+        "robustness_scaled": metrics.scaled_robustness(s, a).value,
+        "wasserstein": metrics.wasserstein(s, a),
+        "energy_distance": metrics.energy(s, a),
+        "used_room": metrics.used_room(s, a, score_range),
         "linf": max(r.distance for r in rows),
         **{name: extra(name) for name in ("ssim", "psnr", "haarpsi", "gradient_l1", "slope")},
     }
@@ -252,62 +212,82 @@ def _flags(records: Sequence[CellRecord]) -> list[str]:
     elif has_single_surrogate(white):
         raised.add("single_surrogate")
     if white and black:
-        by_white, by_black = worst(white), worst(black)
-        if _farther(by_black, by_white) and np.mean([_moved(r) for r in by_black.values()]) > np.mean(
-            [_moved(r) for r in by_white.values()]
+        by_white, by_black = _by_image(white), _by_image(black)
+        if ranks.is_ahead(by_white, by_black) and np.mean([*by_black.values()]) < np.mean(
+            [*by_white.values()]
         ):
             raised.add("black_box_beats_white_box")
     return sorted(raised)
 
 
-def _farther(one: dict[int, SampleRecord], other: dict[int, SampleRecord]) -> bool:
-    """Say whether scores move farther in one set of rows than in another, beyond chance."""
-    both = one.keys() & other.keys()
-    wins = sum(_moved(one[i]) > _moved(other[i]) for i in both)
-    losses = sum(_moved(one[i]) < _moved(other[i]) for i in both)
-    return wins > losses and sign_test(wins, losses) < SIGNIFICANCE
+def _by_image(records: Sequence[CellRecord]) -> ranks.Outcome:
+    return {i: -_moved(row) for i, row in worst(records).items()}
 
 
-def _ranks(frame: pd.DataFrame, groups: dict[tuple[str, str], list[CellRecord]]) -> list[int | None]:
-    """Rank rows; a row shares the rank of its leader where the sign test cannot separate them."""
-    ranks: list[int | None] = []
-    leader: dict[int, SampleRecord] | None = None
-    leading = 0
-    for position, row in enumerate(frame.itertuples(index=False), start=1):
-        if not row.ranked:
-            ranks.append(None)
-            continue
-        own = worst(attacks_of(groups[(str(row.victim), str(row.defense))]))
-        if leader is None or _farther(own, leader):
-            leader, leading = own, position
-        ranks.append(leading)
-    return ranks
+def _range(record: CellRecord) -> tuple[float, float]:
+    low, high = record.measures.get("score_range", (0.0, 1.0))
+    return float(low), float(high)
 
 
-Table = tuple[list[str], list[list[str]]]
+class Quality(Kind):
+    """Attacks on quality models, at one budget."""
 
+    name = "quality"
+    place = 1
+    columns = COLUMNS
+    by = (("mae", True),)
+    parts = "mae:"
+    introduction = (
+        "Quality models: SROCC is the rank correlation with (pseudo-)MOS, MAE the mean change of the "
+        "score under each image's worst attack, hidden MAE that of attacks nobody sees (SSIM >= 0.99 and "
+        "PSNR >= 40 dB), random MAE that of noise of the same size, R the mean log10 of the largest "
+        "possible change over the change, on the score range in the title (larger is more robust). "
+        "*slope*: the true mean change over h = 1/255 along the gradient's sign; |grad|1 of a spiking "
+        "model is a surrogate's and may fall alone. Images made from one photograph are not independent: "
+        "intervals and ranks count photographs, not images, and few of them separate nothing."
+    )
 
-def figure(value: float, digits: int = 2) -> str:
-    """Return a number for people; a dash where it was not measured."""
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+    def takes(self, record: CellRecord) -> bool:
+        return record.task is Task.QUALITY
 
+    def order(self, first: CellRecord) -> tuple[Any, ...]:
+        eps = first.threat.eps
+        return first.dataset, first.threat.goal, math.inf if eps is None else float(eps)
 
-def tables(section: Section) -> list[Table]:
-    """Return the tables of a section for people: scores, score change under each attack, visibility."""
-    frame = section.frame
-    headers = ["rank", "victim", "defense", "SROCC clean", "SROCC attacked", "MAE [95 %]", "R", "moved %"]
-    headers += ["hidden MAE", "random MAE", "|grad|1", "slope", "flags"]
-    rows = []
-    for _, row in frame.iterrows():
-        span = f"[{figure(row['mae_low'], 1)}, {figure(row['mae_high'], 1)}]"
-        rows.append(
+    def title(self, first: CellRecord, rows: Sequence[Row]) -> str:
+        low, high = _range(first)
+        title = super().title(first, rows)
+        title += f", rounded to {first.threat.levels + 1} levels" if first.threat.levels else ""
+        labels = facts.score_label(first)
+        counts = {row["sources"] for row in rows if not math.isnan(row["sources"])}
+        title += f", {max(counts)} photographs" if counts and max(counts) < first.samples else ""
+        return f"{title}, scores {low:g} to {high:g}" + (f", {labels}" if labels else "")
+
+    def rows(self, members: Sequence[CellRecord], shared: Shared) -> list[Row]:
+        del shared
+        labels = sorted({facts.attack_name(record) for record in members})
+        return [{"owner": owner, **_row(records, labels)} for owner, records in by_owner(members).items()]
+
+    def outcome(self, records: Sequence[CellRecord]) -> ranks.Outcome | None:
+        """Return for every photograph how far its images' scores stay where they were, in the mean."""
+        moved = defaultdict(list)
+        for row in worst(attacks_of(records)).values():
+            moved[int(facts.source(records[0], row))].append(_moved(row))
+        return {source: -sum(values) / len(values) for source, values in moved.items()}
+
+    def tables(self, section: Section, *, narrow: bool = False) -> list[Table]:
+        del narrow
+        frame = section.frame
+        headers = ["rank", "victim", "defense", "SROCC clean", "SROCC attacked", "MAE [95 %]", "R", "moved %"]
+        headers += ["hidden MAE", "random MAE", "|grad|1", "slope", "flags"]
+        rows = [
             [
-                "-" if pd.isna(row["rank"]) else str(int(row["rank"])),
-                str(row["victim"]),
+                rank_cell(row),
+                str(row["name"]),
                 str(row["defense"]),
                 figure(row["srocc_clean"]),
                 figure(row["srocc_attacked"]),
-                f"{figure(row['mae'], 1)} {span}",
+                span(row, "mae"),
                 figure(row["robustness"]),
                 figure(100 * row["moved"], 0),
                 figure(row["mae_hidden"], 1),
@@ -316,14 +296,26 @@ def tables(section: Section) -> list[Table]:
                 figure(row["slope"], 0),
                 marked(str(row["flags"])),
             ]
-        )
-    names = [
-        r["victim"] + ("" if r["defense"] == "none" else f" + {r['defense']}") for _, r in frame.iterrows()
-    ]
-    attacks = [c for c in frame.columns if c.startswith("mae:")]
-    by_attack = [[c.removeprefix("mae:"), *(figure(v, 1) for v in frame[c])] for c in attacks]
-    means = by_training_seed(frame)
-    return [(headers, rows), (["MAE under", *names], by_attack), *([means] if means else [])]
+            for _, row in frame.iterrows()
+        ]
+        main = Table(headers, rows, headers.index("MAE [95 %]"), ("rank", "victim", "defense", "MAE [95 %]"))
+        parts = [
+            (column.removeprefix(self.parts), [figure(value, 1) for value in frame[column]])
+            for column in section.part_columns
+        ]
+        by_attack = turned("MAE under", parts, [with_defense(row) for _, row in frame.iterrows()])
+        means = by_training_seed(frame)
+        return [main, by_attack, *([means] if means else [])]
+
+    def introductions(self, section: Section) -> list[str]:
+        labels = facts.score_label(section.first)
+        found = super().introductions(section)
+        if labels:
+            found.append(
+                f"Labels that are {labels}, computed from the undegraded photograph, say nothing about human "
+                "opinion, and only ranks within their own set are comparable."
+            )
+        return found + [seeds.INTRODUCTION] * (by_training_seed(section.frame) is not None)
 
 
 def by_training_seed(frame: pd.DataFrame) -> Table | None:
@@ -334,9 +326,8 @@ def by_training_seed(frame: pd.DataFrame) -> Table | None:
     for victim, defense, members in seeds.trained_alike(frame):
         cells = []
         for column, digits in shown.items():
-            mean = quality.mean_of(sorted(float(row[column]) for row in members))
-            cells.append(
-                f"{figure(mean.value, digits)} [{figure(mean.low, digits)}, {figure(mean.high, digits)}]"
-            )
+            mean = metrics.mean_of(sorted(float(row[column]) for row in members))
+            ends = f"[{figure(mean.low, digits)}, {figure(mean.high, digits)}]"
+            cells.append(f"{figure(mean.value, digits)} {ends}")
         rows.append([victim, defense, str(len(members)), *cells])
-    return ([*headers, "|grad|1", "slope"], rows) if rows else None
+    return Table([*headers, "|grad|1", "slope"], rows) if rows else None

@@ -1,4 +1,4 @@
-"""Success over budget, drawn: one chart a victim and defense, one line an attack. Inline SVG, no script."""
+"""Success over budget, drawn: one chart a row, one line an attack. Inline SVG, no script."""
 
 from __future__ import annotations
 
@@ -6,25 +6,13 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pandas as pd
+from markupsafe import Markup
 
 from robustspike.bench.contract.specs import Access
+from robustspike.leaderboard.sections import Section
 from robustspike.leaderboard.spikes import TOGETHER
-from robustspike.leaderboard.spikes import UNITS
-
-if TYPE_CHECKING:
-    from robustspike.leaderboard.table import Section
-
-STYLE = """
-.curves { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; margin: 0.7rem 0; }
-.curves figure { margin: 0; }
-.curves figcaption { font-size: 0.85rem; font-weight: 600; }
-.curves svg text, .key svg text { font: 11px system-ui, sans-serif; fill: #4a5468; }
-.key { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; font-size: 0.85rem; margin: 0.7rem 0 0; }
-.key span { white-space: nowrap; }
-"""
 
 COLOURS = ("#1f4fa8", "#c2410c", "#15803d", "#9333ea", "#0e7490", "#be123c", "#a16207", "#475569")
 DASHES = ("", "7 3", "2 2", "9 3 2 3")
@@ -62,25 +50,32 @@ def _axis(curves: pd.DataFrame) -> _Axis:
     return _Axis(start, max(end, 10 * start))
 
 
-def figure(section: Section) -> str:
-    """Return the legend and the charts of a section as HTML. The axes of all charts are the same."""
+@dataclass(frozen=True)
+class Charts:
+    """The drawings of a section.
+
+    Args:
+        key: (attack, attributes of its line) for the legend.
+        figures: (name of the row, chart) in the order of the table.
+    """
+
+    key: tuple[tuple[str, Markup], ...]
+    figures: tuple[tuple[str, Markup], ...]
+
+
+def charts(section: Section) -> Charts:
+    """Return the legend and the charts of a section. The axes of all charts are the same."""
     curves = section.curves
     axis = _axis(curves)
     styles = _styles(curves)
-    unit = UNITS.get(section.geometry, "distance")
-    charts = []
-    for (victim, defense), own in curves.groupby(["victim", "defense"], sort=False):
-        name = html.escape(str(victim) if defense == "none" else f"{victim} + {defense}")
-        chart = _chart(own, axis, styles, unit)
-        charts.append(f"<figure><figcaption>{name}</figcaption>{chart}</figure>")
-    swatches = [
-        f'<span><svg width="34" height="10" aria-hidden="true"><path d="M0 5H34" {style}/></svg> '
-        f"{html.escape(label)}</span>"
-        for label, style in styles.items()
-    ]
-    return (
-        f'<div class="key"><span>Success over budget:</span>{"".join(swatches)}</div>'
-        f'<div class="curves">{"".join(charts)}</div>'
+    unit = section.reach.unit
+    figures = []
+    for (name, defense), own in curves.groupby(["name", "defense"], sort=False):
+        title = str(name) if defense == "none" else f"{name} + {defense}"
+        figures.append((title, Markup(_chart(own, axis, styles, unit))))
+    return Charts(
+        tuple((label, Markup(style)) for label, style in styles.items()),
+        tuple(figures),
     )
 
 

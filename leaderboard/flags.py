@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 from robustspike.bench.contract.specs import Access
 from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Goal
-from robustspike.bench.contract.specs import Status
-from robustspike.bench.contract.specs import ThreatModel
-from robustspike.bench.numbers.stats import sign_test
 from robustspike.bench.record.flags import INCOMPLETE_LEAST
 from robustspike.bench.record.flags import INCOMPLETE_SHARE
 from robustspike.bench.record.flags import SURROGATE_GAP
 from robustspike.bench.record.flags import cell_flags
 from robustspike.bench.record.schema import CellRecord
-from robustspike.leaderboard import distances
+from robustspike.leaderboard import facts
+from robustspike.leaderboard.owners import Owner
+from robustspike.leaderboard.owners import owner_of
+from robustspike.leaderboard.ranks import is_ahead
+from robustspike.leaderboard.verdicts import nearest
+from robustspike.leaderboard.verdicts import outcome
+from robustspike.leaderboard.verdicts import robust_by_sample
 
-SIGNIFICANCE = 0.05
-"""Two rows share a rank where the paired test's p-value is not below this."""
-
-Checks = dict[tuple[str, str, str], list[CellRecord]]
-"""The unbounded sanity checks of every victim, defense and weights."""
+Checks = Mapping[Owner, list[CellRecord]]
+"""The unbounded sanity checks of every owner of a row."""
 
 
 def is_unbounded(record: CellRecord) -> bool:
@@ -35,20 +36,6 @@ def is_unbounded(record: CellRecord) -> bool:
     eps, goal = record.threat.eps, record.threat.goal
     whole = record.threat.geometry == "linf" and eps is not None and float(eps) >= high - low
     return whole and goal is Goal.UNTARGETED
-
-
-def row_owner(record: CellRecord) -> tuple[str, str, str]:
-    """Return what a row stands for: victim, defense and weights."""
-    return record.victim, record.defense, record.digests["weights"]
-
-
-def robust_by_sample(records: Sequence[CellRecord]) -> dict[int, bool]:
-    """Return for every sample whether it is robust against all the records' attacks together."""
-    verdict: dict[int, bool] = {}
-    for record in records:
-        for row in record.rows:
-            verdict[row.row] = verdict.get(row.row, True) and row.status is Status.ROBUST
-    return verdict
 
 
 def row_flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
@@ -77,7 +64,7 @@ def row_flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
             raised.add("transfer_beats_white_box")
         raised |= _optimisation(white)
     if records[0].threat.geometry == "linf":
-        unbounded = checks.get(row_owner(records[0]), [])
+        unbounded = checks.get(owner_of(records[0]), [])
         if not unbounded:
             raised.add("no_unbounded_check")
         else:
@@ -85,20 +72,17 @@ def row_flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
             classes = 1 + max(int(row.label) for record in unbounded for row in record.rows)
             if sum(verdict.values()) > len(verdict) / max(classes, 2):
                 raised.add("unbounded_attack_fails")
-    elif _may_always_win(records[0].threat) and white:
-        reached = distances.nearest(white).values()
+    elif _may_always_win(records[0]) and white:
+        reached = nearest(white).values()
         if sum(value == float("inf") for value in reached) > 0.01 * len(reached):
             raised.add("unbounded_attack_fails")
     return sorted(raised)
 
 
-def _may_always_win(threat: ThreatModel) -> bool:
-    """Say whether an unbounded threat lets an attack reach any input, and any wrong answer will do.
-
-    Retiming does not: no move of spikes changes what a victim sees that only counts them.
-    """
-    anywhere = threat.is_minimum_norm and not threat.geometry.startswith("retime")
-    return anywhere and threat.goal is Goal.UNTARGETED
+def _may_always_win(record: CellRecord) -> bool:
+    """Say whether an unbounded threat lets an attack reach any input, and any wrong answer will do."""
+    threat = record.threat
+    return threat.is_minimum_norm and facts.reach(record).everywhere and threat.goal is Goal.UNTARGETED
 
 
 def declared_flags(records: Sequence[CellRecord]) -> set[str]:
@@ -206,11 +190,4 @@ def surrogate_gap(white: Sequence[CellRecord]) -> float:
 
 def beats(white: Sequence[CellRecord], black: Sequence[CellRecord]) -> bool:
     """Say whether attacks without gradients win on significantly more samples than they lose."""
-    if white[0].threat.is_minimum_norm:
-        return distances.separated(distances.nearest(white), distances.nearest(black), SIGNIFICANCE) and (
-            distances.leads(distances.nearest(white), distances.nearest(black))
-        )
-    held, fell = robust_by_sample(white), robust_by_sample(black)
-    only_black = sum(held[i] and not fell[i] for i in held if i in fell)
-    only_white = sum(fell[i] and not held[i] for i in held if i in fell)
-    return only_black > only_white and sign_test(only_black, only_white) < SIGNIFICANCE
+    return is_ahead(outcome(white), outcome(black))

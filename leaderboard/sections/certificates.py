@@ -11,6 +11,9 @@ import pandas as pd
 from robustspike.bench.contract.specs import Status
 from robustspike.bench.numbers.stats import wilson
 from robustspike.bench.record.schema import CellRecord
+from robustspike.leaderboard.owners import Owner
+from robustspike.leaderboard.text import Table
+from robustspike.leaderboard.text import number
 
 NAN = float("nan")
 
@@ -22,8 +25,10 @@ COLUMNS = {
 }
 
 FRAME = {
+    "name": "victim, with the first digits of its weights where several nets share a victim's name",
     "victim": "registry name, changed parameters, training seed",
     "defense": "registry name, with changed parameters",
+    "weights": "sha256 of all parameters and buffers",
     "certified_by": COLUMNS["certified_by"],
     "n": "samples",
     "clean": "samples classified correctly without attack",
@@ -41,14 +46,8 @@ INTRODUCTION = (
 )
 
 
-def of_same_weights(proofs: Sequence[CellRecord], records: Sequence[CellRecord]) -> list[CellRecord]:
-    """Return the certificates on weights that were attacked; all of them where nothing was."""
-    attacked = {record.digests["weights"] for record in records}
-    return [proof for proof in proofs if not attacked or proof.digests["weights"] in attacked]
-
-
 def row(proofs: Sequence[CellRecord]) -> dict[str, object]:
-    """Return the columns of one victim and defense: of the certifier that certifies the most samples."""
+    """Return the columns of one row: of the certifier that certifies the most samples."""
     if not proofs:
         return dict(zip(COLUMNS, (NAN, NAN, NAN, ""), strict=True))
     best = max(proofs, key=lambda record: (record.counts["robust"], record.label))
@@ -56,15 +55,15 @@ def row(proofs: Sequence[CellRecord]) -> dict[str, object]:
     return dict(zip(COLUMNS, (k / n, *wilson(k, n), best.label), strict=True))
 
 
-def frame(groups: Mapping[tuple[str, str], Sequence[CellRecord]]) -> pd.DataFrame:
+def frame(groups: Mapping[Owner, Sequence[CellRecord]], names: Mapping[Owner, str]) -> pd.DataFrame:
     """Return one line a certificate: the columns of `FRAME`."""
     lines = []
-    for (victim, defense), proofs in sorted(groups.items()):
+    for owner, proofs in sorted(groups.items()):
         for record in sorted(proofs, key=lambda r: (r.label, r.seed)):
             radii = [sample.extras.get("radius", NAN) for sample in record.rows]
             values = (
-                victim,
-                defense,
+                names[owner],
+                *owner,
                 record.label,
                 record.counts["n"],
                 record.counts["clean"],
@@ -75,6 +74,27 @@ def frame(groups: Mapping[tuple[str, str], Sequence[CellRecord]]) -> pd.DataFram
             )
             lines.append(dict(zip(FRAME, values, strict=True)))
     return pd.DataFrame(lines)
+
+
+def table(found: pd.DataFrame) -> Table | None:
+    """Return every certificate of a section with its n, radius and confidence; None without one."""
+    if not len(found):
+        return None
+    headers = ["victim", "defense", "certified by", "certified of n", "largest radius", "confidence"]
+    return Table(
+        headers,
+        [
+            [
+                row["name"],
+                row["defense"],
+                row["certified_by"],
+                f"{row['certified']}/{row['n']}",
+                f"{row['norm']} {number(row['radius'])}",
+                f"{row['confidence']:.6g}",
+            ]
+            for _, row in found.iterrows()
+        ],
+    )
 
 
 def _stated(record: CellRecord) -> Mapping[str, object]:

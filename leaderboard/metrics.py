@@ -22,7 +22,10 @@ from scipy import optimize
 from scipy import stats
 
 from robustspike.bench.errors import ConfigError
+from robustspike.bench.numbers.stats import clustered_mean
+from robustspike.bench.numbers.stats import effective_size
 from robustspike.bench.numbers.stats import spearman
+from robustspike.bench.numbers.stats import wilson
 
 Floats = NDArray[np.float64]
 
@@ -35,21 +38,32 @@ HIDDEN = {"ssim": 0.99, "psnr": 40.0}
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over images with its 95 % Student interval."""
+    """A mean over images with its 95 % interval; the ends are NaN where nothing tells them."""
 
     value: float
     low: float
     high: float
 
 
-def mean_of(values: ArrayLike) -> Mean:
-    """Return the mean of per-image values and its 95 % Student t interval (the mean itself for n = 1)."""
+def mean_of(values: ArrayLike, sources: ArrayLike | None = None) -> Mean:
+    """Return the mean of per-image values and its 95 % Student t interval over the images' sources.
+
+    Args:
+        values: one number an image.
+        sources: which photograph each image was made from; without it, each image from its own.
+    """
     data = np.asarray(values, dtype=np.float64)
-    centre = float(data.mean())
-    if len(data) < 2:
-        return Mean(centre, centre, centre)
-    half = float(stats.t.ppf(0.975, len(data) - 1) * data.std(ddof=1) / math.sqrt(len(data)))
-    return Mean(centre, centre - half, centre + half)
+    of = np.arange(len(data)) if sources is None else np.asarray(sources)
+    return Mean(*clustered_mean(data, of))
+
+
+def share_of(hits: ArrayLike, sources: ArrayLike) -> Mean:
+    """Return a share of images and its 95 % Wilson interval for as many images as theirs are worth."""
+    data = np.asarray(hits, dtype=np.float64)
+    size = effective_size(data, np.asarray(sources))
+    share = float(data.mean())
+    low, high = wilson(round(share * size), size)
+    return Mean(share, min(low, share), max(high, share))
 
 
 def _pair(s: ArrayLike, a: ArrayLike) -> tuple[Floats, Floats]:
@@ -72,16 +86,16 @@ def scaled(s: ArrayLike, a: ArrayLike) -> tuple[Floats, Floats]:
     return (clean - clean.min()) / span, (attacked - clean.min()) / span
 
 
-def absolute_gain(s: ArrayLike, a: ArrayLike) -> Mean:
+def absolute_gain(s: ArrayLike, a: ArrayLike, sources: ArrayLike | None = None) -> Mean:
     """Return the mean change of the scaled score (MSU)."""
     clean, attacked = scaled(s, a)
-    return mean_of(attacked - clean)
+    return mean_of(attacked - clean, sources)
 
 
-def relative_gain(s: ArrayLike, a: ArrayLike) -> Mean:
+def relative_gain(s: ArrayLike, a: ArrayLike, sources: ArrayLike | None = None) -> Mean:
     """Return the mean of (A - S) / (S + 1) on scaled scores (MSU)."""
     clean, attacked = scaled(s, a)
-    return mean_of((attacked - clean) / (clean + 1))
+    return mean_of((attacked - clean) / (clean + 1), sources)
 
 
 def shift_share(s: ArrayLike, a: ArrayLike, score_range: tuple[float, float]) -> float:
@@ -96,10 +110,10 @@ def relative_shift(s: ArrayLike, a: ArrayLike) -> float:
     return float((np.abs(clean - attacked) / (clean + 1e-6)).mean())
 
 
-def mae(s: ArrayLike, a: ArrayLike) -> Mean:
+def mae(s: ArrayLike, a: ArrayLike, sources: ArrayLike | None = None) -> Mean:
     """Return the mean absolute change of the score."""
     clean, attacked = _pair(s, a)
-    return mean_of(np.abs(clean - attacked))
+    return mean_of(np.abs(clean - attacked), sources)
 
 
 def rmse(s: ArrayLike, a: ArrayLike) -> float:
@@ -115,7 +129,9 @@ def used_room(s: ArrayLike, a: ArrayLike, score_range: tuple[float, float]) -> f
     return float((np.abs(attacked - clean) / room).mean())
 
 
-def robustness(s: ArrayLike, a: ArrayLike, score_range: tuple[float, float]) -> Mean:
+def robustness(
+    s: ArrayLike, a: ArrayLike, score_range: tuple[float, float], sources: ArrayLike | None = None
+) -> Mean:
     """Return R = mean log10(largest possible change / change): 0 means all of it, 1 a tenth.
 
     Clean predictions are clipped to the range first. The number means nothing without its range.
@@ -124,7 +140,7 @@ def robustness(s: ArrayLike, a: ArrayLike, score_range: tuple[float, float]) -> 
     worst, best = score_range
     inside = np.clip(clean, worst, best)
     room = np.maximum(best - inside, inside - worst)
-    return mean_of(np.log10(room / (np.abs(clean - attacked) + R_GUARD)))
+    return mean_of(np.log10(room / (np.abs(clean - attacked) + R_GUARD)), sources)
 
 
 def scaled_robustness(s: ArrayLike, a: ArrayLike) -> Mean:
@@ -174,6 +190,28 @@ def srocc_interval(rho: float, n: int) -> tuple[float, float]:
     z = math.atanh(min(max(rho, -1 + 1e-12), 1 - 1e-12))
     half = 1.959964 * math.sqrt(1.06 / (n - 3))
     return min(rho, math.tanh(z - half)), max(rho, math.tanh(z + half))
+
+
+def srocc_of(x: ArrayLike, y: ArrayLike, sources: ArrayLike) -> Mean:
+    """Return Spearman's correlation and its 95 % interval over the images' sources.
+
+    With one image a source that of `srocc_interval`; else a delete-one-source jackknife of Fisher's z with
+    Student's t over the sources, NaN for fewer than two of them.
+
+    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 11. Differs: none.
+    """
+    first, second = _pair(x, y)
+    of, rho = np.asarray(sources), srocc(x, y)
+    names = np.unique(of)
+    if len(names) == len(first):
+        return Mean(rho, *srocc_interval(rho, len(first)))
+    if len(names) < 2 or math.isnan(rho):
+        return Mean(rho, math.nan, math.nan)
+    left = [srocc(first[of != name], second[of != name]) for name in names]
+    z = np.arctanh(np.clip([rho, *left], -1 + 1e-12, 1 - 1e-12))
+    count = len(names)
+    half = stats.t.ppf(0.975, count - 1) * math.sqrt((count - 1) * float(z[1:].var()))
+    return Mean(rho, float(np.tanh(z[0] - half)), float(np.tanh(z[0] + half)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Sections to files: tidy data, JSON, Markdown, a page."""
