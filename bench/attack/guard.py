@@ -22,7 +22,7 @@ from robustspike.bench.errors import ContractError
 from robustspike.bench.errors import ThreatViolation
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.victim.state import build_of
-from robustspike.bench.victim.state import tensors_of
+from robustspike.bench.victim.state import saved_of
 
 
 def _run(attack: Attack, meter: Meter, rng: RowStreams, result: ShardResult, limits: Limits) -> Tensor | None:
@@ -31,7 +31,7 @@ def _run(attack: Attack, meter: Meter, rng: RowStreams, result: ShardResult, lim
     An attack is foreign code: whatever it raises, SystemExit too, is its error; only Ctrl-C gets through.
     """
     x0, y = meter.x0.clone(), meter.y.clone()
-    build, tensors = build_of(meter.victim), tensors_of(meter.victim)
+    build, saved = build_of(meter.victim), saved_of(meter.victim)
     name, found = attack.spec.name, None
     try:
         with _global_state_unused(name), limits.kept():
@@ -48,11 +48,14 @@ def _run(attack: Attack, meter: Meter, rng: RowStreams, result: ShardResult, lim
     what = build.differs()
     if what is not None:
         build.restore()
-    elif tensors_of(meter.victim) != tensors:
+    elif any(saved.get(key, now) != now for key, now in saved_of(meter.victim).items()):
         what = "parameters or buffers"
     if what is not None:
         result.status.fill_(ERROR)  # of those too that were not attacked: whose answers are they?
-        result.errors.append(f"{name}: left the victim changed ({what}). Change nothing, or put it back.")
+        result.cause = ContractError(
+            f"{name}: left the victim changed ({what}). Change nothing, or put it back."
+        )
+        result.errors.append(str(result.cause))
         return None
     return found
 

@@ -168,6 +168,7 @@ def _plainly(value: Any) -> Any:
 
 
 def _weights(recipe: Any) -> dict[str, Any]:
+    from robustspike.bench.training.weights import made_on
     from robustspike.bench.training.weights import read_certificate
     from robustspike.bench.training.weights import shipped_weights
     from robustspike.bench.training.weights import stated
@@ -176,7 +177,7 @@ def _weights(recipe: Any) -> dict[str, Any]:
     base = recipe.shares or recipe.name
     for path in sorted(shipped_weights(recipe).glob(f"{base}*.safetensors")):
         stem = path.name.removesuffix(".safetensors")
-        if stem != base and stem[len(base)] not in "+@":
+        if stem != base and stem[len(base)] not in "+@(":
             continue
         certificate = read_certificate(path)
         shown[stem] = (
@@ -195,6 +196,7 @@ def _weights(recipe: Any) -> dict[str, Any]:
             shown[stem] += f"; of {measured['n']} right: ANN {measured['ann']}, " + ", ".join(
                 f"T={t} {k}" for t, k in curve
             )
+        shown[stem] += f"; made on: {made_on(certificate)}"
         for note in recipe.notes(certificate):
             shown[stem] += f"; NOTE: {note}"
     return shown or {"none": f"train it: robustspike train {base}"}

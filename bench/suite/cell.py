@@ -74,6 +74,13 @@ def label_of(name: str, params: Mapping[str, Any]) -> str:
     return f"{name}[{inside}]" if inside else name
 
 
+class Table(dict[str, Any]):
+    """A table among parameters, {"epochs": 1}: hashable, for nothing changes it any more."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozen(self))
+
+
 def victim_label(name: str, params: Params, seed: int) -> str:
     """Name a victim with changed parameters and its training seed: "lif_cnn.digits[tau=4.0]@1"."""
     return label_of(name, dict(params)) + (f"@{seed}" if seed else "")
@@ -81,7 +88,13 @@ def victim_label(name: str, params: Params, seed: int) -> str:
 
 def frozen(params: Mapping[str, Any]) -> Params:
     """Return changed parameters as a sorted, hashable tuple."""
-    return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in params.items()))
+    return tuple((key, _fixed(params[key])) for key in sorted(params))
+
+
+def _fixed(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_fixed, value))
+    return Table(value) if isinstance(value, dict) else value
 
 
 def fits(attack: Attack, threat: ThreatModel, spec: VictimSpec) -> bool:

@@ -38,7 +38,7 @@ def identity(
         "code": digest(code),
     }
     how = "certifier" if cell.certify else "attack"
-    parameters = {"victim": plain(recipe), "defense": plain(defense), how: plain(attack)}
+    parameters = {"victim": plain(variant.made), "defense": plain(defense), how: plain(attack)}
     key = digest(
         {
             "protocol": PROTOCOL,

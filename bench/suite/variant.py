@@ -15,6 +15,7 @@ from robustspike.bench.suite.cell import victim_label
 from robustspike.bench.training.defense import DefenseBase
 from robustspike.bench.training.recipe import VictimRecipe
 from robustspike.bench.training.weights import find_weights
+from robustspike.bench.training.weights import trained_recipe
 from robustspike.bench.training.weights import trained_with
 
 
@@ -46,6 +47,11 @@ class Variant:
     def label(self) -> str:
         """The victim's name in tables."""
         return victim_label(self.victim, self.params, self.seed)
+
+    @cached_property
+    def made(self) -> VictimRecipe:
+        """The recipe with the schedule that the weights were trained with, as their certificate says."""
+        return trained_recipe(self.recipe, self.defense, self.seed, self.folder)
 
     @cached_property
     def trained(self) -> DefenseBase:

@@ -34,10 +34,13 @@ class VictimRecipe:
         starts: name of the victim whose trained weights its training starts from; "" for drawn weights.
 
     Class attributes:
-        family: "direct", "converted", "timing", "quality", ...; the group in listings.
+        family: "direct", "converted", "timing" (spike times carry values throughout), "coded input"
+            (a spike code at the input alone), "quality", ...; the group in listings.
         source: paper and equation, with each deviation.
         weights_package: package with the shipped weights, in its folder `weights`.
         retrains: whether a recipe that shares weights can also be trained; its own weights then come first.
+        deployed: parameters that only say how trained weights are used (T of a converted network): any value
+            takes the same weights. Every other parameter changes the weights, and so the name of their file.
     """
 
     name: str
@@ -50,6 +53,7 @@ class VictimRecipe:
     source: ClassVar[str] = ""
     weights_package: ClassVar[str] = "robustspike.victims"
     retrains: ClassVar[bool] = False
+    deployed: ClassVar[tuple[str, ...]] = ()
 
     def spec(self) -> VictimSpec:
         """Describe the deployed victim."""

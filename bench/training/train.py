@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Callable
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save as serialise
 from torch import nn
 
+from robustspike.bench.contract import sources
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.data.base import Split
 from robustspike.bench.errors import ConfigError
@@ -26,6 +30,8 @@ from robustspike.bench.training.fit import Report
 from robustspike.bench.training.fit import fit
 from robustspike.bench.training.recipe import VictimRecipe
 from robustspike.bench.training.weights import _fingerprint
+from robustspike.bench.training.weights import changes
+from robustspike.bench.training.weights import file_stem
 from robustspike.bench.training.weights import find_weights
 from robustspike.bench.training.weights import load_victim
 from robustspike.bench.training.weights import missing_weights
@@ -33,6 +39,7 @@ from robustspike.bench.training.weights import passes_of
 from robustspike.bench.training.weights import plain
 from robustspike.bench.training.weights import read_certificate
 from robustspike.bench.training.weights import variant
+from robustspike.bench.training.weights import weights_of
 from robustspike.bench.victim.energy import count_synops
 from robustspike.bench.victim.module import ModuleVictim
 
@@ -78,9 +85,15 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be used: {error}. Choose another folder.") from error
+    for key in changes(recipe):
+        if key in recipe.deployed:
+            raise ConfigError(
+                f"victim '{recipe.name}': {key} says how trained weights are used, and changes no training. "
+                f"Train without it, and set it where the victim is used."
+            )
     data = recipe.data()
     label = label or defense.spec.name
-    name = variant(recipe.name, label, seed)
+    name = file_stem(variant(weights_of(recipe), label, seed))
     training, validation = data.load("train", root=root), data.load("validation", root=root)
     spec = defense.describe(recipe.spec())
     module = recipe.build(generator("init", recipe.name, seed))
@@ -111,7 +124,16 @@ def train(
     recipe.finish(module, data, root=root)
     victim = ModuleVictim(module.to("cpu"), spec)
     certificate = save(
-        recipe, defense, victim, out=out, label=label, seed=seed, root=root, report=report, started=started
+        recipe,
+        defense,
+        victim,
+        out=out,
+        label=label,
+        seed=seed,
+        root=root,
+        report=report,
+        started=started,
+        device=device,
     )
     checkpoint.unlink(missing_ok=True)  # only now: a run killed while it was saved need not train again
     return victim, certificate
@@ -153,13 +175,15 @@ def save(
     root: Path | None,
     report: Report,
     started: Mapping[str, Any],
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Write weights and certificate to a folder that exists; returns the certificate.
 
     Args:
         started: the trained weights that training started from; empty for drawn weights.
+        device: where they were trained.
     """
-    name = variant(recipe.name, label, seed)
+    name = file_stem(variant(weights_of(recipe), label, seed))
     weights = serialise({key: value.contiguous() for key, value in victim.module.state_dict().items()})
     data = recipe.data()
     test = data.load("test", root=root)
@@ -185,16 +209,42 @@ def save(
         },
         "energy": _energy(victim, test),
         "measured": recipe.measure(victim.module, data, root=root),
-        "made_with": {
-            "torch": torch.__version__,
-            "platform": platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
+        "made_with": made_with(recipe, defense, device=device),
     }
     text = json.dumps(certificate, indent=2, sort_keys=True) + "\n"
     write_atomic(out / f"{name}.safetensors", weights)
     write_atomic(out / f"{name}.json", text.encode())
     return certificate
+
+
+def made_with(recipe: VictimRecipe, defense: DefenseBase, *, device: torch.device | str) -> dict[str, Any]:
+    """Return what the bytes of trained weights hang on besides recipe, seed and data.
+
+    Versions, processor and threads decide the order and rounding of sums; `code` is the digest of the files
+    that the recipe and the defense run (those of the harness are named by its version).
+    """
+    return {
+        "robustspike": version("robustspike"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "spikingjelly": version("spikingjelly"),
+        "platform": platform.machine(),
+        "cpu": cpu_model(),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "code": sources.digest_of(sources.files(recipe, "victims") | sources.files(defense, "defenses")),
+    }
+
+
+def cpu_model() -> str:
+    """Return the processor's name as the system gives it; "" where it does not."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return platform.processor()
+    named = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE)
+    return named[1].strip() if named else platform.processor()
 
 
 def _energy(victim: ModuleVictim, test: Split, n: int = 200) -> dict[str, float]:

@@ -77,6 +77,16 @@ def weights_now(victim: ModuleVictim) -> str:
     return digest_tensors(iter(sorted(victim.module.state_dict().items())))
 
 
+def saved_of(victim: ModuleVictim) -> dict[str, str]:
+    """Return the digest of every saved tensor by its name and shape: of another shape, it is another one.
+
+    Two notes are compared by the names that both have. A network may keep the state of its last pass in a
+    buffer, of as many rows as that had.
+    """
+    named = victim.module.state_dict().items()
+    return {f"{name} {tuple(t.shape)}": digest_tensors(iter([(name, t)])) for name, t in named}
+
+
 def tensors_of(victim: ModuleVictim) -> str:
     """Return the digest of all parameters and buffers as they are, those that are not saved too."""
     module = victim.module

@@ -134,6 +134,7 @@ class TwoPhaseCnn(ConvertedRecipe):
     epochs: int = 10
     lr: float = 1e-4
 
+    deployed: ClassVar[tuple[str, ...]] = ()  # its second phase tunes the network for one T
     source: ClassVar[str] = (
         "Wang et al., arXiv:2205.07473. Differs: BatchNorm stays unfolded and is tuned too; AdamW one-cycle; "
         "the layer-wise fit minimises the squared error with an ATan surrogate, for a fixed number of "

@@ -20,6 +20,7 @@ from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
+from robustspike.bench.api import wrap
 
 DATA = registry("datasets").get("digits").load("test")[:16]
 
@@ -82,6 +83,26 @@ def test_switches_of_torch_are_put_back(switch: Callable[[], object]) -> None:
     result = attacked(load_victim("lif_cnn.digits"), lambda _: switch() and None, fails=True)
     assert result.errors
     assert torch.is_grad_enabled() and torch.get_default_dtype() is torch.float32
+
+
+class Remembering(nn.Module):
+    """Keeps the potentials of its last batch in a buffer, as spiking layers of other libraries do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(64, 10)
+        self.register_buffer("v", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.v = torch.zeros(len(x), 10) + self.inner(x.flatten(1))
+        return self.v
+
+
+def test_the_state_of_the_last_batch_is_no_change() -> None:
+    torch.manual_seed(0)
+    victim = wrap(Remembering(), name="mine", shape=(1, 8, 8), classes=10)
+    result = attacked(victim, lambda _: None, fails=False)
+    assert (result.status == 2).any() and result.errors == []
 
 
 def test_an_attack_that_leaves_all_as_it_was_is_no_error() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,6 @@ from robustspike.bench.errors import ConfigError
 from robustspike.bench.suite.file import read_suite
 from robustspike.bench.suite.loading import samples_of
 from robustspike.bench.suite.plan import make_plan
-from robustspike.bench.training.fit import Schedule
 from robustspike.bench.training.train import train
 from robustspike.bench.training.weights import find_weights
 from robustspike.bench.training.weights import load_victim
@@ -136,6 +134,22 @@ def test_splits_cover_everything_once_and_share_no_reference(which: str, tmp_pat
         assert split.y.tolist() == pytest.approx([entries[i].score for i in split.ids.tolist()])
 
 
+@pytest.mark.parametrize("which", MAKERS)
+def test_images_of_one_original_have_one_source(which: str, tmp_path: Path) -> None:
+    data = MAKERS[which](tmp_path)
+    entries = data.entries(tmp_path)
+    split = data.load("train", root=tmp_path)
+    found = data.sources(split.ids, root=tmp_path)
+    names = [entries[i].reference.lower() for i in split.ids.tolist()]
+    if not all(entry.reference for entry in entries):
+        assert found is None
+        return
+    assert found is not None
+    for name, number in zip(names, found.tolist(), strict=True):
+        assert {n for n, other in zip(found.tolist(), names, strict=True) if other == name} == {number}
+    assert len(set(found.tolist())) == len(set(names))
+
+
 def test_distortion_and_level_are_kept(tmp_path: Path) -> None:
     entry = kadid(tmp_path).entries(tmp_path)[1]
     assert (entry.reference, entry.distortion, entry.level) == ("I01.png", "03", 5)
@@ -229,11 +243,14 @@ def test_a_published_set_is_judged_with_borrowed_weights_until_trained_on(tmp_pa
     assert borrowed is not None and borrowed.name == "cnn_iqa.photopatch.safetensors"
     (note,) = shipped.notes(read_certificate(borrowed))
     assert "trained on photopatch_iqa" in note and "robustspike train cnn_iqa.koniq10k" in note
-    recipe = replace(shipped, dataset="koniq10k(crop=32)", schedule=Schedule(epochs=1, keep="last"))
+    changed = {"dataset": "koniq10k(crop=32)"}
+    short = {"epochs": 1, "keep": "last"}
+    recipe = registry("victims").get("cnn_iqa.koniq10k", **changed, schedule=short)
     _, certificate = train(recipe, Undefended(), out=tmp_path, root=tmp_path)
-    own = find_weights(shipped, "none", 0, tmp_path)
-    assert own == tmp_path / "cnn_iqa.koniq10k.safetensors" and certificate["data"]["name"] == "koniq10k"
-    loaded = load_victim("cnn_iqa.koniq10k", weights=tmp_path, dataset="koniq10k(crop=32)")
+    own = find_weights(recipe, "none", 0, tmp_path)
+    assert own is not None and own.parent == tmp_path and certificate["data"]["name"] == "koniq10k"
+    assert find_weights(shipped, "none", 0, tmp_path) == borrowed
+    loaded = load_victim("cnn_iqa.koniq10k", weights=tmp_path, **changed)
     assert loaded.spec.notes == () and loaded.spec.shape == (3, 32, 32)
 
 
