@@ -85,8 +85,6 @@ def command(
     with a column an attack) to --out; for attacks on spikes and for minimum-norm attacks also
     attacks.csv (what each attack had to change) and curves.csv (its success over its budget).
     """
-    if not quiet and not sys.stderr.isatty():
-        click.echo(f"0:00 elapsed: planning {suite}", err=True)  # before torch is imported
     from robustspike.bench.attack.limits import Limits
     from robustspike.bench.cli.leaderboard import publish
     from robustspike.bench.cli.options import choose_device
