@@ -66,8 +66,9 @@ def judge_classes(
         settled |= reached
         reached_by.append(reached)
     status = torch.where(settled, BROKEN, ROBUST)
-    status[~legal | ~finite] = ERROR
-    if not bool(finite.all()):
+    unknown = ~finite | (meter.unanswered & ~settled)
+    status[~legal | unknown] = ERROR
+    if bool(unknown.any()):
         result.errors.append(
             f"victim '{victim.spec.name}': logits on a legal perturbed input are not finite; such a "
             "sample cannot be called robust or broken."
@@ -118,6 +119,7 @@ def judge_scores(
         score = torch.where(better, answer.score, score)
         change = torch.where(better, worth, change)
         settled |= better
+    finite &= ~meter.unanswered
     if not bool(finite.all()):
         result.errors.append(f"victim '{victim.spec.name}': the score of a legal input is not finite.")
     status = torch.where(change > QUALITY_TOLERANCE * (high - low), BROKEN, ROBUST)

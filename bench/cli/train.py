@@ -70,8 +70,8 @@ def command(
     A run that was stopped goes on where it was. The same seed gives the same weights on one kind of processor
     with the same versions and number of threads; the last line says whether they are the shipped ones.
     Changed parameters of the victim, written --set tau=4 or 'NAME(tau=4)', become part of the name of the
-    weights, here and where they are used. To harden a trained victim in a few epochs: --defense sr --from VICTIM
-    --epochs 2 --lr 0.002.
+    weights, here and where they are used. To harden a trained victim in a few epochs:
+    --defense sr --from VICTIM --epochs 2 --lr 0.002.
     A defense with changed parameters, --defense 'mppd(rho=0)', keeps them in its name, here and in suites.
     """
     import dataclasses

@@ -79,7 +79,7 @@ FLAGS: dict[str, Flag] = {
         "attack with averaged or wider gradients, transfer and score-based attacks",
     ),
     "spikes_without_site": Flag(
-        "the network makes spikes whose derivative cannot be exchanged: attacks went through its own alone",
+        "it makes spikes whose derivative cannot be exchanged: it was attacked through its own alone",
         "make the spikes in a torch.autograd.Function, see docs/your-network.md; read the number as a bound",
     ),
     "vanishing_layer": Flag(

@@ -134,13 +134,13 @@ def _measured(unit: Unit, victim: ModuleVictim, settings: Settings, *, died: boo
         limits=settings.limits,
         events=lambda: _events(cell, unit.index, settings),
     )
-    made_from = registry("datasets").get(cell.dataset).sources(data.ids, root=settings.root)
-    if made_from is not None:
-        result.extras["source"] = made_from.double()
     try:
         result.counts |= energy_of(victim, data, result, seed=cell.seed)
     except ContractError as error:  # the victim's fault, which is its own cell's
         result.errors.append(str(error))
+    made_from = registry("datasets").get(cell.dataset).sources(data.ids, root=settings.root)
+    if made_from is not None:
+        result.extras["source"] = made_from.double()
     return result
 
 

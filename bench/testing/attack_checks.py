@@ -10,6 +10,7 @@ import torch
 
 from robustspike.bench.attack.decide import target_classes
 from robustspike.bench.attack.evaluate import evaluate_shard
+from robustspike.bench.attack.fitting import refused_gradient
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import Access
@@ -63,7 +64,7 @@ def attack_reference(
 ) -> ShardResult:
     """Attack the reference victim of the threat's domain on (some of) the reference inputs."""
     _skip_unless_it_applies(attack, task)
-    chosen = victim if victim is not None else reference(threat.domain, task=task, dtype=dtype)
+    chosen = victim if victim is not None else reference_for(attack, threat.domain, task=task, dtype=dtype)
     x = samples(threat.domain, task=task, dtype=dtype)
     with torch.no_grad():
         answers = chosen.logits(x)
@@ -77,6 +78,21 @@ def attack_reference(
         index = torch.tensor(rows)
         x, y, ids = x[index], y[index], ids[index]
     return evaluate_shard(chosen, attack, threat, x, y, ids, seed=seed)
+
+
+def reference_for(
+    attack: Any,
+    domain: Domain,
+    *,
+    task: Task = Task.CLASSIFY,
+    dtype: torch.dtype = torch.float32,
+    constant: bool = False,
+) -> ModuleVictim:
+    """Return the reference victim, with spiking neurons where the attack's estimator needs them."""
+    plain = reference(domain, task=task, dtype=dtype, constant=constant)
+    if refused_gradient(attack, plain) is None:
+        return plain
+    return reference(domain, task=task, dtype=dtype, constant=constant, spiking=True)
 
 
 def _skip_unless_it_applies(attack: Any, task: Task) -> None:
@@ -125,7 +141,7 @@ def stays_legal(attack: Any, task: Task = Task.CLASSIFY) -> None:
 
 def successes_are_real(attack: Any) -> None:
     threat = threat_for(attack)
-    victim = reference(threat.domain)
+    victim = reference_for(attack, threat.domain)
     result = attack_reference(attack, threat, victim=victim)
     with torch.no_grad():
         wrong = victim.logits(result.x_adv).argmax(dim=1) != result.labels
@@ -180,7 +196,7 @@ def counts_its_passes(attack: Any, task: Task = Task.CLASSIFY) -> None:
 def survives_a_constant_victim(attack: Any, task: Task = Task.CLASSIFY) -> None:
     threat = threat_for(attack, task=task)
     budget = Budget(forwards=400, backwards=200)
-    victim = reference(threat.domain, task=task, constant=True)
+    victim = reference_for(attack, threat.domain, task=task, constant=True)
     result = attack_reference(attack, replace(threat, budget=budget), task=task, victim=victim)
     _no_errors(result)
     require(result.count(Status.BROKEN) == 0, "a constant victim cannot be broken")
@@ -200,7 +216,7 @@ def pursues_its_goals(attack: Any) -> None:
     threat = threat_for(attack)
     assert threat.eps is not None
     threat = replace(threat, goal=Goal.TARGETED, eps=threat.eps * 4)
-    victim = reference(threat.domain)
+    victim = reference_for(attack, threat.domain)
     result = attack_reference(attack, threat, victim=victim)
     _no_errors(result)
     broken = result.status == 1

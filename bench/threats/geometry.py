@@ -116,9 +116,9 @@ class Linf(_RealValued):
     """Every element moves by at most eps."""
 
     name = "linf"
-    unit = "largest change of an element"
     usual_eps = Fraction(8, 255)
     """The radius that papers on images use; of the other geometries none has one."""
+    unit = "largest change of an element"
 
     def project(self, x0: Tensor, x: Tensor, *, eps: float, bounds: Bounds) -> Tensor:
         return torch.minimum(torch.maximum(x, x0 - eps), x0 + eps).clamp(*bounds)

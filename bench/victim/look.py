@@ -111,7 +111,7 @@ def find_spikes(module: nn.Module, call: Call, x: Tensor, *, steps: int) -> tupl
 
 @dataclass
 class _Count:
-    """How often a rule was asked, in how many steps; no state of a network, which is put back after a call."""
+    """How often a rule was asked, in how many steps; no state of the network (that is put back)."""
 
     asked: int = 0
     steps: int = 0
