@@ -53,7 +53,7 @@ def command(
     """
     from robustspike.bench.cli.leaderboard import publish
     from robustspike.bench.cli.options import choose_device
-    from robustspike.bench.cli.run import progress
+    from robustspike.bench.cli.progress import progress
     from robustspike.bench.record import provenance
     from robustspike.bench.run.applicable import applicable
     from robustspike.bench.run.compute import Settings

@@ -145,9 +145,15 @@ def prepare(request: Request, out: Path) -> Prepared:
     }
     classes = _outputs(network, what, settings)
     if classes < what.classes:
+        low = int(samples.y.min())
+        cause = (
+            f"they start at {low}, off by one: classes count from 0"
+            if low == 1 and classes == what.classes - 1
+            else "it is another data set's network"
+        )
         raise ContractError(
             f"{request.target}: answers {classes} classes, but the labels of {request.data} run to "
-            f"{what.classes - 1}. Labels count from 0; or it is another data set's network."
+            f"{what.classes - 1}; likely {cause}."
         )
     plugin = out / f"{file_stem(name)}.py"
     text = _plugin(request, name, source, dataset, {"classes": classes, **settings})
