@@ -24,9 +24,7 @@ def network_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="A data set of robustspike list datasets, an .npz, .pt or .safetensors file with inputs and "
             "labels, or a folder of class folders of images.",
         ),
-        click.option(
-            "--checkpoint", type=click.Path(path_type=Path), help="Weights: .pt, .safetensors."
-        ),
+        click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights: .pt, .safetensors."),
         click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of published data sets."),
         click.option("--split", default="test", show_default=True, help="train, validation or test."),
         click.option("--steps", type=click.IntRange(min=0), default=0, help="Time steps T; 0: no time."),
@@ -40,9 +38,7 @@ def network_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--mean", help="Normalisation per channel: 0.49,0.48,0.45."),
         click.option("--std", help="Normalisation per channel."),
         click.option("--stochastic", is_flag=True, help="It draws random numbers when it answers."),
-        click.option(
-            "--training-neurons", is_flag=True, help="Its neurons have no gradient else."
-        ),
+        click.option("--training-neurons", is_flag=True, help="Its neurons have no gradient else."),
         click.option("--legacy-spikingjelly", is_flag=True, help="Map spikingjelly.clock_driven onto 2.0."),
         click.option("--name", help="Name in tables; default: that of the file and function."),
         click.option("--defense-name", default="none", help="What the network was hardened with."),

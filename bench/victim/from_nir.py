@@ -67,10 +67,8 @@ class Integrate(nn.Module):
             i = torch.zeros_like(x) if self.i is None else self.i
             x = self.i = i + self.dt / held["tau_syn"] * (held["w_in"] * x - i)
         tau = held.get("tau", held.get("tau_mem"))
-        if tau is None:
-            v = v + held["r"] * x
-        else:
-            v = v + self.dt / tau * (held["v_leak"] - v + held["r"] * x)
+        drive = held["r"] * x
+        v = v + (drive if tau is None else self.dt / tau * (held["v_leak"] - v + drive))
         threshold = held["v_threshold"].expand_as(v)
         spikes: Tensor = _Fire.apply(v, threshold, self.several)  # type: ignore[no-untyped-call]
         if "v_reset" in held and not self.several:
@@ -94,7 +92,7 @@ class SumPool(nn.Module):
 
 
 class NirNet(nn.Module):
-    """A chain of NIR nodes, stepped over the events [N, T, ...] that it is given; counts the output's spikes."""
+    """A chain of NIR nodes, stepped over events [N, T, ...]; it answers how often every output fired."""
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -148,7 +146,7 @@ def _chain(graph: Any, path: Path) -> list[str]:
         order.append(name)
         following = after.get(name, [])
         if len(following) > 1:
-            raise ArtefactError(f"{path}: node '{name}' leads to {len(following)} others; only chains are read.")
+            raise ArtefactError(f"{path}: node '{name}' leads to {len(following)} others; chains are read.")
         name = following[0] if following else None
     if name is not None or len(order) != len(graph.nodes):
         raise ArtefactError(f"{path}: its nodes are no single chain (recurrence or branches); not read.")
@@ -188,12 +186,14 @@ def _layer(node: Any, name: str, path: Path, dt: float) -> nn.Module:
     if kind == "Scale":
         return _Scale(torch.as_tensor(node.scale, dtype=torch.float32))
     raise ArtefactError(
-        f"{path}: node '{name}' is a {kind}; read are IF, LIF, CubaLIF, Conv2d, Linear, Affine, Scale, SumPool2d, "
-        "AvgPool2d and Flatten."
+        f"{path}: node '{name}' is a {kind}; read are IF, LIF, CubaLIF, Conv2d, Linear, Affine, Scale, "
+        "SumPool2d, AvgPool2d and Flatten."
     )
 
 
 class _Scale(nn.Module):
+    scale: Tensor
+
     def __init__(self, scale: Tensor) -> None:
         super().__init__()
         self.register_buffer("scale", scale)
