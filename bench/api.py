@@ -28,6 +28,7 @@ from robustspike.bench.contract.specs import Task
 from robustspike.bench.contract.specs import ThreatModel
 from robustspike.bench.contract.specs import Victim
 from robustspike.bench.contract.specs import VictimSpec
+from robustspike.bench.data.arrays import ArrayData
 from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
 from robustspike.bench.data.base import SplitName
@@ -73,6 +74,7 @@ from robustspike.bench.snn.estimators import LossGrad
 from robustspike.bench.snn.estimators import Memory
 from robustspike.bench.snn.estimators import Native
 from robustspike.bench.snn.estimators import SurrogateEstimator
+from robustspike.bench.snn.legacy import legacy_spikingjelly
 from robustspike.bench.snn.neurons import DeferredRule
 from robustspike.bench.snn.neurons import FunctionRule
 from robustspike.bench.snn.neurons import Neuron
@@ -97,6 +99,9 @@ from robustspike.bench.training.fit import Terms
 from robustspike.bench.training.fit import accuracy
 from robustspike.bench.training.fit import fit
 from robustspike.bench.training.fit import initialise
+from robustspike.bench.training.network import NetworkRecipe
+from robustspike.bench.training.network import build_network
+from robustspike.bench.training.network import made_network
 from robustspike.bench.training.recipe import VictimRecipe
 from robustspike.bench.training.weights import load_victim
 from robustspike.bench.victim.adapt import adapt
@@ -119,6 +124,7 @@ __all__ = [
     "LOSSES",
     "Access",
     "AccessDenied",
+    "ArrayData",
     "ArtefactError",
     "Attack",
     "AttackSpec",
@@ -151,6 +157,7 @@ __all__ = [
     "Memory",
     "ModuleVictim",
     "Native",
+    "NetworkRecipe",
     "Neuron",
     "Oracle",
     "Progress",
@@ -181,6 +188,7 @@ __all__ = [
     "adapt",
     "as_split",
     "bin_events",
+    "build_network",
     "certify",
     "check_victim",
     "count_synops",
@@ -198,8 +206,10 @@ __all__ = [
     "initialise",
     "joint",
     "learned",
+    "legacy_spikingjelly",
     "load_victim",
     "luma",
+    "made_network",
     "margin",
     "needs_of",
     "parse_call",

@@ -13,6 +13,8 @@ import click
 from robustspike.bench.errors import BenchError
 
 VERBS = {
+    "evaluate": "Measure a network of your own: from a function and a checkpoint to a row.",
+    "inspect": "Say what is found in a network of your own, and what would be refused.",
     "run": "Measure a suite and print the leaderboard.",
     "leaderboard": "Build the tables of finished records; no model is run.",
     "compare": "Compare two sets of records row by row.",
