@@ -45,7 +45,7 @@ class Mdse:
         restarts: starts, each run on the samples still standing: the clean input, then random points.
 
     Cost: per start, for M members and S estimators per step M * S gradients, M * S forwards to compare
-        them if S > 1 and rule is "best", one gradient of all members if M > 1; 1 forward for the last iterate.
+        them if S > 1 and rule is "best", one gradient of all members if M > 1; then 1 forward.
     """
 
     steps: int = 40

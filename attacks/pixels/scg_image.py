@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch import nn
 
+from robustspike.attacks.pixels.climbing import settle
 from robustspike.attacks.spikes.scg import Flipper
 from robustspike.attacks.spikes.scg import Norm
 from robustspike.attacks.spikes.scg import squared_error
@@ -166,7 +167,7 @@ class ScgImage:
         source=(
             "Liang et al. 2020, arXiv:2001.01587 (image inputs, spikes averaged over time). Differs: a step "
             "that leaves the threat model is projected, not fatal; the loss is cross-entropy by default; "
-            "the iterate with the largest loss is returned."
+            "a hit is returned, else the iterate with the largest loss."
         ),
         cost="51 forwards + 50 backwards",
     )
@@ -219,4 +220,4 @@ class ScgImage:
             if len(rows):
                 oracle.logits(x[rows], rows)
         oracle.tally("trigger_firings", rule.firings)  # of time steps
-        return best
+        return settle(oracle, best)
