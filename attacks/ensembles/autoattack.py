@@ -97,11 +97,11 @@ class AutoAttackSnn:
 
     Members run one after the other, each only on the samples that all earlier ones left standing (a
     sample leaves when the oracle has seen a legal adversarial example, so leaving changes no verdict).
-    Nothing is tuned. A member that raises is booked with its message (failed:NAME) and the others go on;
-    one that does not apply to the victim is named (refused:NAME). Where fewer than half of the gradient
-    members of a spiking victim could be run, the list for victims without neurons follows, which takes the
-    victim's own gradient, and the row is flagged. Passes and first hits of every member are booked under
-    its name.
+    Nothing is fitted to the victim or its samples. A member that raises is booked with its message
+    (failed:NAME) and the others go on; one that does not apply to the victim is named (refused:NAME). Where
+    fewer than half of the gradient members of a spiking victim could be run, the list for victims without
+    neurons follows, which takes the victim's own gradient, and the row is flagged. Passes and first hits of
+    every member are booked under its name.
 
     Args:
         level: "quick", "standard" or "full"; each contains the lower one, so that it never leaves more.
