@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ class Reach:
 
 
 _BEFORE_GEOMETRIES_SAID = {
+    "linf": Reach("largest change of an element"),
+    "l2": Reach("Euclidean norm of the change"),
     "l0": Reach("flipped cells"),
     "retime_l0": Reach("moved spikes", everywhere=False, moves=True),
     "retime_l1": Reach("time steps moved, all spikes together", everywhere=False, moves=True),
@@ -49,7 +52,9 @@ def reach(record: CellRecord) -> Reach:
     said = _declared(record, "geometry")
     if not isinstance(said, Mapping):
         return _BEFORE_GEOMETRIES_SAID.get(record.threat.geometry, Reach())
-    return Reach(str(said.get("unit", "distance")), said.get("everywhere") is True, said.get("moves") is True)
+    return Reach(
+        str(said.get("unit", "distance")), said.get("everywhere") is not False, said.get("moves") is True
+    )
 
 
 def score_label(record: CellRecord) -> str:
@@ -60,8 +65,9 @@ def score_label(record: CellRecord) -> str:
 
 def source(record: CellRecord, row: SampleRecord) -> float:
     """Return the number of the photograph that a sample was made from; its own where it has none."""
-    if "source" in row.extras:
-        return row.extras["source"]
+    said = row.extras.get("source", math.nan)
+    if not math.isnan(said):
+        return said
     return float(row.row // _PATCHES_A_PHOTOGRAPH if record.dataset in _BEFORE_DATA_SAID else row.row)
 
 

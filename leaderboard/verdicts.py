@@ -103,8 +103,9 @@ def single_draw(records: Sequence[CellRecord]) -> dict[str, float]:
     for record in records:
         for row in record.rows:
             for name, found in shares.items():
-                if name in row.extras:
-                    found[row.row] = min(found.get(row.row, 1.0), row.extras[name])
+                share = row.extras.get(name, math.nan)
+                if not math.isnan(share):
+                    found[row.row] = min(found.get(row.row, 1.0), share)
     clean, attacked_ = (list(found.values()) for found in shares.values())
     return {
         "clean_single": sum(clean) / len(clean) if clean else math.nan,

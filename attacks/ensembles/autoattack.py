@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +17,9 @@ from robustspike.attacks.ensembles.members import applying
 from robustspike.attacks.ensembles.members import attempts
 from robustspike.attacks.ensembles.members import black
 from robustspike.attacks.ensembles.members import gradient
+from robustspike.attacks.ensembles.members import is_thin
 from robustspike.attacks.ensembles.members import levels
+from robustspike.attacks.ensembles.members import resolved
 from robustspike.attacks.ensembles.members import starts
 from robustspike.attacks.pixels.climbing import eot
 from robustspike.bench.api import AttackSpec
@@ -29,7 +32,7 @@ _SHARP = "assg(bound=0.94)"
 _CONTROLS: dict[Level, tuple[Member, ...]] = {
     "quick": (black("noise"), black("transfer.linf"), black("square.linf(queries=120)")),
     "standard": (black("noise"), black("transfer.linf"), black("square.linf(queries=500)")),
-    "full": (black("noise"), black("transfer.linf"), black("square.linf(queries=1500)")),
+    "full": (black("noise"), black("transfer.linf"), black("square.linf(queries=1000)")),
 }
 """Attacks without gradients, which run last: what they break first says that gradients are masked."""
 
@@ -37,16 +40,20 @@ SPIKING = levels(
     quick=(
         gradient("pgd.linf", "native", steps=10),
         gradient("pgd.linf", "atan(alpha=5)", steps=10),
-        *starts(4, "sapgd.linf", _SHARP, steps=50, loss="margin"),
+        *starts(2, "sapgd.linf", _SHARP, steps=100, loss="margin"),
         gradient("sapgd.linf", _SHARP, steps=50, loss="ce"),
         gradient("apgd.ce", _SHARP, steps=50),
     ),
     standard=(
-        *starts(4, "sapgd.linf", _SHARP, steps=100, loss="margin"),
+        *starts(4, "sapgd.linf", _SHARP, first=2, steps=100, loss="margin"),
+        *starts(3, "sapgd.linf", _SHARP, steps=200, loss="margin"),
         gradient("sapgd.linf", _SHARP, steps=400, loss="margin"),
     ),
     full=(
-        *starts(4, "sapgd.linf", _SHARP, first=4, steps=100, loss="margin"),
+        *starts(4, "sapgd.linf", _SHARP, first=3, steps=200, loss="margin"),
+        gradient("apgd.targeted", _SHARP, targets=3, steps=50),
+        gradient("apgd.dlr", _SHARP, steps=100),
+        gradient("sapgd.linf", "triangle(gamma=0.3)", steps=100, loss="margin"),
         gradient("sapgd.linf", _SHARP, steps=1000, loss="margin"),
     ),
     last=_CONTROLS,
@@ -90,10 +97,11 @@ class AutoAttackSnn:
 
     Members run one after the other, each only on the samples that all earlier ones left standing (a
     sample leaves when the oracle has seen a legal adversarial example, so leaving changes no verdict).
-    Nothing is tuned. A member that raises is booked with its message (failed:NAME) and the others go on;
-    one that does not apply to the victim is named (refused:NAME). Where the sharp surrogates of a spiking
-    victim are refused, the victim's own gradient takes over, and the row is flagged. Passes and first hits
-    of every member are booked under its name.
+    Nothing is fitted to the victim or its samples. A member that raises is booked with its message
+    (failed:NAME) and the others go on; one that does not apply to the victim is named (refused:NAME). Where fewer than half of the gradient
+    members of a spiking victim could be run, the list for victims without neurons follows, which takes the
+    victim's own gradient, and the row is flagged. Passes and first hits of every member are booked under
+    its name.
 
     Args:
         level: "quick", "standard" or "full"; each contains the lower one, so that it never leaves more.
@@ -131,22 +139,17 @@ class AutoAttackSnn:
             "attacks": tuple(sorted({member.attack for listed in LISTS for member in listed[self.level]}))
         }
 
-    def listed(self, oracle: Oracle) -> tuple[Member, ...]:
-        """Return the list for the victim's kind."""
+    def listed(self, oracle: Oracle, *, own_gradient: bool) -> tuple[Member, ...]:
+        """Return the list for the victim's kind, or that of members which follow its own gradient alone."""
         if oracle.spec.stochastic:
-            return (NOISY if oracle.spiking else NOISY_SMOOTH)[self.level]
-        return (SPIKING if oracle.spiking else SMOOTH)[self.level]
+            return (NOISY_SMOOTH if own_gradient else NOISY)[self.level]
+        return (SMOOTH if own_gradient else SPIKING)[self.level]
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
-        instead: tuple[Member, ...] = ()
-        if oracle.spiking and oracle.refusal(_SHARP) is not None:
-            own = (NOISY_SMOOTH if oracle.spec.stochastic else SMOOTH)[self.level]
-            instead = tuple(m for m in own if not m.is_black_box)
-        members = applying(oracle, self.listed(oracle), self.only, instead=instead)
         best = x0.clone()
         top = torch.full((len(x0),), -torch.inf, dtype=x0.dtype, device=x0.device)
         draws = eot(oracle, 0)
-        for _, found in attempts(oracle, members, x0, y, rng=rng):
+        for found in self._attempts(oracle, x0, y, rng):
             rows = oracle.active(forwards=draws)
             if oracle.spec.stochastic and len(rows):  # compare candidates on draws that chose none of them
                 value, _ = oracle.loss(found[rows], rows, "margin", draws=draws)
@@ -156,3 +159,14 @@ class AutoAttackSnn:
         if oracle.spec.stochastic:
             return best
         return oracle.best()[0]
+
+    def _attempts(self, oracle: Oracle, x0: Tensor, y: Tensor, rng: RowStreams) -> Iterator[Tensor]:
+        """Run gradient members, its own gradient where most of them failed, then the controls."""
+        listed = self.listed(oracle, own_gradient=not oracle.spiking)
+        members = applying(oracle, listed, self.only)
+        yield from attempts(oracle, [m for m in members if not m[0].is_black_box], x0, y, rng=rng)
+        if oracle.spiking and is_thin(oracle):
+            own = self.listed(oracle, own_gradient=True)
+            instead = [m for m in own if not m.is_black_box and m not in listed]
+            yield from attempts(oracle, resolved(instead, self.only), x0, y, rng=rng)
+        yield from attempts(oracle, [m for m in members if m[0].is_black_box], x0, y, rng=rng)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robustspike.bench.api import BLACK_BOX_STAGE
 from robustspike.bench.api import Attack
+from robustspike.bench.api import EstimatorRefused
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import registry
@@ -82,20 +83,22 @@ def levels(
     }
 
 
-def applying(
-    oracle: Oracle, listed: Sequence[Member], only: str, *, instead: Sequence[Member] = ()
-) -> list[tuple[Member, Attack]]:
+def resolved(listed: Sequence[Member], only: str) -> list[tuple[Member, Attack]]:
+    """Return the members whose names match a shell-style pattern, with their attacks."""
+    wanted = [member for member in listed if fnmatch.fnmatchcase(member.name, only)]
+    return [(member, registry("attacks").get(member.attack)) for member in wanted]
+
+
+def applying(oracle: Oracle, listed: Sequence[Member], only: str) -> list[tuple[Member, Attack]]:
     """Return the members that apply to the victim; the record names and counts the others (refused:NAME).
 
     Args:
-        listed: the list for the victim's kind, black boxes last.
+        listed: the list for the victim's kind.
         only: shell-style pattern of names; what it does not match is left out and not counted.
-        instead: members that step in for refused ones; they do not count as members of the list.
     """
-    wanted = [m for m in listed if fnmatch.fnmatchcase(m.name, only)]
+    wanted = resolved(listed, only)
     found, applied = [], 0
-    for member in wanted:
-        attack: Attack = registry("attacks").get(member.attack)
+    for member, attack in wanted:
         estimator, fits = getattr(attack, "estimator", None), getattr(attack, "fits", None)
         refused = estimator is not None and oracle.refusal(estimator) is not None
         if refused or (callable(fits) and fits(oracle.spec) is not None):
@@ -103,16 +106,19 @@ def applying(
         else:
             found.append((member, attack))
             applied += not member.is_black_box
-    oracle.tally("members", sum(not member.is_black_box for member in wanted))
+    oracle.tally("members", sum(not member.is_black_box for member, _ in wanted))
     oracle.tally("members_applied", applied)
-    more = [m for m in instead if fnmatch.fnmatchcase(m.name, only) and m not in wanted]
-    found += [(m, registry("attacks").get(m.attack)) for m in more]
-    return sorted(found, key=lambda pair: pair[0].is_black_box)
+    return found
+
+
+def is_thin(oracle: Oracle) -> bool:
+    """Say whether fewer than half of the gradient members of the list can be run, or were."""
+    return 2 * oracle.tallied("members_applied") < oracle.tallied("members")
 
 
 def attempts(
     oracle: Oracle, members: Sequence[tuple[Member, Attack]], x0: Tensor, y: Tensor, *, rng: RowStreams
-) -> Iterator[tuple[Member, Tensor]]:
+) -> Iterator[Tensor]:
     """Run members in turn, each on the samples still standing; yield what each returned.
 
     A member's random numbers hang on its name alone. What a member raises is booked, and the others go on.
@@ -123,9 +129,12 @@ def attempts(
         oracle.stage(member.name)
         try:
             found = attack.run(oracle, x0.clone(), y.clone(), rng=rng.fork("member", member.name))
+        except EstimatorRefused:  # a neuron can refuse as late as in its first pass
+            oracle.tally(f"refused:{member.name}", 1)
         except Exception as error:  # noqa: BLE001  (foreign code: its failure must not cost the others' hits)
             oracle.failed(member.name, error)
-            if not member.is_black_box:
-                oracle.tally("members_applied", -1)
+        else:
+            yield found
             continue
-        yield member, found
+        if not member.is_black_box:
+            oracle.tally("members_applied", -1)

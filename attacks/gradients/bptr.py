@@ -46,6 +46,7 @@ class Bptr(GradientEstimator):
     variant: Variant = "gate"
     name: ClassVar[str] = "bptr"
     multi_step_only: ClassVar[bool] = True
+    needs_dynamics: ClassVar[bool] = True
     source: ClassVar[str] = (
         "Ding et al., NeurIPS 2022 (SNN-RAT). Differs: any threshold and input gain (published for 1 and "
         "1); the mean slope of variant 'slope' is taken for each sample, not over the batch."

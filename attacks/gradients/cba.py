@@ -45,6 +45,7 @@ class Cba(GradientEstimator):
     name: ClassVar[str] = "cba"
     forwards: ClassVar[int] = 2
     multi_step_only: ClassVar[bool] = True
+    needs_dynamics: ClassVar[bool] = True
     source: ClassVar[str] = (
         "Baseline of Bu et al., CVPR 2023, and Hao et al., ICLR 2024 (8 levels whatever T is). Differs: any "
         "threshold and input gain; normalisation is not skipped for Poisson inputs."

@@ -46,6 +46,7 @@ class Rga(GradientEstimator):
     saturation: float = 2.0
     name: ClassVar[str] = "rga"
     multi_step_only: ClassVar[bool] = True
+    needs_dynamics: ClassVar[bool] = True
     source: ClassVar[str] = (
         "Bu et al., CVPR 2023 (Rate Gradient Approximation Attack). Differs: any threshold, leak and "
         "input gain (published for threshold 1, gain 1); one slope at the knee (the release adds both); "

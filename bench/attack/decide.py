@@ -33,6 +33,7 @@ class Answer:
         finite: whether every logit was finite.
         logits: mean logits over the draws.
         draws: the logits of every draw, [D, N, K]; D = 1 without noise.
+        right: the share of draws that answer the true class (of no meaning for quality models).
     """
 
     label: Tensor
@@ -40,6 +41,7 @@ class Answer:
     finite: Tensor
     logits: Tensor
     draws: Tensor
+    right: Tensor
 
     @property
     def needed(self) -> int:
@@ -62,11 +64,13 @@ def decide(victim: ModuleVictim, x: Tensor, y: Tensor, streams: RowStreams) -> A
     draws = torch.stack(answers)
     logits = draws.mean(dim=0)
     finite = torch.isfinite(logits).all(dim=1)
-    answer = Answer(torch.zeros_like(y, dtype=torch.int64), logits.squeeze(1), finite, logits, draws)
+    zeros = torch.zeros_like(y, dtype=torch.int64)
+    answer = Answer(zeros, logits.squeeze(1), finite, logits, draws, zeros.double())
     if victim.spec.task is Task.CLASSIFY:
         answer.score = over_members(margin, logits, y, classes).amin(dim=1)
         labels = torch.stack([answered_class(part, y, classes) for part in draws])
         votes = torch.nn.functional.one_hot(labels, classes).sum(dim=0).scatter(1, y[:, None], -1)
+        answer.right = (labels == y).double().mean(dim=0)
         wrong = (labels != y).sum(dim=0) >= answer.needed
         answer.label = torch.where(wrong, votes.argmax(dim=1), y)
     return answer

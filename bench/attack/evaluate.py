@@ -134,6 +134,8 @@ def _evaluate(
     clean = decide(victim, x, y, verify.fork("clean"))
     result.clean, result.clean_score = clean.label, clean.score
     result.adv, result.adv_score = clean.label.clone(), clean.score.clone()
+    if victim.spec.stochastic and victim.spec.task is Task.CLASSIFY:
+        result.extras = {"right_clean": clean.right, "right_attacked": clean.right.clone()}
     targeted = threat.goal is Goal.TARGETED
     right = clean.label == y if victim.spec.task is Task.CLASSIFY else torch.ones_like(clean.finite)
     result.status[~right] = WRONG
@@ -172,6 +174,7 @@ def _evaluate(
         "non_finite": int(meter.non_finite.sum()),
         "unconfirmed": 0,
         "silent": 0,
+        "spikes_without_site": sum(neuron.refusal is not None for neuron in victim.neurons),
     }
     if meter.stops_at_hit:
         result.counts["standing"] = int((~meter.hit).sum())
@@ -197,7 +200,7 @@ def _evaluate(
     if victim.spec.task is Task.QUALITY:
         result.extras = quality_extras(victim, x, y, result.x_adv, verify.fork("extras"))
     elif victim.spec.domain is Domain.SPIKES:
-        result.extras = spike_extras(x, result.x_adv)
+        result.extras |= spike_extras(x, result.x_adv)
         if meter.lists and events is not None and (raw := events()) is not None:
             lists = {int(rows[place]): final for place, final in meter.lists.items()}
             result.extras |= event_extras(raw, lists, result.x_adv)

@@ -52,7 +52,10 @@ def _run(attack: Attack, meter: Meter, rng: RowStreams, result: ShardResult, lim
         what = "parameters or buffers"
     if what is not None:
         result.status.fill_(ERROR)  # of those too that were not attacked: whose answers are they?
-        result.errors.append(f"{name}: left the victim changed ({what}). Change nothing, or put it back.")
+        result.cause = ContractError(
+            f"{name}: left the victim changed ({what}). Change nothing, or put it back."
+        )
+        result.errors.append(str(result.cause))
         return None
     return found
 

@@ -44,13 +44,15 @@ def judge_classes(
     final, adv, score = x0.clone(), result.adv[rows], result.adv_score[rows]
     reached_by: list[Tensor] = []
     finite = torch.ones_like(settled)
+    held = torch.ones_like(merit)
     for name, candidate, usable in (("returned", returned, legal), ("best", meter.best, meter.hit)):
         safe = torch.where(_expand(usable, x0), candidate, x0)
         answer = decide(victim, safe, y, verify.fork(name, rows=rows))
         everyone = torch.arange(len(rows), device=rows.device)
-        votes = sum(meter.judge(part, everyone)[0].to(torch.int64) for part in answer.draws)
+        votes = torch.stack([meter.judge(part, everyone)[0] for part in answer.draws]).sum(dim=0)
         reached, worth = votes >= answer.needed, meter.judge(answer.logits, everyone)[1]
         reached &= usable & answer.finite
+        held = torch.where(usable, torch.minimum(held, 1 - votes.double() / len(answer.draws)), held)
         finite &= answer.finite | ~usable
         if threat.is_minimum_norm:
             worth = -meter.geometry.distance(x0, safe)
@@ -64,8 +66,9 @@ def judge_classes(
         settled |= reached
         reached_by.append(reached)
     status = torch.where(settled, BROKEN, ROBUST)
-    status[~legal | ~finite] = ERROR
-    if not bool(finite.all()):
+    unknown = ~finite | (meter.unanswered & ~settled)
+    status[~legal | unknown] = ERROR
+    if bool(unknown.any()):
         result.errors.append(
             f"victim '{victim.spec.name}': logits on a legal perturbed input are not finite; such a "
             "sample cannot be called robust or broken."
@@ -74,6 +77,8 @@ def judge_classes(
     result.adv[rows], result.adv_score[rows] = adv, score
     result.distance[rows] = meter.geometry.distance(x0, final)
     result.x_adv[rows] = final
+    if "right_attacked" in result.extras:
+        result.extras["right_attacked"][rows] = held
     result.counts["unconfirmed"] = int((meter.hit & ~reached_by[1]).sum())
     result.counts["silent"] = int((reached_by[1] & ~reached_by[0]).sum())
 
@@ -114,6 +119,7 @@ def judge_scores(
         score = torch.where(better, answer.score, score)
         change = torch.where(better, worth, change)
         settled |= better
+    finite &= ~meter.unanswered
     if not bool(finite.all()):
         result.errors.append(f"victim '{victim.spec.name}': the score of a legal input is not finite.")
     status = torch.where(change > QUALITY_TOLERANCE * (high - low), BROKEN, ROBUST)

@@ -56,6 +56,7 @@ class Meter:
         local: whether a victim of the attacker's own was attacked for the sample.
         trace: how far the attack got after how many forwards.
         non_finite: whether the victim answered NaN or infinity.
+        unanswered: whether it did so to a legal input: then nothing says that the sample stands.
         stages: passes and first hits of each named part of the attack (`Oracle.stage`).
         tallies: what the attack counted for the record (`Oracle.tally`).
         failures: what parts of the attack raised (`Oracle.failed`), one line each.
@@ -100,6 +101,7 @@ class Meter:
         self.zero_gradients = torch.zeros_like(self.forwards)
         self.averaged = torch.zeros_like(self.forwards)
         self.non_finite = torch.zeros_like(self.hit)
+        self.unanswered = torch.zeros_like(self.hit)
         self.local = torch.zeros_like(self.hit)
         self.trace = Trace(n, device)
         self.queries = torch.zeros_like(self.forwards)
@@ -192,10 +194,16 @@ class Meter:
         worth = over_members(margin, logits, y, classes)
         return (labels != y[:, None]).all(dim=1), worth.amin(dim=1).double()
 
+    def _note_unanswered(self, x: Tensor, rows: Tensor) -> None:
+        self.non_finite[rows] = True
+        legal = self.geometry.legal(self.x0[rows], x, eps=self.eps, bounds=self.threat.bounds)
+        self.unanswered[rows[legal]] = True
+
     def note(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
         """Remember legal adversarial examples among the queried inputs."""
         finite = torch.isfinite(logits).all(dim=1)
-        self.non_finite[rows[~finite]] = True
+        if not bool(finite.all()):
+            self._note_unanswered(x[~finite], rows[~finite])
         reached, merit = self.judge(logits, rows)
         self.trace.note(rows, self.forwards[rows], merit)
         found = (reached & finite).nonzero().squeeze(1)

@@ -166,6 +166,10 @@ class Oracle:
         tallies = _METERS[self].tallies
         tallies[name] = tallies.get(name, 0) + count
 
+    def tallied(self, name: str) -> int:
+        """Return a counter of the attack's own; 0 where nothing was added."""
+        return _METERS[self].tallies.get(name, 0)
+
     def failed(self, name: str, error: Exception) -> None:
         """Book a part of the attack that raised: its message goes into the record, which is flagged."""
         text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"

@@ -15,6 +15,7 @@ from robustspike.bench.errors import BenchError
 VERBS = {
     "run": "Measure a suite and print the leaderboard.",
     "leaderboard": "Build the tables of finished records; no model is run.",
+    "compare": "Compare two sets of records row by row.",
     "list": "List what is registered.",
     "show": "Describe one component: what it is, its source, parameters and cost.",
     "pictures": "Draw contact sheets of attacked images with their scores.",

@@ -167,6 +167,45 @@ class {cls}(VictimRecipe):
 {attribute} = {cls}(name="{name}")
 '''
 
+_DATASET = '''"""{name}: a RobustSpike data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from robustspike.bench.api import Dataset
+from robustspike.bench.api import Split
+from robustspike.bench.api import SplitName
+from robustspike.bench.api import as_split
+from robustspike.bench.api import stratified
+
+
+@dataclass(frozen=True)
+class {cls}(Dataset):
+    """Bright squares in one of four corners, in noise; replace them by your own data.
+
+    Data that are read from files set `needs_root` and read below `root`, the folder given with --data.
+    """
+
+    name: ClassVar[str] = "{name}"
+    shape: ClassVar[tuple[int, ...]] = (1, 8, 8)
+    classes: ClassVar[int] = 4
+    source: ClassVar[str] = "Made up. Licence: say which."
+
+    def load(self, split: SplitName, *, root: Path | None = None) -> Split:
+        rng = np.random.default_rng(0)  # the same samples every time
+        labels = np.arange(400) % self.classes
+        images = rng.random((400, 1, 8, 8), dtype=np.float32) * 0.5
+        for image, label in zip(images[:, 0], labels, strict=True):
+            image[label // 2 * 4 :, label % 2 * 4 :][:4, :4] += 0.5
+        sizes = {{"test": 100, "validation": 100, "train": -1}}
+        return as_split(images, labels, stratified(labels, sizes, salt="{name}/1")[split])
+'''
+
 _TEST = '''"""The contract that every {kind} must pass."""
 
 import pytest
@@ -197,6 +236,8 @@ _STEPS = {
     "defense": """    robustspike train lif_cnn.digits --defense {name}
     robustspike run suite.toml --weights robustspike-weights
     robustspike submit robustspike-results   # a bundle that others can verify
+""",
+    "dataset": """    robustspike new victim my_victim         # then write dataset = "{name}" there
 """,
     "victim": """    robustspike train {name}
     robustspike run suite.toml --weights robustspike-weights
@@ -229,11 +270,11 @@ name = "pgd.linf"
 
 
 @click.command("new")
-@click.argument("kind", type=click.Choice(["attack", "defense", "victim"]))
+@click.argument("kind", type=click.Choice(["attack", "defense", "victim", "dataset"]))
 @click.argument("name")
 @click.option("--dir", "folder", type=click.Path(path_type=Path), help="Where; default: ./NAME.")
 def command(kind: str, name: str, folder: Path | None) -> None:
-    """Write a package with one working attack, defense or victim called NAME, and its contract test."""
+    """Write a package with one working component called NAME, and its contract test."""
     files = package(kind, name)
     target = folder or Path(name.replace(".", "_"))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -278,12 +319,15 @@ def package(kind: str, name: str) -> dict[str, str]:
             "from robustspike.bench.api import ModuleVictim\nfrom robustspike.bench.api import generator\n"
             "from robustspike.bench.testing",
         )
-    body = {"attack": _ATTACK, "defense": _DEFENSE, "victim": _VICTIM}[kind]
+    body = {"attack": _ATTACK, "defense": _DEFENSE, "victim": _VICTIM, "dataset": _DATASET}[kind]
     values["steps"] = _STEPS[kind].format(**values)
-    return {
+    files = {
         "pyproject.toml": _PYPROJECT.format(**values),
         f"{module}.py": body.format(**values),
         "tests/test_contract.py": test.format(**values),
         "suite.toml": _SUITE.format(**values),
         "README.md": _README.format(**values),
     }
+    if kind == "dataset":
+        del files["suite.toml"]  # data alone cannot be attacked
+    return files

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from robustspike.bench.run.run import Tick
     from robustspike.bench.suite.cell import NotApplicable
 
 
@@ -23,7 +22,13 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("robustspike-results"), show_default=True
 )
-@click.option("--only", multiple=True, metavar="KEY=GLOB", help="Measure only cells whose KEY matches.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="KEY=GLOB",
+    help="Measure only cells whose KEY (victim, defense, attack, dataset, threat) matches; of one KEY given "
+    "twice either, of different KEYs all.",
+)
 @click.option("--samples", type=click.IntRange(min=1), help="Samples per cell instead of the suite's.")
 @click.option("--seed", type=click.IntRange(min=0), help="Attack seed instead of the suite's.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
@@ -54,6 +59,8 @@ if TYPE_CHECKING:
     help="GiB an attack may add to its process on one shard; 0 for no limit; default: 80 % of the machine's "
     "memory, shared out among the jobs (none with --device cuda).",
 )
+@click.option("-q", "--quiet", is_flag=True, help="Print the tables and errors alone.")
+@click.option("-v", "--verbose", is_flag=True, help="Print a line for every shard that is done.")
 def command(
     suite: str,
     out: Path,
@@ -68,6 +75,8 @@ def command(
     plugin: tuple[Path, ...],
     timeout: float,
     memory: float | None,
+    quiet: bool,
+    verbose: bool,
 ) -> int:
     """Measure SUITE (a shipped suite or a .toml file) and print the leaderboard.
 
@@ -81,10 +90,10 @@ def command(
     from robustspike.bench.cli.options import choose_device
     from robustspike.bench.cli.options import existing_folder
     from robustspike.bench.cli.options import parse_only
+    from robustspike.bench.cli.progress import progress
     from robustspike.bench.contract.registry import load_file
     from robustspike.bench.files import write_atomic
     from robustspike.bench.record import provenance
-    from robustspike.bench.run.applicable import applicable
     from robustspike.bench.run.compute import Settings
     from robustspike.bench.run.pool import memory_share
     from robustspike.bench.run.run import run
@@ -121,24 +130,31 @@ def command(
         weights=settings.weights,
         root=settings.root,
     )
-    plan = applicable(plan, settings)
     misfits = list(plan.not_applicable)
-    with progress(len(plan.cells)) as on_tick:
+    with progress(len(plan.cells), quiet=quiet, verbose=verbose) as watcher:
         records = run(
-            plan, settings, jobs=workers, cluster=cluster, on_tick=on_tick, on_misfit=misfits.append
+            plan,
+            settings,
+            jobs=workers,
+            cluster=cluster,
+            on_tick=watcher.on_tick,
+            on_start=watcher.on_start,
+            on_misfit=misfits.append,
         )
-    listed = _tell_misfits(misfits)
+    listed = _tell_misfits(misfits, quiet=quiet)
     about = provenance.lines(provenance.read(out))
     publish(records, about, out=out, csv=out / "leaderboard.csv", title=plan.suite.name)
     if listed:
         write_atomic(out / "not_applicable.csv", listed.encode())
-        click.echo(f"n/a pairs are listed in {out / 'not_applicable.csv'}", err=True)
+        if not quiet:
+            click.echo(f"n/a pairs are listed in {out / 'not_applicable.csv'}", err=True)
     failed = [record for record in records if record.errors]
     for record in failed:
         where = f"{record.victim}, {record.defense}, {record.label}, {record.threat.label}"
         click.echo(f"error in cell {where}: {record.errors[0]}", err=True)
-    wrote = "leaderboard.html, .md, .json, .csv, rows.csv and cells.csv"
-    click.echo(f"{len(records)} cells in {out}; wrote {wrote} there.", err=True)
+    if not quiet:
+        wrote = "leaderboard.html, .md, .json, .csv, rows.csv and cells.csv"
+        click.echo(f"{len(records)} cells in {out}; wrote {wrote} there.", err=True)
     return 3 if failed else 0
 
 
@@ -158,43 +174,14 @@ def building(dataset: str) -> Iterator[Callable[[int, int], None]]:
     yield on_build
 
 
-def _tell_misfits(misfits: Sequence[NotApplicable]) -> str:
+def _tell_misfits(misfits: Sequence[NotApplicable], *, quiet: bool = False) -> str:
     """Say which pairs are left out and why, by reason; returns them as CSV, empty where there are none."""
     by_reason: dict[str, list[str]] = {}
     for misfit in misfits:
         by_reason.setdefault(misfit.reason, []).append(f"{misfit.victim} + {misfit.defense}")
     for reason, pairs in by_reason.items():
         more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
-        click.echo(f"n/a: {pairs[0]}{more}: {reason}", err=True)
+        if not quiet:
+            click.echo(f"n/a: {pairs[0]}{more}: {reason}", err=True)
     lines = [f'"{pair}","{reason}"\n' for reason, pairs in by_reason.items() for pair in pairs]
     return "".join(["pair,reason\n", *lines]) if lines else ""
-
-
-@contextlib.contextmanager
-def progress(cells: int) -> Iterator[Callable[[Tick], None] | None]:
-    """Show a bar on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn
-    from rich.progress import MofNCompleteColumn
-    from rich.progress import Progress
-    from rich.progress import TextColumn
-    from rich.progress import TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("shards"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"{cells} cells", total=None)
-
-        def on_tick(tick: Tick) -> None:
-            what = f"{tick.cell.victim_label} + {tick.cell.defense}: {tick.cell.label}"
-            bar.update(task, completed=tick.done, total=tick.total, description=what)
-
-        yield on_tick

@@ -16,6 +16,7 @@ import click
     "--out", type=click.Path(path_type=Path), default=Path("robustspike-weights"), show_default=True
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")
+@click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with a plugin.")
 @click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--from",
@@ -53,6 +54,7 @@ def command(
     seed: int,
     out: Path,
     data: Path | None,
+    plugin: tuple[Path, ...],
     device: str,
     source: str,
     weights: Path | None,
@@ -68,8 +70,8 @@ def command(
     A run that was stopped goes on where it was. The same seed gives the same weights on one kind of processor
     with the same versions and number of threads; the last line says whether they are the shipped ones.
     Changed parameters of the victim, written --set tau=4 or 'NAME(tau=4)', become part of the name of the
-    weights, here and where they are used. To harden a trained victim in a few epochs: --defense sr --from
-    VICTIM --epochs 2 --lr 0.002.
+    weights, here and where they are used. To harden a trained victim in a few epochs:
+    --defense sr --from VICTIM --epochs 2 --lr 0.002.
     A defense with changed parameters, --defense 'mppd(rho=0)', keeps them in its name, here and in suites.
     """
     import dataclasses
@@ -79,6 +81,7 @@ def command(
     from robustspike.bench.cli.options import choose_device
     from robustspike.bench.cli.options import existing_folder
     from robustspike.bench.cli.options import parse_params
+    from robustspike.bench.contract.registry import load_file
     from robustspike.bench.contract.registry import registry
     from robustspike.bench.training.fit import Progress
     from robustspike.bench.training.train import train
@@ -99,6 +102,8 @@ def command(
         end = "\r" if sys.stderr.isatty() and progress.epoch < progress.epochs else "\n"
         click.echo(line + end, err=True, nl=False)
 
+    for path in plugin:
+        load_file(path)
     recipe = registry("victims").get(victim, **parse_params(params))
     asked = {"epochs": epochs, "lr": lr, "bf16": bf16 or None}
     changed = {key: value for key, value in asked.items() if value is not None}

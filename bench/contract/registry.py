@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import Distribution
 from importlib.metadata import EntryPoint
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -111,7 +112,7 @@ class Registry:
         packages = {module.rpartition(".")[0] for module in modules if "." in module}
         found: dict[str, str] = {}
         for package in sorted(packages):
-            found |= getattr(importlib.import_module(package), "LEFT_OUT", {})
+            found |= vars(importlib.import_module(package)).get("LEFT_OUT", {})
         return dict(sorted(found.items()))
 
     def get(self, name: str, **params: Any) -> Any:
@@ -192,15 +193,21 @@ def validate_component(component: Any, kind: str, *, where: str) -> None:
 
 
 def _from_entry_point(point: EntryPoint, kind: str) -> Registered:
-    dist = point.dist
+    name, version = ("unknown", "unknown") if point.dist is None else _named(point.dist)
     return Registered(
         name=point.name,
         kind=kind,
         target=point.value,
-        distribution=dist.name if dist is not None else "unknown",
-        version=dist.version if dist is not None else "unknown",
+        distribution=name,
+        version=version,
         load=point.load,
     )
+
+
+@cache
+def _named(dist: Distribution) -> tuple[str, str]:
+    """Return a distribution's name and version, for which its metadata are parsed, once."""
+    return dist.name, dist.version
 
 
 @cache
@@ -224,7 +231,7 @@ def registry(kind: str) -> Registry:
 
 
 def load_file(path: Path) -> list[Registered]:
-    """Register every component that a Python file defines: attacks, defenses, certifiers, victim recipes.
+    """Register every component that a Python file defines, of any kind (see `KINDS`).
 
     Such entries carry the distribution "file"; records made with them are marked unpublished.
     Raises: ConfigError: the file is missing, fails to import, or defines no component.
@@ -251,7 +258,7 @@ def load_file(path: Path) -> list[Registered]:
         if kind is None:
             continue
         entry = Registered(
-            name=value.name if kind == "victims" else value.spec.name,
+            name=value.spec.name if kind in _WITH_SPEC else value.name,
             kind=kind,
             target=f"{path.resolve()}:{attribute}",
             distribution="file",
@@ -262,8 +269,9 @@ def load_file(path: Path) -> list[Registered]:
         found.append(entry)
     if not found:
         raise ConfigError(
-            f"plugin file '{path}' defines no attack or defense (a class with `spec` and `run` or `fits`), "
-            "and no victim (an instance of a class with `build` and `name`)."
+            f"plugin file '{path}' defines no component: no class with `spec` and `run`, `certify` or `fits` "
+            "(attack, certifier, defense), and nothing with a `name` and `build` (an instance: a victim), "
+            "`load` (data set), `rule` (estimator), or `project` and `distance` (geometry)."
         )
     return found
 
@@ -272,14 +280,20 @@ def _given(value: Any) -> Any:
     return value
 
 
+_WITH_SPEC = {"attacks": "run", "certifiers": "certify", "defenses": "fits"}
+_WITH_NAME = {"datasets": "load", "estimators": "rule", "geometries": "project"}
+"""Kind -> the method that a class of that kind has; of the first that fits, in this order."""
+
+
 def _kind_of(value: Any, module: str) -> str | None:
     """Say which kind of component a module attribute is, if it was defined there."""
-    kind = value if inspect.isclass(value) else type(value)
-    if kind.__module__ != module:
+    is_class = inspect.isclass(value)
+    if (value if is_class else type(value)).__module__ != module:
         return None
-    if inspect.isclass(value):
-        if not hasattr(value, "spec"):
-            return None
-        named = {"run": "attacks", "certify": "certifiers", "fits": "defenses"}
-        return next((kind for method, kind in named.items() if hasattr(value, method)), None)
-    return "victims" if hasattr(value, "build") and hasattr(value, "name") else None
+    if is_class and hasattr(value, "spec"):
+        return next((kind for kind, method in _WITH_SPEC.items() if hasattr(value, method)), None)
+    if not isinstance(getattr(value, "name", None), str) or not value.name:
+        return None
+    if not is_class and hasattr(value, "build"):
+        return "victims"
+    return next((kind for kind, method in _WITH_NAME.items() if hasattr(value, method)), None)

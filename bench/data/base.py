@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from typing import ClassVar
 from typing import Literal
 
@@ -18,6 +19,7 @@ from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Task
 from robustspike.bench.data.download import Published
 from robustspike.bench.data.events.events import EventLists
+from robustspike.bench.numbers.rng import global_randomness_kept
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -61,6 +63,7 @@ class Dataset:
         shape, classes, domain, task, bounds: as in `VictimSpec`.
         source: where the data come from, and their terms.
         needs_root: whether `--data DIR` must point to the published files.
+        score_label: what the scores of a quality set are where they are no human opinion; empty otherwise.
         downloads: the published files, for `robustspike download`; empty where there is nothing to fetch.
     """
 
@@ -72,7 +75,15 @@ class Dataset:
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     source: ClassVar[str] = ""
     needs_root: ClassVar[bool] = False
+    score_label: ClassVar[str] = ""
     downloads: ClassVar[tuple[Published, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let no `load` move a global random generator: the libraries that it imports do, and an attack that
+        learns on data of its own would be blamed."""
+        super().__init_subclass__(**kwargs)
+        if "load" in vars(cls):
+            cls.load = global_randomness_kept()(cls.load)  # type: ignore[method-assign]
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Build what is built at first use, reporting (done, of all); nothing by default."""
@@ -90,6 +101,18 @@ class Dataset:
             rows: positions in the split; positions past its end are left out.
         """
         del split, rows, root
+        return None
+
+    def sources(self, ids: Tensor, *, root: Path | None = None) -> Tensor | None:
+        """Return what each sample was made from, as a number: [N] int64; None where each stands alone.
+
+        Samples made from one photograph are not independent: intervals count photographs, not samples.
+
+        Args:
+            ids: global ids of samples.
+            root: as in `load`.
+        """
+        del ids, root
         return None
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:

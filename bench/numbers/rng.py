@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
+from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,6 +50,25 @@ def stable_hash(*parts: object) -> int:
 def generator(*parts: object) -> torch.Generator:
     """Make a CPU generator for training, seeded by the hash of the parts; never the global one."""
     return torch.Generator().manual_seed(stable_hash(*parts) & ((1 << 63) - 1))
+
+
+def global_randomness() -> tuple[bytes, bytes, object]:
+    """Return the states of the global generators of torch, NumPy and Python, comparable with ==."""
+    _, words, *rest = np.random.get_state()  # noqa: NPY002
+    numpy_state = np.asarray(words).tobytes() + repr(rest).encode()
+    return torch.get_rng_state().numpy().tobytes(), numpy_state, random.getstate()
+
+
+@contextmanager
+def global_randomness_kept() -> Iterator[None]:
+    """Put the global generators back after the block: other people's code moves them, some when imported."""
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        random.setstate(before[2])
 
 
 class RowStreams:

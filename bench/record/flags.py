@@ -78,6 +78,10 @@ FLAGS: dict[str, Flag] = {
         "the gradient points elsewhere a thousandth of the input range away",
         "attack with averaged or wider gradients, transfer and score-based attacks",
     ),
+    "spikes_without_site": Flag(
+        "it makes spikes whose derivative cannot be exchanged: it was attacked through its own alone",
+        "make the spikes in a torch.autograd.Function, see docs/your-network.md; read the number as a bound",
+    ),
     "vanishing_layer": Flag(
         f"the victim's own gradient vanishes in one spiking layer for over {LAYER_SHARE:.0%} of the samples",
         "find the layer under zero_layer and sparse_layer in record.json; attack with wider surrogates",
@@ -120,7 +124,8 @@ FLAGS: dict[str, Flag] = {
     ),
     "single_surrogate": Flag(
         "every gradient attack went through one and the same surrogate: the number is an upper bound",
-        "add autoattack.snn, or the same attack with other estimators",
+        'attack with other estimators, e.g. params = { estimator = "atan(alpha=10)" }: pgd.linf or pgd.l2 on '
+        "images, sda.l0 for flips, retime.pgd for retiming, quality.ifgsm on quality models",
         blocks=False,  # an incomplete evaluation, as no_unbounded_check, not a sign of masking
     ),
     "stochastic_without_eot": Flag(
@@ -209,6 +214,8 @@ def cell_flags(measures: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[
     worst_layer = max((n for key, n in measures.items() if key.startswith(_LAYERS)), default=0)
     if worst_layer > LAYER_SHARE * measures.get("layer_probed", 0):
         raised.add("vanishing_layer")
+    if measures.get("spikes_without_site", 0):
+        raised.add("spikes_without_site")
     if any(key.startswith("failed:") for key in measures):
         raised.add("member_failed")
     if 2 * measures.get("members_applied", 0) < measures.get("members", 0):

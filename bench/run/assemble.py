@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from robustspike.bench.attack.decide import VERIFICATION_DRAWS
 from robustspike.bench.attack.result import STATUS
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.certify.contract import Certifier
@@ -41,7 +42,6 @@ from robustspike.bench.suite.cell import frozen
 from robustspike.bench.suite.loading import victim_of
 from robustspike.bench.suite.plan import Plan
 from robustspike.bench.suite.variant import variant_of
-from robustspike.bench.training.weights import find_weights
 from robustspike.bench.training.weights import shipped_weights
 from robustspike.bench.training.weights import training_passes
 from robustspike.bench.victim.module import ModuleVictim
@@ -170,7 +170,16 @@ def _declared(cell: Cell, victim: ModuleVictim, weights: Path | None) -> dict[st
     if cell.certify:
         certifier: Certifier = cell.rules.get(cell.attack, **dict(cell.attack_params))
         declared["certificate"] = {"norm": certifier.spec.norm, "confidence": certifier.confidence}
+    geometry = registry("geometries").get(cell.threat.geometry)
     return declared | {
+        "geometry": {
+            "unit": getattr(geometry, "unit", "distance"),
+            "everywhere": getattr(geometry, "everywhere", True),
+            "moves": getattr(geometry, "moves", False),
+        },
+        "score_label": registry("datasets").get(cell.dataset).score_label,
+        "draws": VERIFICATION_DRAWS if victim.spec.stochastic else 1,
+        "steps": victim.spec.steps,
         "adaptive": [need for need in variant.rule.spec.adaptive if _applies(need, cell, victim)],
         "notes": list(victim.spec.notes),
         "neurons": len(victim.neurons),
@@ -213,17 +222,17 @@ def sources(cell: Cell, weights: str, settings: Settings) -> dict[str, str]:
     Args:
         weights: the digest of the victim's parameters and buffers.
     """
+    variant = variant_of(cell, settings.weights)
     named = {
         "attack": cell.rules.entry(cell.attack),
         "victim": registry("victims").entry(cell.victim),
-        "defense": registry("defenses").entry(parse_call(cell.defense)[0]),
-        "data": registry("datasets").entry(cell.dataset),
+        "defense": registry("defenses").entry(variant.family),
+        "data": registry("datasets").entry(parse_call(cell.dataset)[0]),
     }
     loose = {entry.target.rpartition(":")[0] for entry in named.values() if not entry.is_installed}
     kept = sorted(keep_plugin(settings.out, Path(path)) for path in loose)
-    recipe = registry("victims").get(cell.victim, **dict(cell.victim_params))
-    path = find_weights(recipe, cell.defense, cell.victim_seed, settings.weights)
-    is_shipped = path is None or path.parent == shipped_weights(recipe)
+    path = variant.weights
+    is_shipped = path is None or path.parent == shipped_weights(variant.recipe)
     if path is not None and not is_shipped:
         keep_weights(settings.out, weights, path)
     found = {f"{what}_from": entry.distribution for what, entry in named.items()}

@@ -31,6 +31,8 @@ from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.suite.cell import Cell
 from robustspike.bench.suite.loading import VICTIMS
 from robustspike.bench.suite.loading import samples_of
+from robustspike.bench.victim.energy import CONVENTIONS
+from robustspike.bench.victim.energy import EnergyCost
 from robustspike.bench.victim.energy import count_synops
 from robustspike.bench.victim.module import ModuleVictim
 from robustspike.bench.victim.state import weights_now
@@ -136,6 +138,9 @@ def _measured(unit: Unit, victim: ModuleVictim, settings: Settings, *, died: boo
         result.counts |= energy_of(victim, data, result, seed=cell.seed)
     except ContractError as error:  # the victim's fault, which is its own cell's
         result.errors.append(str(error))
+    made_from = registry("datasets").get(cell.dataset).sources(data.ids, root=settings.root)
+    if made_from is not None:
+        result.extras["source"] = made_from.double()
     return result
 
 
@@ -151,8 +156,9 @@ def failed_shard(unit: Unit, settings: Settings, message: str) -> ShardResult:
 def energy_of(victim: ModuleVictim, data: Split, result: ShardResult, *, seed: int) -> dict[str, int]:
     """Measure the energy of the clean answers, and of the broken samples before and after the attack.
 
-    Returns: whole picojoules summed over samples: energy_clean_pj (all n), energy_broken_pj (the broken
-        samples, clean) and energy_adv_pj (the same, attacked).
+    Returns: whole picojoules of one draw, summed over samples: energy_clean_pj (all n), energy_broken_pj (the
+        broken samples, clean) and energy_adv_pj (the same, attacked), by the default convention; and of all
+        n, clean, by the others: energy_once_pj, energy_dense_pj and energy_dense_once_pj.
     """
     everyone = torch.arange(len(data))
     broken = everyone[result.status == STATUS.index(Status.BROKEN)]
@@ -165,8 +171,10 @@ def energy_of(victim: ModuleVictim, data: Split, result: ShardResult, *, seed: i
     found = {}
     for name, (x, rows) in parts.items():
         noise = streams.fork("draw", rows=rows.to(victim.device)) if victim.spec.stochastic else None
-        total = count_synops(victim, x.to(victim.device), noise=noise).energy_nj().sum() if len(x) else 0.0
-        found[f"energy_{name}_pj"] = round(float(total) * 1000)
+        counts = count_synops(victim, x.to(victim.device), noise=noise) if len(x) else None
+        for convention, cost in CONVENTIONS.items() if name == "clean" else [(name, EnergyCost())]:
+            total = 0.0 if counts is None else float(counts.energy_nj(cost).sum())
+            found[f"energy_{convention}_pj"] = round(total * 1000)
     return found
 
 

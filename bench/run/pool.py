@@ -58,8 +58,11 @@ def in_processes(
     *arguments: Any,
     jobs: int,
     start: Callable[..., None],
+    on_start: Callable[[Task], None] | None = None,
 ) -> Iterator[tuple[Task, bool]]:
     """Call `call(task, *arguments)` for every task in worker processes, `start(*arguments)` once in each.
+
+    `on_start` is told, here, every task that is handed to a worker.
 
     Where a worker dies, the tasks that were running are repeated, each alone in a process; the one whose
     process dies again is the culprit.
@@ -84,6 +87,8 @@ def in_processes(
                             with interrupts_stay_here():
                                 future = pool.submit(call, task, *arguments)
                             running[future] = task
+                            if on_start is not None:
+                                on_start(task)
                         except BrokenProcessPool:
                             lost.append(task)
                     for future in wait(running, return_when=FIRST_COMPLETED).done:

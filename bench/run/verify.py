@@ -148,7 +148,7 @@ def _absent(cell: Cell, record: CellRecord) -> list[str]:
     named = {
         "victim": ("victims", cell.victim),
         "defense": ("defenses", parse_call(cell.defense)[0]),
-        "data": ("datasets", cell.dataset),
+        "data": ("datasets", parse_call(cell.dataset)[0]),
         "attack": (cell.rules.kind, cell.attack),
     }
     found = []

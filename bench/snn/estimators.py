@@ -62,6 +62,7 @@ class GradientEstimator:
         source: paper and equation, with each deviation.
         forwards, backwards: passes charged for one gradient.
         multi_step_only: whether it needs neurons that process whole sequences.
+        needs_dynamics: whether it needs a neuron's equations (rates, leak), not its potential alone.
         detach_reset: whether the gradient through the neurons' reset is cut; None leaves it as it is.
     """
 
@@ -70,6 +71,7 @@ class GradientEstimator:
     forwards: ClassVar[int] = 1
     backwards: ClassVar[int] = 1
     multi_step_only: ClassVar[bool] = False
+    needs_dynamics: ClassVar[bool] = False
     detach_reset: bool | None = None
 
     @property
@@ -91,25 +93,17 @@ class GradientEstimator:
         del module
         if not neurons:
             return "the network has no spiking neurons, so its own gradient is the only one"
-        if reason := self._no_reset(neurons):
-            return reason
-        if self.multi_step_only and not all(neuron.is_multi_step for neuron in neurons):
-            return "a neuron processes one step a call, and the estimator needs whole sequences"
+        for neuron in neurons:
+            if neuron.refusal is not None:
+                return f"neuron '{neuron.name}' {neuron.refusal}"
+            reason = (
+                (self.needs_dynamics and neuron.no_dynamics)
+                or (self.multi_step_only and neuron.no_sequence)
+                or (self.detach_reset is not None and neuron.no_resetting)
+            )
+            if reason:
+                return reason
         return None
-
-    def _no_reset(self, neurons: Sequence[Neuron]) -> str | None:
-        """Name a neuron in which the gradient through the reset cannot be switched as asked."""
-        if self.detach_reset is None:
-            return None
-        return next(
-            (
-                f"neuron '{neuron.name}' has no attribute `detach_reset`, so the gradient through its reset "
-                "cannot be switched"
-                for neuron in neurons
-                if getattr(neuron.module, "detach_reset", None) is None
-            ),
-            None,
-        )
 
     def loss_and_grad(
         self,

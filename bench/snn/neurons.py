@@ -159,11 +159,13 @@ class Neuron:
         name: its dotted path.
         index: its position in the order of `modules()`, which is forward order for sequential nets.
         module: the node itself.
+        refusal: why no estimator can give the derivative of its spikes; None where they can.
     """
 
     name: str
     index: int
     module: nn.Module = field(repr=False)
+    refusal: str | None = field(default=None, repr=False)
 
     @property
     def threshold(self) -> float:
@@ -212,6 +214,28 @@ class Neuron:
         """Whether one call processes a whole sequence [T, N, ...]."""
         return getattr(self.module, "step_mode", "s") == "m"
 
+    @property
+    def no_dynamics(self) -> str | None:
+        """Why rules that need threshold, leak and rates do not apply; None: they may."""
+        return None
+
+    @property
+    def no_sequence(self) -> str | None:
+        """Why rules for whole sequences do not apply, or None where they do."""
+        if self.is_multi_step:
+            return None
+        return f"neuron '{self.name}' processes one step a call, and the estimator needs whole sequences"
+
+    @property
+    def no_resetting(self) -> str | None:
+        """Why the gradient through the reset cannot be switched, or None where it can."""
+        if getattr(self.module, "detach_reset", None) is not None:
+            return None
+        return (
+            f"neuron '{self.name}' has no attribute `detach_reset`, so the gradient through its reset cannot "
+            "be switched"
+        )
+
     @contextmanager
     def spiking_by(self, rule: nn.Module) -> Iterator[None]:
         """Use a firing rule instead of the neuron's own for the length of the block."""
@@ -257,6 +281,49 @@ def find_neurons(module: nn.Module) -> tuple[Neuron, ...]:
         if hasattr(child, "surrogate_function") and hasattr(child, "v_threshold"):
             found.append(Neuron(name=name, index=len(found), module=child))
     return tuple(found)
+
+
+_STANDARD = frozenset(nn.Module().__dict__)
+"""What every module has of its own; none of it is a network's state."""
+
+
+class State:
+    """The state of a module tree: plain attributes and buffers, to be put back after a call.
+
+    Parameters are not state. Tensors, and containers of them, are copied, so that a network that
+    changes its state in place is put back too.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._saved = [
+            (
+                child,
+                {key: _copied(value) for key, value in child.__dict__.items() if key not in _STANDARD},
+                {key: _copied(value) for key, value in child._buffers.items()},
+            )
+            for child in module.modules()
+        ]
+
+    def restore(self) -> None:
+        """Put everything back as it was, and remove what was added."""
+        for child, attributes, buffers in self._saved:
+            for key in [k for k in child.__dict__ if k not in _STANDARD and k not in attributes]:
+                del child.__dict__[key]
+            child.__dict__.update(attributes)
+            child._buffers.clear()
+            child._buffers.update(buffers)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, nn.Parameter):
+        return value
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    return value
 
 
 def reset(module: nn.Module) -> None:

@@ -15,12 +15,26 @@ from typing import Any
 
 if TYPE_CHECKING:
     from robustspike.bench.testing.contracts import AttackContract
+    from robustspike.bench.testing.contracts import CertifierContract
+    from robustspike.bench.testing.contracts import DatasetContract
     from robustspike.bench.testing.contracts import DefenseContract
     from robustspike.bench.testing.contracts import EstimatorContract
     from robustspike.bench.testing.contracts import GeometryContract
+    from robustspike.bench.testing.contracts import QualityAttackContract
+    from robustspike.bench.testing.contracts import RecipeContract
     from robustspike.bench.testing.contracts import VictimContract
 
-__all__ = ["AttackContract", "DefenseContract", "EstimatorContract", "GeometryContract", "VictimContract"]
+__all__ = [
+    "AttackContract",
+    "CertifierContract",
+    "DatasetContract",
+    "DefenseContract",
+    "EstimatorContract",
+    "GeometryContract",
+    "QualityAttackContract",
+    "RecipeContract",
+    "VictimContract",
+]
 
 
 def __getattr__(name: str) -> Any:

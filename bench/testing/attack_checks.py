@@ -10,6 +10,7 @@ import torch
 
 from robustspike.bench.attack.decide import target_classes
 from robustspike.bench.attack.evaluate import evaluate_shard
+from robustspike.bench.attack.fitting import refused_gradient
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import Access
@@ -27,6 +28,7 @@ from robustspike.bench.testing.reference import samples
 from robustspike.bench.victim.module import ModuleVictim
 
 _SIZES = {"linf": Fraction(1, 8), "l2": Fraction(1, 2)}
+QUALITY_GOALS = (Goal.SHIFT, Goal.RAISE, Goal.LOWER)
 
 
 def _domain(geometry: str) -> Domain:
@@ -34,17 +36,19 @@ def _domain(geometry: str) -> Domain:
     return Domain.STATIC if geometry in _SIZES else Domain.SPIKES
 
 
-def threat_for(attack: Any, *, eps: Fraction | int | None = None) -> ThreatModel:
+def threat_for(attack: Any, *, eps: Fraction | int | None = None, task: Task = Task.CLASSIFY) -> ThreatModel:
     """Return a bounded threat model that the attack declares to respect (minimum-norm if it must)."""
     spec = attack.spec
     geometry = spec.geometries[0]
     size = Fraction(eps) if eps is not None else _SIZES.get(geometry, Fraction(4))
+    wanted = [goal for goal in spec.goals if (goal in QUALITY_GOALS) == (task is Task.QUALITY)]
     return ThreatModel(
         domain=_domain(geometry),
         geometry=geometry,
         eps=size,
         access=spec.access,
-        goal=spec.goals[0],
+        goal=(wanted or spec.goals)[0],
+        levels=256 if task is Task.QUALITY else 0,
     )
 
 
@@ -52,18 +56,23 @@ def attack_reference(
     attack: Any,
     threat: ThreatModel,
     *,
+    task: Task = Task.CLASSIFY,
     dtype: torch.dtype = torch.float32,
     rows: list[int] | None = None,
     victim: ModuleVictim | None = None,
     seed: int = 0,
 ) -> ShardResult:
     """Attack the reference victim of the threat's domain on (some of) the reference inputs."""
-    _skip_unless_classifier(attack)
-    chosen = victim if victim is not None else reference(threat.domain, dtype=dtype)
-    x = samples(threat.domain, dtype=dtype)
+    _skip_unless_it_applies(attack, task)
+    chosen = victim if victim is not None else reference_for(attack, threat.domain, task=task, dtype=dtype)
+    x = samples(threat.domain, task=task, dtype=dtype)
     with torch.no_grad():
-        y = chosen.logits(x).argmax(dim=1)
-    y[-1] = (y[-1] + 1) % 3  # one sample that is wrong on the clean input
+        answers = chosen.logits(x)
+    if task is Task.QUALITY:
+        y = answers.squeeze(1).double()
+    else:
+        y = answers.argmax(dim=1)
+        y[-1] = (y[-1] + 1) % 3  # one sample that is wrong on the clean input
     ids = torch.arange(len(x))
     if rows is not None:
         index = torch.tensor(rows)
@@ -71,11 +80,28 @@ def attack_reference(
     return evaluate_shard(chosen, attack, threat, x, y, ids, seed=seed)
 
 
-def _skip_unless_classifier(attack: Any) -> None:
-    if Task.CLASSIFY not in attack.spec.tasks:
-        raise CheckSkipped("attacks quality models only; their checks are in quality_checks")
+def reference_for(
+    attack: Any,
+    domain: Domain,
+    *,
+    task: Task = Task.CLASSIFY,
+    dtype: torch.dtype = torch.float32,
+    constant: bool = False,
+) -> ModuleVictim:
+    """Return the reference victim, with spiking neurons where the attack's estimator needs them."""
+    plain = reference(domain, task=task, dtype=dtype, constant=constant)
+    if refused_gradient(attack, plain) is None:
+        return plain
+    return reference(domain, task=task, dtype=dtype, constant=constant, spiking=True)
+
+
+def _skip_unless_it_applies(attack: Any, task: Task) -> None:
+    if task not in attack.spec.tasks:
+        battery = "AttackContract" if task is Task.QUALITY else "QualityAttackContract"
+        raise CheckSkipped(f"attacks no {task} models; the checks of {battery} are for it")
     refuses = getattr(attack, "fits", None)
-    reason = refuses(reference(_domain(attack.spec.geometries[0])).spec) if callable(refuses) else None
+    victim = reference(_domain(attack.spec.geometries[0]), task=task)
+    reason = refuses(victim.spec) if callable(refuses) else None
     if reason:
         raise CheckSkipped(f"does not attack the reference victim: {reason}")
 
@@ -93,24 +119,29 @@ def declares_itself(attack: Any) -> None:
         registry("geometries").entry(geometry)
 
 
-def zero_eps_changes_nothing(attack: Any) -> None:
-    threat = threat_for(attack, eps=0)
-    result = attack_reference(attack, threat)
+def zero_eps_changes_nothing(attack: Any, task: Task = Task.CLASSIFY) -> None:
+    threat = threat_for(attack, eps=0, task=task)
+    result = attack_reference(attack, threat, task=task)
     _no_errors(result)
-    require(torch.equal(result.x_adv, samples(threat.domain)), "eps = 0 must return the input bit for bit")
+    require(
+        torch.equal(result.x_adv, samples(threat.domain, task=task)),
+        "eps = 0 must return the input bit for bit",
+    )
     require(result.count(Status.BROKEN) == 0, "eps = 0 must break nothing")
 
 
-def stays_legal(attack: Any) -> None:
-    threat = threat_for(attack)
+def stays_legal(attack: Any, task: Task = Task.CLASSIFY) -> None:
+    threat = threat_for(attack, task=task)
     for one in attack.spec.geometries:
         eps = _SIZES.get(one, Fraction(4))
-        _no_errors(attack_reference(attack, replace(threat, geometry=one, eps=eps, domain=_domain(one))))
+        _no_errors(
+            attack_reference(attack, replace(threat, geometry=one, eps=eps, domain=_domain(one)), task=task)
+        )
 
 
 def successes_are_real(attack: Any) -> None:
     threat = threat_for(attack)
-    victim = reference(threat.domain)
+    victim = reference_for(attack, threat.domain)
     result = attack_reference(attack, threat, victim=victim)
     with torch.no_grad():
         wrong = victim.logits(result.x_adv).argmax(dim=1) != result.labels
@@ -124,29 +155,29 @@ def wrong_samples_stay_untouched(attack: Any) -> None:
     require(int(result.forwards[-1]) == 0, "a sample that is wrong on the clean input must cost nothing")
 
 
-def same_seed_same_bytes(attack: Any) -> None:
-    threat = threat_for(attack)
-    first, second = attack_reference(attack, threat), attack_reference(attack, threat)
+def same_seed_same_bytes(attack: Any, task: Task = Task.CLASSIFY) -> None:
+    threat = threat_for(attack, task=task)
+    first, second = attack_reference(attack, threat, task=task), attack_reference(attack, threat, task=task)
     for name in ShardResult.TENSORS:
         same = torch.equal(getattr(first, name), getattr(second, name))
         require(same, f"two runs with one seed differ in {name}")
 
 
-def ignores_batch_mates(attack: Any) -> None:
-    threat = threat_for(attack)
-    whole = attack_reference(attack, threat, dtype=torch.float64)
+def ignores_batch_mates(attack: Any, task: Task = Task.CLASSIFY) -> None:
+    threat = threat_for(attack, task=task)
+    whole = attack_reference(attack, threat, task=task, dtype=torch.float64)
     for rows in ([3, 0, 5], [4]):
-        part = attack_reference(attack, threat, dtype=torch.float64, rows=rows)
+        part = attack_reference(attack, threat, task=task, dtype=torch.float64, rows=rows)
         for place, row in enumerate(rows):
             same = torch.equal(part.x_adv[place], whole.x_adv[row])
             same &= bool(part.status[place] == whole.status[row])
             require(same, f"in exact arithmetic, sample {row} ends differently in another batch {rows}")
 
 
-def respects_budgets(attack: Any) -> None:
+def respects_budgets(attack: Any, task: Task = Task.CLASSIFY) -> None:
     for forwards, backwards in ((0, 0), (1, 0), (1, 1), (3, 2)):
         budget = Budget(forwards=forwards, backwards=backwards)
-        result = attack_reference(attack, replace(threat_for(attack), budget=budget))
+        result = attack_reference(attack, replace(threat_for(attack, task=task), budget=budget), task=task)
         _no_errors(result)
         spent = int(result.forwards.max()), int(result.backwards.max())
         require(
@@ -155,18 +186,18 @@ def respects_budgets(attack: Any) -> None:
         )
 
 
-def counts_its_passes(attack: Any) -> None:
-    result = attack_reference(attack, threat_for(attack))
+def counts_its_passes(attack: Any, task: Task = Task.CLASSIFY) -> None:
+    result = attack_reference(attack, threat_for(attack, task=task), task=task)
     require(int(result.forwards.sum()) > 0, "an attack that never asks the oracle cannot have been metered")
     if attack.spec.access is not Access.WHITE:
         require(int(result.backwards.sum()) == 0, f"{attack.spec.access} access must not use gradients")
 
 
-def survives_a_constant_victim(attack: Any) -> None:
-    threat = threat_for(attack)
+def survives_a_constant_victim(attack: Any, task: Task = Task.CLASSIFY) -> None:
+    threat = threat_for(attack, task=task)
     budget = Budget(forwards=400, backwards=200)
-    victim = reference(threat.domain, constant=True)
-    result = attack_reference(attack, replace(threat, budget=budget), victim=victim)
+    victim = reference_for(attack, threat.domain, task=task, constant=True)
+    result = attack_reference(attack, replace(threat, budget=budget), task=task, victim=victim)
     _no_errors(result)
     require(result.count(Status.BROKEN) == 0, "a constant victim cannot be broken")
 
@@ -185,7 +216,7 @@ def pursues_its_goals(attack: Any) -> None:
     threat = threat_for(attack)
     assert threat.eps is not None
     threat = replace(threat, goal=Goal.TARGETED, eps=threat.eps * 4)
-    victim = reference(threat.domain)
+    victim = reference_for(attack, threat.domain)
     result = attack_reference(attack, threat, victim=victim)
     _no_errors(result)
     broken = result.status == 1

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from robustspike.bench.testing.attack_checks import ATTACK_CHECKS
+from robustspike.bench.testing.certifier_checks import CERTIFIER_CHECKS
 from robustspike.bench.testing.check import Checks
 from robustspike.bench.testing.check import CheckSkipped
+from robustspike.bench.testing.dataset_checks import DATASET_CHECKS
+from robustspike.bench.testing.dataset_checks import DatasetAt
 from robustspike.bench.testing.other_checks import DEFENSE_CHECKS
 from robustspike.bench.testing.other_checks import ESTIMATOR_CHECKS
 from robustspike.bench.testing.other_checks import GEOMETRY_CHECKS
+from robustspike.bench.testing.quality_checks import QUALITY_CHECKS
+from robustspike.bench.testing.recipe_checks import RECIPE_CHECKS
 from robustspike.bench.testing.victim_checks import VICTIM_CHECKS
 
 
@@ -28,11 +34,47 @@ def _apply(check: Callable[[Any], None], component: Any) -> None:
 
 
 class AttackContract:
-    """Give the fixture `attack`."""
+    """Give the fixture `attack`, an attack on classifiers."""
 
     @_parametrise(ATTACK_CHECKS)
     def test_contract(self, attack: Any, check: Callable[[Any], None]) -> None:
         _apply(check, attack)
+
+
+class QualityAttackContract:
+    """Give the fixture `attack`, an attack on quality models."""
+
+    @_parametrise(QUALITY_CHECKS)
+    def test_contract(self, attack: Any, check: Callable[[Any], None]) -> None:
+        _apply(check, attack)
+
+
+class CertifierContract:
+    """Give the fixture `certifier`."""
+
+    @_parametrise(CERTIFIER_CHECKS)
+    def test_contract(self, certifier: Any, check: Callable[[Any], None]) -> None:
+        _apply(check, certifier)
+
+
+class DatasetContract:
+    """Give the fixture `dataset`, and `root`, the folder of its published files, where it reads any."""
+
+    @pytest.fixture
+    def root(self) -> Path | None:
+        return None
+
+    @_parametrise(DATASET_CHECKS)
+    def test_contract(self, dataset: Any, root: Path | None, check: Callable[[Any], None]) -> None:
+        _apply(check, DatasetAt(dataset, root))
+
+
+class RecipeContract:
+    """Give the fixture `recipe`, a registered victim recipe."""
+
+    @_parametrise(RECIPE_CHECKS)
+    def test_contract(self, recipe: Any, check: Callable[[Any], None]) -> None:
+        _apply(check, recipe)
 
 
 class VictimContract:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.data.base import Split
@@ -13,11 +12,10 @@ from robustspike.bench.numbers.losses import cross_entropy
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.numbers.rng import generator
 from robustspike.bench.snn.estimators import GradientEstimator
-from robustspike.bench.snn.neurons import reset
-from robustspike.bench.snn.neurons import supplied_with
 from robustspike.bench.testing.check import Checks
 from robustspike.bench.testing.check import CheckSkipped
 from robustspike.bench.testing.check import require
+from robustspike.bench.testing.recipe_checks import liven
 from robustspike.bench.training.fit import Schedule
 from robustspike.bench.training.fit import fit
 from robustspike.bench.victim.checks import check_victim
@@ -53,24 +51,8 @@ def defense_builds_a_sound_victim(defense: Any) -> None:
     spec = defense.describe(recipe.spec())
     module = defense.transform(recipe.build(generator("contract")), spec)
     x = recipe.data().load("test").x
-    _liven(recipe.trainable(module), x[:64])
+    liven(recipe.trainable(module), x[:64])
     check_victim(ModuleVictim(module, spec), x)
-
-
-@torch.no_grad()
-def _liven(network: torch.nn.Module, x: Tensor) -> None:
-    """Fit the running statistics of an untrained network to data: without them it hardly spikes."""
-    layers = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    usual = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 1.0
-    with supplied_with(network, RowStreams.derive(range(len(x)), "contract")):
-        reset(network)
-        network.train()(x)
-        reset(network)
-    network.eval()
-    for layer, momentum in zip(layers, usual, strict=True):
-        layer.momentum = momentum
 
 
 def defense_trains_deterministically(defense: Any) -> None:

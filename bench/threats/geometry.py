@@ -25,7 +25,12 @@ TOLERANCE = 1e-6
 
 @runtime_checkable
 class Geometry(Protocol):
-    """How perturbations are measured and limited."""
+    """How perturbations are measured and limited.
+
+    What tables say of it, it may declare as class attributes: `unit`, what a distance counts ("distance"
+    without it); `everywhere`, whether a large enough budget reaches every input (true without it); `moves`,
+    whether every change moves something, so that as much is added as is removed (false without it).
+    """
 
     name: str
 
@@ -113,6 +118,7 @@ class Linf(_RealValued):
     name = "linf"
     usual_eps = Fraction(8, 255)
     """The radius that papers on images use; of the other geometries none has one."""
+    unit = "largest change of an element"
 
     def project(self, x0: Tensor, x: Tensor, *, eps: float, bounds: Bounds) -> Tensor:
         return torch.minimum(torch.maximum(x, x0 - eps), x0 + eps).clamp(*bounds)
@@ -130,6 +136,7 @@ class L2(_RealValued):
     """The Euclidean norm of the perturbation is at most eps."""
 
     name = "l2"
+    unit = "Euclidean norm of the change"
 
     def project(self, x0: Tensor, x: Tensor, *, eps: float, bounds: Bounds) -> Tensor:
         delta = x - x0
@@ -154,6 +161,7 @@ class L0:
     """At most eps elements of a binary tensor flip."""
 
     name = "l0"
+    unit = "flipped cells"
 
     def project(self, x0: Tensor, x: Tensor, *, eps: float, bounds: Bounds) -> Tensor:
         """Round to binary; keep the floor(eps) largest changes (ties: the lower index)."""

@@ -115,6 +115,8 @@ class _Retiming:
     """What the three budgets share: count preservation, legality, the list of moves."""
 
     name = ""
+    everywhere = False  # no move of spikes changes what a victim sees that only counts them
+    moves = True
 
     def size(self, before: Tensor, after: Tensor) -> Tensor:
         """Return the smallest budget that explains the move. Shape: bool [N, L, T] twice -> [N]."""
@@ -180,6 +182,7 @@ class RetimeLinf(_Retiming):
     """Every spike moves by at most eps time steps."""
 
     name = "retime_linf"
+    unit = "time steps moved, of the spike that moved farthest"
 
     def largest(self, shape: tuple[int, ...]) -> int:
         return shape[0] - 1
@@ -203,6 +206,7 @@ class RetimeL1(_Retiming):
     """The shifts of all spikes add up to at most eps time steps."""
 
     name = "retime_l1"
+    unit = "time steps moved, all spikes together"
 
     def largest(self, shape: tuple[int, ...]) -> int:
         return math.prod(shape[1:]) * (shape[0] ** 2 // 4)
@@ -248,6 +252,7 @@ class RetimeL0(_Retiming):
     """At most eps spikes move, each as far as it likes."""
 
     name = "retime_l0"
+    unit = "moved spikes"
 
     def largest(self, shape: tuple[int, ...]) -> int:
         return math.prod(shape[1:]) * (shape[0] // 2)

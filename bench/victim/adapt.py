@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from typing import Any
 from typing import Literal
 from typing import get_args
@@ -13,59 +16,24 @@ from torch import Tensor
 from torch import nn
 
 from robustspike.bench.contract.specs import Domain
-from robustspike.bench.contract.specs import VictimSpec
+from robustspike.bench.contract.specs import Task
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
+from robustspike.bench.numbers.rng import RowStreams
+from robustspike.bench.snn.neurons import State
 from robustspike.bench.victim.checks import check_victim
+from robustspike.bench.victim.draws import DrawsFrom
 from robustspike.bench.victim.module import ModuleVictim
+from robustspike.bench.victim.module import private_copy
+from robustspike.bench.victim.module import wrap
 
-Time = Literal["inside", "repeat", "loop"]
-
-_STANDARD = frozenset(nn.Module().__dict__)
-"""What every module has of its own; none of it is a network's state."""
-
-
-class _State:
-    """The state of a module tree: plain attributes and buffers, to be put back after a call.
-
-    Parameters are not state. Tensors, and containers of them, are copied, so that a network that
-    changes its state in place is put back too.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._saved = [
-            (
-                child,
-                {key: _copied(value) for key, value in child.__dict__.items() if key not in _STANDARD},
-                {key: _copied(value) for key, value in child._buffers.items()},
-            )
-            for child in module.modules()
-        ]
-
-    def restore(self) -> None:
-        """Put everything back as it was, and remove what was added."""
-        for child, attributes, buffers in self._saved:
-            for key in [k for k in child.__dict__ if k not in _STANDARD and k not in attributes]:
-                del child.__dict__[key]
-            child.__dict__.update(attributes)
-            child._buffers.clear()
-            child._buffers.update(buffers)
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, nn.Parameter):
-        return value
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copied(item) for item in value]
-    return value
+Time = Literal["inside", "repeat", "loop", "time-first"]
 
 
 class AdaptedNet(nn.Module):
     """A foreign network as a pure function from pixels to logits; see `adapt` for the arguments."""
+
+    noise: RowStreams | None = None
 
     def __init__(
         self,
@@ -77,6 +45,8 @@ class AdaptedNet(nn.Module):
         clear: Callable[[nn.Module], Any] | None,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        has_time: bool,
+        draws_noise: bool,
     ) -> None:
         super().__init__()
         self.network = network
@@ -86,15 +56,18 @@ class AdaptedNet(nn.Module):
         self.clear = clear
         self.mean = mean
         self.std = std
+        self.has_time = has_time
+        self.draws_noise = draws_noise
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mean:
-            shape = (-1,) + (1,) * (x.dim() - 2)
+            shape = (-1, 1, 1)
             x = (x - x.new_tensor(self.mean).view(shape)) / x.new_tensor(self.std).view(shape)
         self._clear()
-        state = _State(self.network)
+        state = State(self.network)
         try:
-            return self._decoded(self._run(x), len(x))
+            with self._own_draws():
+                return self._decoded(self._run(x), len(x))
         finally:
             state.restore()
 
@@ -103,17 +76,28 @@ class AdaptedNet(nn.Module):
             self.clear(self.network)
             return
         for child in self.network.modules():
-            method = getattr(child, "reset_mem", None) or getattr(child, "reset", None)
-            if callable(method):
+            names = ("reset_mem", "reset_states", "reset")
+            method = next(filter(callable, (getattr(child, name, None) for name in names)), None)
+            if method is not None:
                 method()
 
+    def _own_draws(self) -> AbstractContextManager[Any]:
+        """Let what the network draws at random come from the streams of the pass, where it has any."""
+        if not self.draws_noise or self.noise is None:
+            return nullcontext()
+        return DrawsFrom(self.noise, time_first=self.time in ("repeat", "time-first"))
+
     def _run(self, x: Tensor) -> Any:
+        """Call the network on copies: what it changes in its input is not the caller's."""
         if self.time == "repeat":
-            return self.network(x.unsqueeze(0).expand(self.steps, *x.shape))
+            return self.network(x.unsqueeze(0).repeat(self.steps, *[1] * x.dim()))
+        if self.time == "time-first":
+            return self.network(x.transpose(0, 1).clone())
         if self.time == "loop":
-            outs = [self.network(x) for _ in range(self.steps)]
+            steps = x.unbind(1) if self.has_time else [x] * self.steps
+            outs = [self.network(step.clone()) for step in steps]
             return torch.stack([out[0] if isinstance(out, tuple) else out for out in outs])
-        return self.network(x)
+        return self.network(x.clone())
 
     def _decoded(self, out: Any, n: int) -> Tensor:
         if self.readout is not None:
@@ -180,52 +164,168 @@ def adapt(
     shape: tuple[int, ...],
     classes: int,
     steps: int = 0,
-    time: Time = "inside",
+    time: Time | Literal["auto"] = "inside",
     readout: Callable[[Any], Tensor] | None = None,
     clear: Callable[[nn.Module], Any] | None = None,
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
     domain: Domain = Domain.STATIC,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    stochastic: bool = False,
+    task: Task = Task.CLASSIFY,
+    score_range: tuple[float, float] | None = None,
+    training_neurons: bool = False,
+    copy: bool = True,
 ) -> ModuleVictim:
-    """Make a checked victim of a trained network that follows its own conventions.
+    """Make a checked victim of a trained network that follows its own conventions: the one door for all.
 
-    State is found, not declared: before a call every submodule's `reset()` or `reset_mem()` is called;
-    after it, every attribute and buffer is put back as it was. The spiking neurons that were found are
-    `victim.neurons`; SpikingJelly's and snnTorch's are recognised, and so is any module with a
-    `surrogate_function` and a `v_threshold`.
+    State is found, not declared: before a call every submodule's `reset()`, `reset_mem()` or `reset_states()`
+    is called; after it, every attribute and buffer is put back as it was. The layers that make spikes are
+    `victim.neurons`: SpikingJelly's and snnTorch's by class, everybody else's by their spike function.
 
     Args:
-        network: the network; put into evaluation mode, and not copied.
+        network: the network. A copy is put into evaluation mode and frozen, and SpikingJelly's step mode is
+            set in it as `time` asks.
         name: name for tables.
-        shape: one input in [0, 1] without the batch axis.
+        shape: one input in `bounds` without the batch axis; events with time first, [T, C, H, W].
         classes: number of logits.
-        steps: time steps T; 0 for a network without time.
-        time: "inside": the network takes [N, *shape] and handles time itself. "repeat": it takes
-            [T, N, *shape] (SpikingJelly's multi-step mode). "loop": it is called T times with
-            [N, *shape] (single-step mode).
+        steps: time steps T; 0 for a network without time. Of events it is their own T.
+        time: "inside": the network takes [N, *shape] and handles time itself. "repeat": an image is given T
+            times, as [T, N, *shape] (SpikingJelly's multi-step mode). "loop": the network is called T times,
+            with [N, *shape] or with one step of the events (single-step mode). "time-first": events go in as
+            [T, N, C, H, W]. "auto": "inside", or what fits SpikingJelly's nodes where there are any.
         readout: output -> logits [N, K]. By default a tuple's first element; outputs [T, N, K] are
             averaged over T.
         clear: called with the network before every call, in place of the resets that were found.
         mean, std: normalisation per channel that the network was trained with; it is applied here,
             so that budgets stay in pixels.
         domain: kind of inputs.
+        bounds: legal range of every input element.
+        stochastic: whether the network draws numbers when it answers (a Poisson code). Its draws by
+            torch.rand, rand_like, randn, randn_like and bernoulli then come from a stream for each sample.
+        task, score_range: as in `wrap`.
+        training_neurons: leave everything but normalisation and dropout in training mode, for neurons that
+            have a gradient only there (as PDSG-SDA does); it is noted in the record.
+        copy: take a copy of the network; else the network itself is changed as described.
 
     Raises:
         ConfigError: parameters that do not fit together.
         ContractError: the network is no pure function, has no gradient, or mixes samples.
     """
-    if time not in get_args(Time) or (time != "inside" and steps < 1):
+    has_time = domain is not Domain.STATIC
+    steps = shape[0] if has_time and not steps else steps
+    if time == "auto":
+        time = _fitting_time(network, steps=steps, has_time=has_time)
+    if time not in get_args(Time) or (time in ("repeat", "loop") and steps < 1):
         raise ConfigError(
-            f"adapt '{name}': time must be 'inside', 'repeat' or 'loop', the last two with steps of 1 or "
-            f"more; got '{time}' and {steps}."
+            f"adapt '{name}': time must be {', '.join(map(repr, get_args(Time)))} or 'auto', with steps of 1 "
+            f"or more for 'repeat' and 'loop'; got '{time}' and {steps}."
+        )
+    if (time == "repeat") is has_time if time in ("repeat", "time-first") else False:
+        raise ConfigError(
+            f"adapt '{name}': time='{time}' is for {'images' if time == 'repeat' else 'events'}; this is "
+            f"the domain '{domain}'. Choose {'time-first' if has_time else 'repeat'}, loop or inside."
         )
     if len(mean) != len(std) or any(value <= 0 for value in std):
         raise ConfigError(f"adapt '{name}': mean and std need one value per channel, std above 0.")
+    if mean and len(mean) not in (1, shape[-3] if len(shape) >= 3 else 1):
+        raise ConfigError(
+            f"adapt '{name}': mean and std have {len(mean)} values, but inputs {list(shape)} have "
+            f"{shape[-3] if len(shape) >= 3 else 1} channels. Give one value per channel."
+        )
+    if copy:
+        network = private_copy(network)
     for child in network.modules():
         if _is_snntorch(child):
             _adopt_snntorch(child)
-    module = AdaptedNet(network, steps=steps, time=time, readout=readout, clear=clear, mean=mean, std=std)
-    spec = VictimSpec(name=name, shape=shape, classes=classes, steps=steps, domain=domain)
-    victim = ModuleVictim(module, spec)
-    check_victim(victim)
+    _set_step_mode(network, "s" if time == "loop" else "m" if time in ("repeat", "time-first") else None)
+    module = AdaptedNet(
+        network,
+        steps=steps,
+        time=time,
+        readout=readout,
+        clear=clear,
+        mean=mean,
+        std=std,
+        has_time=has_time,
+        draws_noise=stochastic,
+    )
+    victim = wrap(
+        module,
+        name=name,
+        shape=shape,
+        classes=classes,
+        steps=steps,
+        domain=domain,
+        bounds=bounds,
+        stochastic=stochastic,
+        task=task,
+        score_range=score_range,
+        copy=False,
+    )
+    if training_neurons:
+        _train_neurons(victim)
+    try:
+        check_victim(victim)
+    except ContractError as error:
+        raise _with_remedy(error, victim) from error
     return victim
+
+
+def _fitting_time(network: nn.Module, *, steps: int, has_time: bool) -> Time:
+    """Return how a network takes time, as its SpikingJelly modules show; "inside" without any."""
+    modes = [_step_modes(child) for child in network.modules() if hasattr(child, "step_mode")]
+    if not modes or (not has_time and steps < 2):
+        return "inside"
+    if all("m" in known for known in modes):
+        return "time-first" if has_time else "repeat"
+    return "loop" if all("s" in known for known in modes) else "inside"
+
+
+def _step_modes(module: Any) -> tuple[str, ...]:
+    """Return the step modes that a module says it has; one that does not say stays in its own."""
+    known = getattr(module, "supported_step_mode", None)
+    modes: tuple[str, ...] = tuple(known()) if callable(known) else (module.step_mode,)
+    return modes
+
+
+def _set_step_mode(network: nn.Module, mode: str | None) -> None:
+    """Put SpikingJelly's modules into a step mode, those that have it; functions as their library does."""
+    if mode is None:
+        return
+    for child in network.modules():
+        if hasattr(child, "step_mode") and mode in _step_modes(child):
+            child.step_mode = mode  # type: ignore[assignment]
+
+
+def _train_neurons(victim: ModuleVictim) -> None:
+    """Put everything but normalisation and dropout into training mode, and note it."""
+    quiet = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+    for child in victim.module.modules():
+        child.training = not isinstance(child, quiet)
+    note = "answers with its neurons in training mode, where alone they have a gradient"
+    victim.spec = dataclasses.replace(victim.spec, notes=(*victim.spec.notes, note))
+
+
+def _with_remedy(error: ContractError, victim: ModuleVictim) -> ContractError:
+    """Return a failed check with what would mend it, where trying shows that it does."""
+    if "gradient" in str(error):
+        modes = [(child, child.training) for child in victim.module.modules()]
+        try:
+            _train_neurons(victim)
+            check_victim(victim)
+            return ContractError(
+                f"{error} In training mode its neurons have one: pass training_neurons=True "
+                "(--training-neurons), which leaves normalisation and dropout in evaluation mode."
+            )
+        except ContractError:
+            pass
+        finally:
+            for child, mode in modes:
+                child.training = mode
+    if "two calls" in str(error) and not victim.spec.stochastic:
+        return ContractError(
+            f"{error} If it draws random numbers (a Poisson code), pass stochastic=True (--stochastic): its "
+            "draws then come from streams of ours."
+        )
+    return error

@@ -25,6 +25,7 @@ from torch import nn
 
 from robustspike.bench.contract.specs import Domain
 from robustspike.bench.errors import ConfigError
+from robustspike.bench.errors import ContractError
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.snn.neurons import find_neurons
 from robustspike.bench.victim.module import TURN
@@ -40,19 +41,32 @@ class EnergyCost:
         ac_pj: picojoules of an addition.
         first_layer: "per_step": analog layers are computed at each time step. "once": an analog layer
             whose input is the same at every step is computed once and its result reused.
+        inputs: of analog layers, "nonzero": an input that is zero costs nothing. "dense": every input meets
+            every weight, as multiplications of an ANN are usually counted.
     Source: Horowitz, ISSCC 2014, as used by TET (arXiv:2202.11946) and most SNN papers. Differs: none.
     """
 
     mac_pj: float = 4.6
     ac_pj: float = 0.9
     first_layer: str = "per_step"
+    inputs: str = "nonzero"
 
     def __post_init__(self) -> None:
-        if self.first_layer not in ("per_step", "once") or self.mac_pj < 0 or self.ac_pj < 0:
+        known = self.first_layer in ("per_step", "once") and self.inputs in ("nonzero", "dense")
+        if not known or self.mac_pj < 0 or self.ac_pj < 0:
             raise ConfigError(
-                "energy: first_layer must be 'per_step' or 'once' and costs 0 or more, got "
-                f"'{self.first_layer}', {self.mac_pj} and {self.ac_pj}."
+                "energy: first_layer must be 'per_step' or 'once', inputs 'nonzero' or 'dense', and costs 0 "
+                f"or more, got '{self.first_layer}', '{self.inputs}', {self.mac_pj} and {self.ac_pj}."
             )
+
+
+CONVENTIONS = {
+    "clean": EnergyCost(),
+    "once": EnergyCost(first_layer="once"),
+    "dense": EnergyCost(inputs="dense"),
+    "dense_once": EnergyCost(first_layer="once", inputs="dense"),
+}
+"""The ways to bill a clean answer that a record keeps, by the name of its count there."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,7 @@ class SynapticCounts:
     Args:
         ac, mac: additions on spikes; multiplications on real values, every time step counted.
         mac_once: the same with analog layers billed once.
+        mac_dense, mac_dense_once: the same two with every input and weight of analog layers billed.
         dense: operations if every input and every weight were non-zero.
         spikes: spikes emitted by all neurons.
         neurons: neurons of the network.
@@ -72,6 +87,8 @@ class SynapticCounts:
     ac: Tensor
     mac: Tensor
     mac_once: Tensor
+    mac_dense: Tensor
+    mac_dense_once: Tensor
     dense: Tensor
     spikes: Tensor
     neurons: int
@@ -81,7 +98,8 @@ class SynapticCounts:
     def energy_nj(self, cost: EnergyCost | None = None) -> Tensor:
         """Return the energy of each sample in nanojoules."""
         cost = EnergyCost() if cost is None else cost
-        mac = self.mac if cost.first_layer == "per_step" else self.mac_once
+        name = "mac" + "_dense" * (cost.inputs == "dense") + "_once" * (cost.first_layer == "once")
+        mac: Tensor = getattr(self, name)
         return (cost.ac_pj * self.ac + cost.mac_pj * mac) / 1000
 
     def summary(self, cost: EnergyCost | None = None) -> dict[str, float]:
@@ -92,6 +110,8 @@ class SynapticCounts:
             "ac": float(self.ac.mean()),
             "mac": float(self.mac.mean()),
             "mac_once": float(self.mac_once.mean()),
+            "mac_dense": float(self.mac_dense.mean()),
+            "mac_dense_once": float(self.mac_dense_once.mean()),
             "dense": float(self.dense.mean()),
             "spikes": float(self.spikes.mean()),
             "rate": float(self.spikes.mean()) / places,
@@ -110,6 +130,9 @@ def count_synops(
         victim: the victim. Layers are its `nn.Conv2d` and `nn.Linear` modules that run, and modules
             with `synaptic_operations(inputs) -> [N]`. A module with `emits_spikes` makes what runs
             after it spike-fed; a layer with `input_kind` ("spikes", "times" or "analog") says itself.
+            A layer on spike times meets the spikes that the module before it with
+            `spikes_of(out) -> [N, ...]` fired, each of them, added up by `pooled_spikes(counts)` of the
+            modules between; the first one meets an input that is not zero.
         x: inputs [N, *shape].
         noise: streams for a stochastic victim, one row per sample.
         batch: samples per pass.
@@ -170,6 +193,10 @@ def spike_counts(x: Tensor) -> Tensor:
     return (size / own).nan_to_num(0.0).round()
 
 
+_SOURCES = ("spikes_of", "pooled_spikes", "emits_spikes")
+"""What a module has that says how it makes or passes on spikes."""
+
+
 def _is_layer(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d | nn.Linear)
 
@@ -187,6 +214,7 @@ class _Flow:
     def __init__(self, module: nn.Module, *, spiking: bool) -> None:
         self.module = module
         self.spiking = spiking
+        self.arriving: Tensor | None = None  # spikes on the way between layers that take spike times
         self.nodes = {neuron.module: neuron for neuron in find_neurons(module)}
 
     @contextmanager
@@ -205,8 +233,12 @@ class _Flow:
                 del inputs
                 if hasattr(module, "emits_spikes"):
                     self.spiking = bool(module.emits_spikes)
+                elif hasattr(module, "pooled_spikes"):
+                    if self.arriving is not None:
+                        self.arriving = module.pooled_spikes(self.arriving)  # type: ignore[operator]
                 elif hasattr(module, "spikes_of"):
-                    at_neurons(name, module.spikes_of(out)[None])  # type: ignore[operator]
+                    self.arriving = module.spikes_of(out)  # type: ignore[operator]
+                    at_neurons(name, self.arriving[None])  # type: ignore[index]
                 else:
                     self.spiking = True
                     out = out.detach()
@@ -218,7 +250,7 @@ class _Flow:
         for name, module in self.module.named_modules():
             if hasattr(module, "synaptic_operations") or _is_layer(module):
                 handles.append(module.register_forward_hook(layer_hook(name)))
-            if module in self.nodes or hasattr(module, "spikes_of") or hasattr(module, "emits_spikes"):
+            if module in self.nodes or any(hasattr(module, mark) for mark in _SOURCES):
                 handles.append(module.register_forward_hook(source_hook(name)))
         try:
             yield
@@ -230,7 +262,7 @@ class _Flow:
 class _Counter:
     """Counts one pass of a victim on n samples."""
 
-    NAMES = ("ac", "mac", "mac_once", "dense", "spikes")
+    NAMES = ("ac", "mac", "mac_once", "mac_dense", "mac_dense_once", "dense", "spikes")
 
     def __init__(self, victim: ModuleVictim, n: int) -> None:
         self.n = n
@@ -238,6 +270,7 @@ class _Counter:
         zeros = torch.zeros(n, dtype=torch.float64, device=victim.device)
         self.totals = {name: zeros.clone() for name in self.NAMES}
         self.analog: dict[str, list[Tensor]] = {}
+        self.analog_dense: dict[str, list[Tensor]] = {}
         self.kinds: dict[str, str] = {}
         self.neurons: dict[str, int] = {}
         self.emitted: dict[str, float] = {}
@@ -247,9 +280,10 @@ class _Counter:
         """Count whatever runs inside the block."""
         with self.flow.followed(self._at_layer, self._at_neurons):
             yield
-        for steps in self.analog.values():
-            self.totals["mac"] += torch.stack(steps).sum(dim=0)
-            self.totals["mac_once"] += torch.stack(steps).mean(dim=0)
+        for total, layers in (("mac", self.analog), ("mac_dense", self.analog_dense)):
+            for steps in layers.values():
+                self.totals[total] += torch.stack(steps).sum(dim=0)
+                self.totals[f"{total}_once"] += torch.stack(steps).mean(dim=0)
 
     def _at_layer(self, name: str, layer: nn.Module, inputs: tuple[Any, ...], out: Any) -> None:
         del out
@@ -261,13 +295,32 @@ class _Counter:
         # Decided at the first call: in a loop over time a first layer runs after neurons, later on.
         here = "spikes" if self.flow.spiking else "analog"
         kind = self.kinds.setdefault(name, getattr(layer, "input_kind", here))
-        events = spike_counts(x) if kind == "spikes" else (x != 0).to(x.dtype)
+        if kind == "spikes":
+            events = spike_counts(x)
+        elif kind == "times" and self.flow.arriving is not None:
+            events = self._arriving(name, x)
+        else:
+            events = (x != 0).to(x.dtype)
         counts = layer_operations(layer, events).view(-1, self.n)
-        self.totals["dense"] += layer_operations(layer, torch.ones_like(x[:1]), dense=True) * len(counts)
+        dense = layer_operations(layer, torch.ones_like(x[:1]), dense=True)
+        self.totals["dense"] += dense * len(counts)
         if kind == "analog":
             self.analog.setdefault(name, []).extend(counts)
+            self.analog_dense.setdefault(name, []).extend(dense.expand(len(counts), self.n))
         else:
             self.totals["ac"] += counts.sum(dim=0)
+
+    def _arriving(self, name: str, x: Tensor) -> Tensor:
+        """Return how many spikes each element of a layer's input of spike times stands for."""
+        arriving = self.flow.arriving
+        assert arriving is not None
+        if arriving.numel() != x.numel():
+            raise ContractError(
+                f"energy: layer '{name}' takes {x[0].numel()} spike times a sample, and "
+                f"{arriving.numel() // len(x)} spikes are on the way. Give the module between them "
+                "pooled_spikes(counts) -> counts."
+            )
+        return arriving.to(x.dtype).reshape(x.shape)
 
     def _at_neurons(self, name: str, fired: Tensor) -> None:
         """Take in what a layer of neurons emitted: [T, N, ...], or [T, T' N, ...] with time folded in."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import nn
 from robustspike.bench.contract.specs import VictimSpec
 from robustspike.bench.errors import ContractError
 from robustspike.bench.numbers.rng import RowStreams
+from robustspike.bench.snn.neurons import Neuron
 from robustspike.bench.victim.module import ModuleVictim
 
 
@@ -47,6 +49,11 @@ class JointVictim(ModuleVictim):
         )
         super().__init__(nn.ModuleList([m.module for m in members]), spec)
         self.members = members
+
+    @cached_property
+    def neurons(self) -> tuple[Neuron, ...]:
+        """The layers of all members that make spikes."""
+        return tuple(neuron for member in self.members for neuron in member.neurons)
 
     def logits(self, x: Tensor, *, noise: RowStreams | None = None) -> Tensor:
         """Answer a batch: [N, members * classes], the members one after the other."""

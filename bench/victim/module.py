@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import threading
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,8 +29,9 @@ from robustspike.bench.snn.fast_lif import in_place
 from robustspike.bench.snn.fast_lif import plain_nodes
 from robustspike.bench.snn.flips import FlipEngine
 from robustspike.bench.snn.neurons import Neuron
-from robustspike.bench.snn.neurons import find_neurons
 from robustspike.bench.snn.neurons import reset
+from robustspike.bench.victim.look import LOOK_ROWS
+from robustspike.bench.victim.look import find_spikes
 
 FLIP_CHUNK = 64
 """Inputs per forward when single flips are answered; measured on small nets on a CPU (64 beats 256)."""
@@ -78,7 +80,6 @@ class ModuleVictim:
         self.module = module.eval()
         weights = digest_tensors(iter(sorted(module.state_dict().items())))
         self.spec = dataclasses.replace(spec, weights=weights)
-        self.neurons: tuple[Neuron, ...] = find_neurons(module)
         self._noisy = [m for m in module.modules() if getattr(m, "draws_noise", False)]
         for parameter in module.parameters():
             parameter.requires_grad_(False)
@@ -87,6 +88,23 @@ class ModuleVictim:
         self.refusals: dict[GradientEstimator, str | None] = {}  # kept by `checks.refusal`
         self._plain = plain_nodes(self.module)
         reset(module)
+
+    @cached_property
+    def neurons(self) -> tuple[Neuron, ...]:
+        """The layers that make spikes: known by class, or found by their spike function (looked for once)."""
+        with TURN, torch.inference_mode(False):
+            return find_spikes(self.module, self._answer_freely, self._made_up(), steps=self.spec.steps)
+
+    def _made_up(self) -> Tensor:
+        """Return inputs for a look at the network: any values of the domain, none twice."""
+        low, high = self.spec.bounds
+        u = RowStreams.derive(range(LOOK_ROWS), "look").uniform(self.spec.shape)
+        return (low + (high - low) * u * (4 if self.spec.domain is Domain.EVENTS else 1)).to(self.device)
+
+    def _answer_freely(self, x: Tensor) -> Tensor:
+        """Answer any number of inputs, with noise of their own where the victim draws some."""
+        streams = RowStreams.derive(range(len(x)), "look", "noise", device=x.device)
+        return self.logits(x, noise=streams if self.spec.stochastic else None)
 
     @property
     def device(self) -> torch.device:

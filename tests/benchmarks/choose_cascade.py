@@ -29,17 +29,16 @@ class Hits:
     Args:
         passes: forwards + backwards that it spends on the sample until its first hit, or to its end.
         broken: whether it hits.
+        run: whether it was run on the sample.
     """
 
     passes: np.ndarray
     broken: np.ndarray
+    run: np.ndarray
 
 
 def read_hits(path: Path) -> tuple[dict[str, Hits], pd.DataFrame]:
-    """Read recorded hits; return the candidates, and the victim and threat of every sample.
-
-    A candidate that was not run on a sample counts there as one that breaks nothing, at its price.
-    """
+    """Read recorded hits; return the candidates, and the victim and threat of every sample."""
     table = pd.read_csv(path, names=["victim", "eps", "attack", "start", "price", "hits"], dtype=str)
     blocks = {
         key: len(group["hits"].iloc[0].split()) for key, group in table.groupby(["victim", "eps"], sort=True)
@@ -52,8 +51,10 @@ def read_hits(path: Path) -> tuple[dict[str, Hits], pd.DataFrame]:
     for row in table.itertuples():
         name = f"{row.attack} #{row.start}"
         if name not in found:
-            found[name] = Hits(np.full(total, price[row.attack]), np.zeros(total, dtype=bool))
+            none = np.zeros(total, dtype=bool)
+            found[name] = Hits(np.full(total, price[row.attack]), none, none.copy())
         for place, word in enumerate(row.hits.split(), start=offsets[row.victim, row.eps]):
+            found[name].run[place] = word != "-"
             if word == "x":
                 wrong[place] = True
             elif word.isdigit():
@@ -65,12 +66,14 @@ def read_hits(path: Path) -> tuple[dict[str, Hits], pd.DataFrame]:
     )
     keep = ~wrong
     for hits in found.values():
-        hits.passes, hits.broken = hits.passes[keep], hits.broken[keep]
+        hits.passes, hits.broken, hits.run = hits.passes[keep], hits.broken[keep], hits.run[keep]
     return found, samples[keep].reset_index(drop=True)
 
 
 def cover(found: dict[str, Hits], voters: np.ndarray, *, most: float) -> list[tuple[str, int, float]]:
     """Choose members by the samples that they newly break for each pass that they spend on standing ones.
+
+    A candidate is judged on the samples that it was run on: long ones were not run on all.
 
     Args:
         voters: [samples] whose hits count.
@@ -82,10 +85,11 @@ def cover(found: dict[str, Hits], voters: np.ndarray, *, most: float) -> list[tu
     while left:
         gains = {}
         for name, hits in left.items():
-            new = int((standing & hits.broken).sum())
+            asked = standing & hits.run
+            new = int((asked & hits.broken).sum())
             price = float(hits.passes.max())
             if new and spent + price <= most:
-                gains[name] = new / float(hits.passes[standing].sum())
+                gains[name] = new / float(hits.passes[asked].sum())
         if not gains:
             break
         name = max(gains, key=gains.__getitem__)

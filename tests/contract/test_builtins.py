@@ -6,12 +6,17 @@ from typing import Any
 
 import pytest
 
+from robustspike.bench.api import Task
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.testing import AttackContract
+from robustspike.bench.testing import CertifierContract
+from robustspike.bench.testing import DatasetContract
 from robustspike.bench.testing import DefenseContract
 from robustspike.bench.testing import EstimatorContract
 from robustspike.bench.testing import GeometryContract
+from robustspike.bench.testing import QualityAttackContract
+from robustspike.bench.testing import RecipeContract
 from robustspike.bench.testing import VictimContract
 from robustspike.bench.training.weights import find_weights
 
@@ -26,14 +31,51 @@ SHORTER: dict[str, dict[str, Any]] = {
     "cw.l2": {"steps": 20, "searches": 3},
     "rays.linf": {"queries": 100},
     "square.linf": {"queries": 100},
+    "quality.bbq_like": {"queries": 40},
+    "quality.facpa": {"images": 16, "epochs": 1, "batch": 8, "width": 4, "levels": 2, "lr": 0.05},
+    "quality.nes": {"iterations": 4, "samples": 6, "tile": 8},
+    "quality.perceptual": {"steps": 6, "step": 1e-2, "lambdas": (1000.0,), "least_ssim": 0.0},
+    "quality.sma": {"images": 16},
+    "quality.square": {"queries": 30},
+    "quality.uap": {"images": 16, "batch": 8},
+    "quality.uap_cumulative": {"images": 16, "batch": 8, "lr": 10.0},
+    "quality.uap_generative": {"images": 16, "epochs": 1, "batch": 8, "width": 4, "levels": 2, "lr": 0.05},
 }
 """Attacks whose defaults take long: the contract is checked on shorter runs."""
 
 
+def attacks_on(task: Task) -> list[str]:
+    return [n for n in registry("attacks").names() if task in registry("attacks").get(n).spec.tasks]
+
+
 class TestAttacks(AttackContract):
-    @pytest.fixture(params=registry("attacks").names())
+    @pytest.fixture(params=attacks_on(Task.CLASSIFY))
     def attack(self, request: pytest.FixtureRequest) -> Any:
         return registry("attacks").get(request.param, **SHORTER.get(request.param, {}))
+
+
+class TestQualityAttacks(QualityAttackContract):
+    @pytest.fixture(params=attacks_on(Task.QUALITY))
+    def attack(self, request: pytest.FixtureRequest) -> Any:
+        return registry("attacks").get(request.param, **SHORTER.get(request.param, {}))
+
+
+class TestCertifiers(CertifierContract):
+    @pytest.fixture(params=registry("certifiers").names())
+    def certifier(self, request: pytest.FixtureRequest) -> Any:
+        return registry("certifiers").get(request.param)
+
+
+class TestDatasets(DatasetContract):
+    @pytest.fixture(params=registry("datasets").names())
+    def dataset(self, request: pytest.FixtureRequest) -> Any:
+        return registry("datasets").get(request.param)
+
+
+class TestRecipes(RecipeContract):
+    @pytest.fixture(params=registry("victims").names())
+    def recipe(self, request: pytest.FixtureRequest) -> Any:
+        return registry("victims").get(request.param)
 
 
 class TestDefenses(DefenseContract):

@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
-from robustspike.bench.cli import main
 from robustspike.bench.cli.new import package
 from robustspike.bench.record.store import Store
+from tests.support.commands import robustspike
 from tests.support.folders import contents
 from tests.support.records import make_record
 from tests.support.records import write
-
-
-@dataclass
-class Done:
-    """What a call of the command line did."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def robustspike(*args: object, cwd: Path) -> Done:
-    """Call the command line in this process (importing torch anew for every call takes seconds)."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.chdir(cwd),
-        mock.patch.object(sys, "argv", ["robustspike", *map(str, args)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as stopped,
-    ):
-        main()
-    assert isinstance(stopped.value.code, int)
-    return Done(stopped.value.code, out.getvalue(), err.getvalue())
 
 
 def fails(*args: object, cwd: Path, code: int = 2) -> str:

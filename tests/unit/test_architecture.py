@@ -24,12 +24,17 @@ def config() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
 
 
+def layers() -> list[str]:
+    """Return the floors of bench/, from the top down."""
+    contracts = config()["importlinter"]["contracts"]
+    (rooms,) = (c for c in contracts if c.get("containers") == ["robustspike.bench"])
+    found: list[str] = rooms["layers"]
+    return found
+
+
 def picture() -> str:
     """Draw the rooms, floor by floor, from the contracts."""
-    (rooms,) = (
-        c for c in config()["importlinter"]["contracts"] if c.get("containers") == ["robustspike.bench"]
-    )
-    floors = [[room.strip() for room in floor.split("|")] for floor in rooms["layers"]]
+    floors = [[room.strip() for room in floor.split("|")] for floor in layers()]
     width = 58
     parts = "attacks/    defenses/    victims/".center(width)
     lines = [
@@ -51,10 +56,7 @@ def test_the_picture_shows_the_rooms_of_the_contracts() -> None:
 
 def test_every_room_is_in_the_table_of_rooms() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    (rooms,) = (
-        c for c in config()["importlinter"]["contracts"] if c.get("containers") == ["robustspike.bench"]
-    )
-    for room in re.findall(r"\w+", " ".join(rooms["layers"])):
+    for room in re.findall(r"\w+", " ".join(layers())):
         assert re.search(rf"`bench/{room}(/|\.py)?`", text), room
 
 

@@ -1,4 +1,4 @@
-"""TTFS-B1: one spike per neuron, whose time is a clipped ReLU network's activation, exactly."""
+"""TTFS-B1: one spike per neuron, whose time is the activation of a clipped ReLU network, up to rounding."""
 
 from __future__ import annotations
 
@@ -78,6 +78,17 @@ class B1Layer(nn.Module):
         return times.detach() < end
 
 
+class PooledTimes(nn.Module):
+    """Average pooling of spike times over 2x2 cells; every spike of a cell travels on."""
+
+    def forward(self, times: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(times, 2)
+
+    def pooled_spikes(self, counts: Tensor) -> Tensor:
+        """Return how many spikes arrive from each cell, given those of its neurons."""
+        return 4 * nn.functional.avg_pool2d(counts.double(), 2)
+
+
 class B1Net(nn.Module):
     """Convolutions, a pool after each block of them, then linear, on spike times; [N, C, H, W] -> [N, K].
 
@@ -105,6 +116,7 @@ class B1Net(nn.Module):
         self.out = out
         out.input_kind = "times"  # type: ignore[assignment]
         self.input_grid = input_grid
+        self.pool = PooledTimes()
 
     def times(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return (spike times before pooling, end of the phase) of the input and of every spiking layer."""
@@ -113,18 +125,14 @@ class B1Net(nn.Module):
             times = _Round.apply(times * self.input_grid) / self.input_grid  # type: ignore[no-untyped-call]
         end = torch.ones((), dtype=x.dtype, device=x.device)
         phases = [(times, end)]
-        for layer, pooled in zip(self.layers, self.pools, strict=True):
-            times, end = layer(times, end)
+        for layer, pooled in zip(self.layers, (False, *self.pools[:-1]), strict=True):
+            times, end = layer(self.pool(times) if pooled else times, end)
             phases.append((times, end))
-            if pooled:
-                times = nn.functional.avg_pool2d(times, 2)
         return phases
 
     def forward(self, x: Tensor) -> Tensor:
         times, end = self.times(x)[-1]
-        if self.pools[-1]:
-            times = nn.functional.avg_pool2d(times, 2)
-        out: Tensor = self.out((end - times).flatten(1))
+        out: Tensor = self.out((end - (self.pool(times) if self.pools[-1] else times)).flatten(1))
         return out
 
     def fold(self, ann: nn.Module) -> None:
@@ -230,20 +238,25 @@ class B1Cnn(VictimRecipe):
 
 
 def fit_windows(net: B1Net, split: Split, *, margin: float) -> None:
-    """Set each layer's window to the largest activation on a split times a margin, input layer first."""
+    """Set each layer's window to the largest activation on a split times a margin.
+
+    What a layer hands on is how early it fires, its activation, whatever the windows are: one pass of
+    the activations finds the largest of every layer.
+    """
     device = next(net.parameters()).device
-    for layer in net.layers:
+    largest = [1e-3] * len(net.layers)
+    with torch.no_grad():
+        for x in torch.split(split.x, 500):
+            early = x.to(device)
+            for index, (layer, pooled) in enumerate(zip(net.layers, net.pools, strict=True)):
+                assert isinstance(layer, B1Layer)
+                early = layer.linear(early).relu_()
+                largest[index] = max(largest[index], float(early.max()))
+                if pooled:
+                    early = nn.functional.avg_pool2d(early, 2)
+    for layer, most in zip(net.layers, largest, strict=True):
         assert isinstance(layer, B1Layer)
-        layer.window.fill_(1e6)
-        largest = 0.0
-        with torch.no_grad():
-            for x in torch.split(split.x, 500):
-                potentials: list[Tensor] = []
-                handle = layer.linear.register_forward_hook(lambda m, i, out, to=potentials: to.append(out))
-                net(x.to(device))
-                handle.remove()
-                largest = max(largest, float(potentials[0].max()))
-        layer.window.fill_(max(largest, 1e-3) * margin)
+        layer.window.fill_(most * margin)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,9 @@ A damaged or hostile file gives one `ArtefactError`; nothing in a file is ever e
 from __future__ import annotations
 
 import gzip
+import io
 import math
+import pickle
 import pickletools
 import zlib
 from dataclasses import dataclass
@@ -80,18 +82,20 @@ def read_cifar_binary(path: Path, *, classes: int = 10) -> tuple[Bytes, Bytes]:
 
 
 def read_cifar_pickle(path: Path, *, classes: int = 10) -> tuple[Bytes, Bytes]:
-    """Read a pickled ("python version") batch of CIFAR-10 or CIFAR-100 without unpickling it.
+    """Read a pickled ("python version") batch of CIFAR-10 or CIFAR-100; nothing that it names is called.
 
-    The opcodes are interpreted here: containers, numbers and strings become themselves; a call becomes
-    a note of what would have been called, and only numpy's array of bytes is understood.
+    Containers, numbers and texts become themselves; of the few names that numpy's arrays are pickled with, a
+    note is taken; any other is refused.
 
     Raises: ArtefactError: unreadable, or anything but a dictionary with such an array and labels.
     """
     try:
         content = path.read_bytes()
-        found = _interpret(content)
+        found = _unpickled(content)
     except (
         OSError,
+        EOFError,
+        pickle.UnpicklingError,
         ValueError,
         LookupError,
         TypeError,
@@ -155,8 +159,40 @@ class _Call:
     """What a pickle would have called: its dotted name, the arguments, and the state set afterwards."""
 
     name: str
-    arguments: Any
+    arguments: tuple[Any, ...] = ()
     state: Any = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        match self.name, arguments:
+            case "_codecs.encode", (str(text), "latin1"):  # bytes, as Python 3 writes them
+                return text.encode("latin-1")
+        return _Call(self.name, arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+_KNOWN = {"_codecs.encode", "numpy.dtype", "numpy.ndarray"}
+_MOST_NOTES = 1 << 18
+"""Values that a batch may refer back to; a larger number in a small file would only take memory."""
+
+
+class _Restricted(pickle.Unpickler):
+    """Builds numbers, texts and containers; of the names that an array is made of, a note; nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        dotted = f"{module}.{name}"
+        if dotted in _KNOWN or dotted.endswith(".multiarray._reconstruct"):
+            return _Call(dotted)
+        raise pickle.UnpicklingError(f"it asks for {dotted}, which has no place in a batch of images")
+
+
+def _unpickled(content: bytes) -> Any:
+    """Build the value that a pickle describes, with calls as `_Call`s. Raises: ValueError and kin."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if "PUT" in opcode.name and int(argument or 0) > _MOST_NOTES:
+            raise ValueError(f"it keeps its value number {argument}")
+    return _Restricted(io.BytesIO(content), encoding="latin1").load()
 
 
 def _array(path: Path, call: Any) -> Bytes:
@@ -170,107 +206,3 @@ def _array(path: Path, call: Any) -> Bytes:
                 flat = np.frombuffer(content, dtype=np.uint8)
                 return flat.reshape((rows, columns), order="F" if fortran else "C")
     raise ArtefactError(f"{path}: its 'data' is not an array of bytes. Use the binary version.")
-
-
-_VALUES = frozenset(
-    [
-        "INT",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG",
-        "LONG1",
-        "BINSTRING",
-        "SHORT_BINSTRING",
-        "STRING",
-        "BINBYTES",
-        "SHORT_BINBYTES",
-        "BINUNICODE",
-        "SHORT_BINUNICODE",
-        "UNICODE",
-        "BINFLOAT",
-    ]
-)
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_MARK = object()
-
-
-def _called(function: Any, arguments: Any) -> Any:
-    """Return what a call stands for: bytes, which Python 3 writes as encoded text, or a note of it."""
-    name = function.name if isinstance(function, _Call) else ""
-    match name, arguments:
-        case "_codecs.encode", (str(text), "latin1"):
-            return text.encode("latin-1")
-    return _Call(name, arguments)
-
-
-def _interpret(content: bytes) -> Any:
-    """Build the value that a pickle describes, with calls as `_Call`s. Raises: ValueError and kin."""
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-
-    def since_mark() -> list[Any]:
-        at = max(i for i, value in enumerate(stack) if value is _MARK)
-        taken = stack[at + 1 :]
-        del stack[at:]
-        return taken
-
-    def set_items(pairs: list[Any]) -> None:
-        stack[-1].update(zip(pairs[::2], pairs[1::2], strict=True))
-
-    for opcode, argument, _ in pickletools.genops(content):
-        name = opcode.name
-        if name in _VALUES:
-            stack.append(argument)
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in ("PROTO", "FRAME"):
-            continue
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE"):
-            stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[name]())
-        elif name in ("DICT", "LIST", "TUPLE"):
-            items = since_mark()
-            stack.append(
-                {"LIST": list, "TUPLE": tuple}[name](items)
-                if name != "DICT"
-                else dict(zip(items[::2], items[1::2], strict=True))
-            )
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            size = int(name[-1])
-            stack[-size:] = [tuple(stack[-size:])]
-        elif name == "APPEND":
-            value = stack.pop()
-            stack[-1].append(value)
-        elif name == "APPENDS":
-            values = since_mark()
-            stack[-1].extend(values)
-        elif name == "SETITEM":
-            pair = [stack.pop(-2), stack.pop()]
-            set_items(pair)
-        elif name == "SETITEMS":
-            set_items(since_mark())
-        elif name == "GLOBAL":
-            stack.append(_Call(str(argument).replace(" ", "."), None))
-        elif name == "STACK_GLOBAL":
-            attribute, module = stack.pop(), stack.pop()
-            stack.append(_Call(f"{module}.{attribute}", None))
-        elif name == "REDUCE":
-            arguments = stack.pop()
-            stack[-1] = _called(stack[-1], arguments)
-        elif name == "BUILD":
-            state = stack.pop()
-            if isinstance(stack[-1], _Call):
-                stack[-1].state = state
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            memo[int(argument or 0)] = stack[-1]
-        elif name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[int(argument or 0)])
-        elif name == "STOP":
-            return stack.pop()
-        else:
-            raise ValueError(f"the pickle opcode {name} has no place in a batch of images")
-    raise ValueError("the pickle has no end")

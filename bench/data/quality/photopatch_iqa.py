@@ -75,6 +75,7 @@ class PhotopatchIqa(Dataset):
     shape: ClassVar[tuple[int, ...]] = (3, PATCH, PATCH)
     classes: ClassVar[int] = 1
     task: ClassVar[Task] = Task.QUALITY
+    score_label: ClassVar[str] = "pseudo-MOS (HaarPSI)"
     source: ClassVar[str] = f"Photographs inside installed wheels. {CREDITS} Labels: HaarPSI (pseudo-MOS)."
 
     def __post_init__(self) -> None:
@@ -96,6 +97,11 @@ class PhotopatchIqa(Dataset):
         table = prepare()
         index = self.indices(split)[:n]
         return Split(table["x"][index].float() / 255, table["mos"][index], index)
+
+    def sources(self, ids: Tensor, *, root: Path | None = None) -> Tensor:
+        """Return for each patch the number of its photograph."""
+        del root
+        return prepare()["photograph"][ids]
 
     def indices(self, split: SplitName) -> Tensor:
         """Return the ids of a split, ordered by a hash (so that any prefix is a fair sample)."""

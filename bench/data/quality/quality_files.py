@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from robustspike.bench.contract.specs import Task
 from robustspike.bench.data.base import Dataset
@@ -136,6 +137,16 @@ class RatedImages(Dataset):
                 f"{table}: no rating is above {most:g}, on a scale from {low:g} to {high:g}. The ratings "
                 "seem to be on another scale (1 to 5, 0 to 1); use the published table."
             )
+
+    def sources(self, ids: Tensor, *, root: Path | None = None) -> Tensor | None:
+        """Return for each image the number of its undistorted original; None for sets without originals."""
+        if root is None:
+            raise ArtefactError(f"{self.name}: needs the published files. Pass --data DIR.")
+        names = [entry.reference.lower() for entry in self.entries(root)]
+        if not all(names):
+            return None
+        numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+        return torch.tensor([numbers[names[i]] for i in ids.tolist()])
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
         return self.first(split, None, root=root)

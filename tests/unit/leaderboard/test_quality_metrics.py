@@ -127,3 +127,26 @@ def test_quantile_matching_is_exact_on_its_own_data_and_linear_outside() -> None
 def test_areas() -> None:
     assert q.integral_robustness([2, 4, 8, 10], [0.3, 0.3, 0.3, 0.3]) == pytest.approx(0.3)
     assert q.uap_stability([0, 10, 20], [0, 0.1, 0.2]) == pytest.approx(-200)
+
+
+def test_a_rank_correlation_over_few_photographs_covers_at_its_rate() -> None:
+    """Six images from each of eight photographs that differ; the true correlation is zero."""
+    rng = np.random.default_rng(0)
+    sources = np.repeat(np.arange(8), 6)
+    hits = {"sources": 0, "images": 0}
+    for _ in range(300):
+        x, y = (np.repeat(rng.normal(size=8), 6) + 0.5 * rng.normal(size=48) for _ in range(2))
+        for name, of in (("sources", sources), ("images", np.arange(48))):
+            found = q.srocc_of(x, y, of)
+            hits[name] += found.low <= 0 <= found.high
+    assert hits["sources"] > 0.88 * 300 > 0.75 * 300 > hits["images"]
+    alone = q.srocc_of([1.0, 2, 3, 4], [1.0, 3, 2, 4], [5, 5, 5, 5])
+    assert alone.value == pytest.approx(0.8) and math.isnan(alone.low)
+
+
+def test_a_share_of_images_counts_what_they_are_worth() -> None:
+    hits, sources = [True] * 6 + [False] * 6, [0] * 6 + [1] * 6
+    few, many = q.share_of(hits, sources), q.share_of(hits, range(12))
+    assert few.value == many.value == 0.5
+    assert (few.low, few.high) == pytest.approx((0.0945, 0.9055), abs=1e-4)  # one of two
+    assert (many.low, many.high) == pytest.approx((0.2538, 0.7462), abs=1e-4)  # six of twelve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -21,6 +22,7 @@ from robustspike.attacks.pixels.pgd import Pgd
 from robustspike.bench.api import BLACK_BOX_STAGE
 from robustspike.bench.api import Budget
 from robustspike.bench.api import ConfigError
+from robustspike.bench.api import EstimatorRefused
 from robustspike.bench.api import Evaluation
 from robustspike.bench.api import ModuleVictim
 from robustspike.bench.api import Oracle
@@ -160,10 +162,19 @@ def test_a_member_that_raises_costs_no_hit_of_the_others(monkeypatch: pytest.Mon
     assert "few_members" not in cell_flags(shard.counts, {"errors": 0})
 
 
+def refuse(*_: object) -> str:
+    return "not for these neurons"
+
+
+def refuse_late(*_: object) -> str:
+    raise EstimatorRefused("not for these neurons")
+
+
+@pytest.mark.parametrize(("method", "refusal"), [("fits", refuse), ("rule", refuse_late)])
 def test_a_verdict_with_few_of_its_members_says_so_and_follows_the_own_gradient(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, method: str, refusal: Callable[..., str]
 ) -> None:
-    monkeypatch.setattr(Assg, "fits", lambda self, module, neurons: "not for these neurons")
+    monkeypatch.setattr(Assg, method, refusal)
     victim = load_victim("lif_cnn.digits")
     shard = evaluate(victim, AutoAttackSnn(level="quick"), *digits(24), eps="1/10").shards[0]
     refused = {key for key in shard.counts if key.startswith("refused:")}

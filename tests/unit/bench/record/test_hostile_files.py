@@ -29,7 +29,10 @@ from robustspike.bench.files import sha256
 from robustspike.bench.record.schema import read_record
 from robustspike.bench.training.weights import find_weights
 from robustspike.leaderboard.sections import build
+from robustspike.leaderboard.write.csv import tidy_csv
 from robustspike.leaderboard.write.csv import wide_csv
+from robustspike.leaderboard.write.json import document
+from robustspike.leaderboard.write.json import to_json
 from robustspike.leaderboard.write.markdown import to_markdown
 from robustspike.leaderboard.write.page import to_html
 from tests.support.records import make_record
@@ -241,8 +244,9 @@ def test_arbitrary_fields_of_records(tmp_path: Path) -> None:
 
         def show() -> None:
             records = [read_record(path.parent), make_record(attack="noise", access=Access.LABEL)]
-            built = build(records) + build(records)
+            built = build(records)
             assert wide_csv(built) and to_markdown(built) and to_html(built)
+            assert tidy_csv(built, records) and to_json(document(built, records))
 
         tolerated(show)
 

@@ -86,6 +86,10 @@ def test_a_record_holds_energy_and_what_was_declared(plan: Plan, tmp_path: Path)
         )
         passes = 2 * 20 * 1048  # 20 epochs of 1048 digits, forwards and backwards
         assert record.parameters["declared"] == {
+            "geometry": {"unit": "largest change of an element", "everywhere": True, "moves": False},
+            "score_label": "",
+            "draws": 1,
+            "steps": 4,
             "adaptive": [],
             "notes": [],
             "neurons": 2,

@@ -339,7 +339,7 @@ def test_bad_plugin_names_are_refused(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["attack", "defense", "victim"])
+@pytest.mark.parametrize("kind", ["attack", "defense", "victim", "dataset"])
 def test_templates_install_and_pass_their_own_tests(tmp_path: Path, kind: str) -> None:
     venv = tmp_path / "venv"
     subprocess.run(

@@ -169,7 +169,7 @@ def test_a_given_reset_is_called_instead_of_the_ones_found() -> None:
     victim = adapt(net, name="plain", shape=(1, 8, 8), classes=10, clear=calls.append)
     before = len(calls)
     victim.logits(X)
-    assert calls[before:] == [net]
+    assert calls[before:] == [victim.module.network]
 
 
 def test_state_hidden_outside_the_module_is_refused() -> None:

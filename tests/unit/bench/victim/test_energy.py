@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from robustspike.bench.api import ConfigError
+from robustspike.bench.api import ContractError
 from robustspike.bench.api import EnergyCost
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import count_synops
 from robustspike.bench.api import generator
+from robustspike.bench.api import initialise
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.api import training_operations
@@ -116,6 +118,90 @@ def test_b1_neurons_spike_at_most_once_and_cost_additions_only() -> None:
     assert all(0.2 < rate <= 1 for rate in counts.rates.values()) and len(counts.rates) == 2
 
 
+def test_every_spike_of_a_pooled_cell_of_a_b1_network_is_paid() -> None:
+    """By loops over cells: four neurons share a place after pooling, and each of their spikes travels on."""
+    victim = load_victim("ttfs_b1.digits")
+    x = TEST.x[:3]
+    net = victim.module
+    with torch.no_grad():
+        fired = [(times < end).double() for times, end in net.times(x)]  # type: ignore[operator]
+    first, second = (layer.linear for layer in net.layers)  # type: ignore[union-attr]
+    expected = layer_operations(first, (x != 0).float())
+    for spikes, layer in ((fired[1], second), (fired[2], net.out)):
+        n, channels, height, width = spikes.shape
+        cells = torch.zeros(n, channels, height // 2, width // 2)
+        for i, j in itertools.product(range(height), range(width)):
+            cells[:, :, i // 2, j // 2] += spikes[:, :, i, j]
+        expected = expected + layer_operations(layer, cells if layer is second else cells.flatten(1))
+    assert torch.equal(count_synops(victim, x).ac, expected)
+    whole = count_synops(victim, TEST.x[:200]).summary()
+    assert whole["energy_nj"] == pytest.approx(113.1, abs=0.1)
+
+
+def test_spikes_that_cannot_arrive_are_an_error_that_says_what_to_do() -> None:
+    class Halved(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+            net.pool = nn.AvgPool2d(2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.net(x)
+            return out
+
+    net = registry("victims").get("ttfs_b1.digits").build(generator("halved"))
+    victim = wrap(Halved(net), name="halved", shape=(1, 8, 8), classes=10)
+    with pytest.raises(ContractError, match=r"takes 256 spike times .*pooled_spikes"):
+        count_synops(victim, TEST.x[:2])
+
+
+def test_spikingjellys_counter_agrees_on_a_network_without_pooling() -> None:
+    from spikingjelly.activation_based import functional
+    from spikingjelly.activation_based import neuron
+    from spikingjelly.activation_based.op_counter import SynOpCounter
+    from spikingjelly.activation_based.op_counter.base import DispatchCounterMode
+
+    class Loop(nn.Module):
+        def __init__(self, body: nn.Module) -> None:
+            super().__init__()
+            self.body = body
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([self.body(x) for _ in range(4)]).mean(dim=0)
+
+    body = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        neuron.LIFNode(),
+        nn.Conv2d(4, 8, 3, stride=2),
+        neuron.LIFNode(),
+        nn.Flatten(),
+        nn.Linear(8 * 9, 10),
+    )
+    initialise(body, generator("oracle"))
+    with torch.no_grad():
+        for parameter in body.parameters():
+            parameter.mul_(3)
+    net, oracle = Loop(body), SynOpCounter()
+    with DispatchCounterMode([oracle]), torch.no_grad():
+        net(TEST.x[:20])
+    functional.reset_net(net)
+    counts = count_synops(wrap(net, name="loop", shape=(1, 8, 8), classes=10, steps=4), TEST.x[:20])
+    assert float(counts.ac.sum()) == oracle.get_total() > 10_000
+
+
+def test_dense_inputs_are_billed_as_those_of_an_ann_usually_are() -> None:
+    ann = count_synops(load_victim("ann_cnn.digits"), TEST.x[:20])
+    assert torch.equal(ann.mac_dense, ann.dense) and (ann.mac_dense > ann.mac).all()
+    snn = count_synops(load_victim("lif_cnn.digits"), TEST.x[:20])
+    assert torch.equal(snn.mac_dense, torch.full_like(snn.mac, 4 * 16 * 22**2))
+    assert torch.equal(snn.mac_dense, 4 * snn.mac_dense_once)
+    for layer in ("per_step", "once"):
+        dense, sparse_ = (
+            snn.energy_nj(EnergyCost(first_layer=layer, inputs=inputs)) for inputs in ("dense", "nonzero")
+        )
+        assert (dense > sparse_).all()
+
+
 def test_first_spike_layers_count_their_causal_sets() -> None:
     victim = load_victim("causal_lin.digits")
     counts = count_synops(victim, TEST.x[:50])
@@ -140,7 +226,7 @@ def test_energy_under_attack_can_be_compared_with_clean_energy() -> None:
 
 
 def test_costs_that_make_no_sense_are_refused() -> None:
-    for wrong in ({"first_layer": "never"}, {"mac_pj": -1.0}):
+    for wrong in ({"first_layer": "never"}, {"inputs": "some"}, {"mac_pj": -1.0}):
         with pytest.raises(ConfigError, match="energy"):
             EnergyCost(**wrong)  # type: ignore[arg-type]
 

@@ -28,6 +28,8 @@ from robustspike.bench.attack.decide import VERIFICATION_DRAWS
 from robustspike.bench.attack.decide import VERIFICATION_WRONG
 from robustspike.bench.attack.decide import decide
 from robustspike.bench.attack.meter import Meter
+from robustspike.bench.attack.result import STATUS
+from robustspike.bench.contract.specs import Status
 
 SHAPE, CLASSES = (1, 3, 4), 4
 
@@ -257,3 +259,19 @@ def test_verification_draws_are_not_those_of_the_attack() -> None:
     assert 0 < first.robust < 64
     again = evaluate(coin(), "noise(draws=30)", x, y, eps="1/20")
     assert torch.equal(first.shards[0].status, again.shards[0].status)
+
+
+def test_what_one_draw_gets_right_is_kept_beside_the_vote() -> None:
+    """At p = 0.3 the vote says 0 nearly always, one draw in seven of ten cases; a legal push lowers both."""
+    x = torch.full((200, 1, 2, 2), 0.3)
+    y = torch.zeros(200, dtype=torch.int64)
+    result = evaluate(coin(), "noise(draws=30)", x, y, eps="1/20", shard=200)
+    (shard,) = result.shards
+    right, held = shard.extras["right_clean"], shard.extras["right_attacked"]
+    assert result.clean > 185 and float(right.mean()) == pytest.approx(0.7, abs=0.03)
+    wrong = shard.status == STATUS.index(Status.WRONG_CLEAN)
+    assert torch.equal(right[wrong], held[wrong])
+    assert torch.equal(shard.status == STATUS.index(Status.ROBUST), ~wrong & (held > 9 / 20))
+    assert float(held.mean()) < float(right.mean()) - 0.05
+    fixed = wrap(nn.Flatten(), name="fixed", shape=(1, 2, 2), classes=4)
+    assert not evaluate(fixed, "noise", x, y, eps="1/20").shards[0].extras

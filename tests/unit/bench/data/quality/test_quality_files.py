@@ -134,6 +134,22 @@ def test_splits_cover_everything_once_and_share_no_reference(which: str, tmp_pat
         assert split.y.tolist() == pytest.approx([entries[i].score for i in split.ids.tolist()])
 
 
+@pytest.mark.parametrize("which", MAKERS)
+def test_images_of_one_original_have_one_source(which: str, tmp_path: Path) -> None:
+    data = MAKERS[which](tmp_path)
+    entries = data.entries(tmp_path)
+    split = data.load("train", root=tmp_path)
+    found = data.sources(split.ids, root=tmp_path)
+    names = [entries[i].reference.lower() for i in split.ids.tolist()]
+    if not all(entry.reference for entry in entries):
+        assert found is None
+        return
+    assert found is not None
+    for name, number in zip(names, found.tolist(), strict=True):
+        assert {n for n, other in zip(found.tolist(), names, strict=True) if other == name} == {number}
+    assert len(set(found.tolist())) == len(set(names))
+
+
 def test_distortion_and_level_are_kept(tmp_path: Path) -> None:
     entry = kadid(tmp_path).entries(tmp_path)[1]
     assert (entry.reference, entry.distortion, entry.level) == ("I01.png", "03", 5)
