@@ -430,7 +430,7 @@ def _cause(victim: ModuleVictim, part: Split, labels: Tensor) -> str:
     for shift in (1, -1):
         if float((labels + shift == part.y).double().mean()) > 0.5:
             return (
-                f"Labels are off by one: most are the answer {'plus' if shift > 0 else 'minus'} 1. Number the "
+                f"Labels are off by one: most are the answer {'+' if shift > 0 else '-'} 1. Number the "
                 "classes from 0, in the order of the training."
             )
     module: Any = victim.module
