@@ -14,6 +14,7 @@ from robustspike.bench.api import cross_entropy
 from robustspike.bench.api import evaluate
 from robustspike.bench.api import generator
 from robustspike.bench.api import registry
+from robustspike.bench.training.network import without_broken_torchvision
 
 X = registry("datasets").get("digits").load("test").x[:6]
 
@@ -126,6 +127,7 @@ def serves_all(victim: ModuleVictim, x: torch.Tensor) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["spiking_resnet18", "sew_resnet18", "spiking_vgg11_bn", "spikformer_ti"])
 def test_a_network_of_spikingjellys_zoo_is_served_in_one_line(name: str) -> None:
+    without_broken_torchvision()
     victim = adapt(zoo(name), name=name, shape=(3, 32, 32), classes=10, steps=4, time="auto")
     assert victim.neurons and not any(n.refusal for n in victim.neurons)
     x = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
