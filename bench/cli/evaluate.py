@@ -56,15 +56,17 @@ def command(
     from robustspike.bench.cli.progress import progress
     from robustspike.bench.record import provenance
     from robustspike.bench.run.compute import Settings
+    from robustspike.bench.run.network import look
     from robustspike.bench.run.network import own_suite
     from robustspike.bench.run.network import prepare
     from robustspike.bench.run.run import run
     from robustspike.bench.suite.plan import make_plan
 
     device = choose_device(device)
-    found = prepare(request(network, plugin=plugin, **given), out)
-    for line in found.told:
+    looked = look(request(network, plugin=plugin, **given))
+    for line in looked.told:
         click.echo(line, err=True)
+    found = prepare(looked, out)
     budgets = [part.strip() for part in eps.split(",") if part.strip()]
     suite = own_suite(found, eps=budgets, attacks=attack, samples=samples, shard=shard, seed=seed)
     settings = Settings(
@@ -72,7 +74,7 @@ def command(
         weights=found.weights,
         root=given["data_dir"],
         device=device,
-        plugins=(*plugin, found.plugin),
+        plugins=(*plugin, *found.plugins),
         command=shlex.join(["robustspike", *sys.argv[1:]]),
     )
     plan = make_plan(suite, weights=found.weights, root=settings.root)
@@ -94,9 +96,7 @@ def command(
     failed = [record for record in records if record.errors]
     for record in failed:
         click.echo(f"error in cell {record.label}, {record.threat.label}: {record.errors[0]}", err=True)
-    click.echo(
-        f"{len(records)} cells in {out}. Check them: robustspike verify {out} --plugin {found.plugin} "
-        f"--weights {found.weights}",
-        err=True,
-    )
+    known = " ".join(f"--plugin {path}" for path in settings.plugins)
+    check = f"robustspike verify {out} {known} --weights {found.weights}"
+    click.echo(f"{len(records)} cells in {out}. Check them: {check}", err=True)
     return 3 if failed else 0

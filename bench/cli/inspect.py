@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,14 +94,13 @@ def command(network: str, **given: Any) -> int:
     Builds it, loads the checkpoint, checks it, and prints its neurons, time axis, clean accuracy and energy,
     and the gradient estimators that would be refused, each with the reason. Nothing is attacked or written.
     """
-    from robustspike.bench.run.network import prepare
+    from robustspike.bench.run.network import look
     from robustspike.bench.run.network import refused_estimators
 
-    with tempfile.TemporaryDirectory() as folder:
-        found = prepare(request(network, **given), Path(folder))
-        for line in found.told:
-            click.echo(line)
-        refused = refused_estimators(found.victim)
+    found = look(request(network, **given))
+    for line in found.told:
+        click.echo(line)
+    refused = refused_estimators(found.victim)
     for reason in dict.fromkeys(refused.values()):
         names = ", ".join(name for name, why in refused.items() if why == reason)
         click.echo(f"refused: {names}: {reason}")

@@ -47,6 +47,7 @@ class Described:
     shape: tuple[int, ...]
     classes: int
     domain: Domain
+    bounds: tuple[float, float] = (0.0, 1.0)
 
 
 def describe(x: Tensor, y: Tensor) -> Described:
@@ -54,7 +55,8 @@ def describe(x: Tensor, y: Tensor) -> Described:
     domain = Domain.STATIC
     if x.dim() == 5:
         domain = Domain.SPIKES if bool(((x == 0) | (x == 1)).all()) else Domain.EVENTS
-    return Described(tuple(x.shape[1:]), max(2, int(y.max()) + 1), domain)
+    bounds = (0.0, max(1.0, float(x.max()))) if domain is Domain.EVENTS else Dataset.bounds
+    return Described(tuple(x.shape[1:]), max(2, int(y.max()) + 1), domain, bounds)
 
 
 def read_samples(path: Path) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,7 @@ from robustspike.bench.training.network import build_network
 from robustspike.bench.training.weights import _fingerprint
 from robustspike.bench.training.weights import file_stem
 from robustspike.bench.training.weights import variant
+from robustspike.bench.victim.adapt import adapt
 from robustspike.bench.victim.adapt import adapted
 from robustspike.bench.victim.energy import count_synops
 from robustspike.bench.victim.module import ModuleVictim
@@ -99,50 +100,62 @@ class Request:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A network that can be measured, and what was found on the way.
+    """A network that suites can name.
 
     Args:
         name: its name in tables.
         victim: the checked victim.
-        samples: the split that is attacked.
-        plugin: the file that makes it known to other processes and machines.
+        plugins: the files that make it and its data known to other processes and machines.
         weights: the folder of its weights.
         defense: its defense's name in tables.
-        told: what was found and done, a line each.
     """
 
     name: str
     victim: ModuleVictim
-    samples: Split
-    plugin: Path
+    plugins: tuple[Path, ...]
     weights: Path
     defense: str
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A network that was built, loaded, adapted and checked; nothing is written yet.
+
+    Args:
+        request: what was asked for.
+        name: its name in tables.
+        victim: the checked victim.
+        samples: the split that is attacked.
+        dataset: the name of the data set.
+        what: what its samples are.
+        told: what was found and done, a line each.
+    """
+
+    request: Request
+    name: str
+    victim: ModuleVictim
+    samples: Split
+    dataset: str
+    what: Described
     told: tuple[str, ...]
 
 
-def prepare(request: Request, out: Path) -> Prepared:
-    """Build, load, check and describe a network; write its plugin file and weights into a folder.
+def look(request: Request) -> Looked:
+    """Build, load, check and describe a network.
 
     Raises: ConfigError, ArtefactError, ContractError: what is wrong, with the likely cause.
     """
     if request.legacy:
         legacy_spikingjelly()
     name = request.name or _plain_name(request)
-    source, what, dataset, samples = _data(request, name)
+    what, dataset, samples = _data(request)
     network = build_network(request.target)
     told = []
     if request.checkpoint is not None:
         state, found = read_checkpoint(request.checkpoint)
         told += [f"checkpoint: {line}" for line in found]
         told += [f"checkpoint: {line}" for line in load_into(network, state, where=str(request.checkpoint))]
-    settings = {
-        "steps": request.steps,
-        "time": request.time,
-        "mean": request.mean,
-        "std": request.std,
-        "stochastic": request.stochastic,
-        "training_neurons": request.training_neurons,
-    }
+    settings = _settings(request)
     classes = _outputs(network, what, settings)
     if classes < what.classes:
         low = int(samples.y.min())
@@ -155,16 +168,47 @@ def prepare(request: Request, out: Path) -> Prepared:
             f"{request.target}: answers {classes} classes, but the labels of {request.data} run to "
             f"{what.classes - 1}; likely {cause}."
         )
-    plugin = out / f"{file_stem(name)}.py"
-    text = _plugin(request, name, source, dataset, {"classes": classes, **settings})
-    write_atomic(plugin, text.encode())
-    load_file(plugin)
-    recipe: NetworkRecipe = registry("victims").get(name)
-    victim = recipe.victim(network)
-    weights = out / "weights"
-    save_weights(weights, recipe, request.defense, victim, samples)
+    victim = adapt(
+        network,
+        name=name,
+        shape=what.shape,
+        classes=classes,
+        domain=what.domain,
+        bounds=what.bounds,
+        **settings,
+    )
     told += found_in(victim, samples)
-    return Prepared(name, victim, samples, plugin, weights, request.defense, tuple(told))
+    return Looked(request, name, victim, samples, dataset, what, tuple(told))
+
+
+def prepare(looked: Looked, out: Path) -> Prepared:
+    """Write a network's plugin files and weights into a folder, and make it known to this process.
+
+    Raises: ConfigError: another network or data set has its name.
+    """
+    name, victim, request = looked.name, looked.victim, looked.request
+    plugins = []
+    if not _is_registered(request.data):
+        plugins.append(out / f"{file_stem(looked.dataset)}.py")
+        write_atomic(plugins[0], _data_plugin(looked).encode())
+    plugins.append(out / f"{file_stem(name)}.py")
+    write_atomic(plugins[-1], _plugin(looked).encode())
+    for plugin in plugins:
+        load_file(plugin)
+    save_weights(out / "weights", registry("victims").get(name), request.defense, victim, looked.samples)
+    return Prepared(name, victim, tuple(plugins), out / "weights", request.defense)
+
+
+def _settings(request: Request) -> dict[str, Any]:
+    """Return what a request says of a network's conventions, as `adapt` takes it."""
+    return {
+        "steps": request.steps,
+        "time": request.time,
+        "mean": request.mean,
+        "std": request.std,
+        "stochastic": request.stochastic,
+        "training_neurons": request.training_neurons,
+    }
 
 
 def _plain_name(request: Request) -> str:
@@ -174,35 +218,53 @@ def _plain_name(request: Request) -> str:
     return f"{Path(where).stem if where.endswith('.py') else where.rpartition('.')[2]}.{attribute}"
 
 
-def _data(request: Request, name: str) -> tuple[str, Described, str, Split]:
-    """Return the source of a data set class ("" for a registered one), what it is, its name, its samples."""
-    known = registry("datasets")
-    if request.data.partition("(")[0] in known.names():
-        data: Dataset = known.get(request.data)
+def _is_registered(data: str) -> bool:
+    return data.partition("(")[0] in registry("datasets").names()
+
+
+def _data(request: Request) -> tuple[Described, str, Split]:
+    """Return what the data are, the name of their data set, and the samples.
+
+    A file's data set is named for it and for its samples, so that rows on the same samples meet in one table.
+    """
+    if _is_registered(request.data):
+        data: Dataset = registry("datasets").get(request.data)
         if data.needs_root and request.root is None:
             raise ConfigError(f"data set '{request.data}' is read from its files: give --data-dir DIR.")
         samples = data.load(request.split, root=request.root)  # type: ignore[arg-type]
-        return "", Described(data.shape, data.classes, data.domain), request.data, samples
+        return Described(data.shape, data.classes, data.domain, data.bounds), request.data, samples
     path = Path(request.data)
     x, y = read_samples(path)
-    what = describe(x, y)
-    label = path.stem if path.stem != name else f"{path.stem}_data"
-    lines = f"""
+    samples = Split(x, y, torch.arange(len(x)))
+    return describe(x, y), f"{path.stem}-{samples.digest[:6]}", samples
+
+
+def _data_plugin(looked: Looked) -> str:
+    """Return the source of the plugin file of a data set."""
+    what = looked.what
+    return f"""# Written by robustspike evaluate: give it to run and verify as --plugin.
+from dataclasses import dataclass
+from typing import ClassVar
+
+from robustspike.bench.api import ArrayData, Domain
+
 
 @dataclass(frozen=True)
 class OwnData(ArrayData):
-    name: ClassVar[str] = {label!r}
+    name: ClassVar[str] = {looked.dataset!r}
     shape: ClassVar[tuple[int, ...]] = {what.shape!r}
     classes: ClassVar[int] = {what.classes!r}
     domain: ClassVar[Domain] = Domain({str(what.domain)!r})
+    bounds: ClassVar[tuple[float, float]] = {what.bounds!r}
     source: ClassVar[str] = "One's own file."
-    path: str = {str(path.resolve())!r}
+    path: str = {str(Path(looked.request.data).resolve())!r}
 """
-    return lines, what, label, Split(x, y, torch.arange(len(x)))
 
 
-def _plugin(request: Request, name: str, data: str, dataset: str, settings: Mapping[str, Any]) -> str:
+def _plugin(looked: Looked) -> str:
     """Return the source of the plugin file: the network's own source, and what the harness must know."""
+    request = looked.request
+    settings = {"classes": looked.victim.spec.classes, **_settings(request)}
     where, _, attribute = request.target.rpartition(":")
     head = ["import sys"]
     body, call = "", f"made_network({attribute}, {request.target!r})"
@@ -239,9 +301,8 @@ class OwnDefense(DefenseBase):
 from dataclasses import dataclass
 from typing import ClassVar
 
-from robustspike.bench.api import ArrayData, DefenseBase, DefenseSpec, Domain, NetworkRecipe
-from robustspike.bench.api import build_network, made_network
-{data}{defense}
+from robustspike.bench.api import DefenseBase, DefenseSpec, NetworkRecipe, build_network, made_network
+{defense}
 
 class OwnNetwork(NetworkRecipe):
     def network(self):
@@ -249,8 +310,8 @@ class OwnNetwork(NetworkRecipe):
 
 
 OWN_NETWORK = OwnNetwork(
-    name={name!r},
-    dataset={dataset!r},
+    name={looked.name!r},
+    dataset={looked.dataset!r},
 {values})
 """
     )
@@ -268,14 +329,13 @@ def _after_future(source: str) -> int:
 
 def _outputs(network: nn.Module, what: Described, settings: Mapping[str, Any]) -> int:
     """Return the number of logits that a network answers."""
-    bounds = Dataset.bounds
     module, _ = adapted(
         network,
         name="network",
         shape=what.shape,
         classes=what.classes,
         domain=what.domain,
-        bounds=bounds,
+        bounds=what.bounds,
         **settings,
     )
     module.eval()
@@ -430,8 +490,8 @@ def _cause(victim: ModuleVictim, part: Split, labels: Tensor) -> str:
     for shift in (1, -1):
         if float((labels + shift == part.y).double().mean()) > 0.5:
             return (
-                f"Labels are off by one: most are the answer {'plus' if shift > 0 else 'minus'} 1. Number "
-                "the classes from 0, in the order of the training."
+                f"Labels are off by one: most are the answer {'+' if shift > 0 else '-'} 1. Number the "
+                "classes from 0, in the order of the training."
             )
     module: Any = victim.module
     if not module.mean and victim.spec.domain is Domain.STATIC:

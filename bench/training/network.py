@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,7 @@ from torch import nn
 from robustspike.bench.contract.specs import VictimSpec
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.training.recipe import VictimRecipe
-from robustspike.bench.victim.adapt import adapt
 from robustspike.bench.victim.adapt import adapted
-from robustspike.bench.victim.module import ModuleVictim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +78,6 @@ class NetworkRecipe(VictimRecipe):
         del rng
         return adapted(self.network(), **self.adapting())[0]
 
-    def victim(self, network: nn.Module) -> ModuleVictim:
-        """Make the checked victim of a network whose weights are loaded."""
-        return adapt(network, **self.adapting())
-
 
 def build_network(target: str) -> nn.Module:
     """Make the network that a target names. Raises: ConfigError: with the likely cause."""
@@ -126,6 +121,7 @@ def made_network(maker: Any, target: str) -> nn.Module:
 
 
 def _module_of(where: str) -> Any:
+    without_broken_torchvision()
     if not where.endswith(".py"):
         if "" not in sys.path:
             sys.path.append("")
@@ -142,3 +138,26 @@ def _module_of(where: str) -> Any:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def without_broken_torchvision() -> None:
+    """Stand in for a torchvision that is installed but cannot be imported, as next to a CPU build of torch.
+
+    Zoos of networks want one function of it, which torch.hub has too; everything else stays absent.
+    """
+    if "torchvision" in sys.modules:
+        return
+    try:
+        importlib.import_module("torchvision")
+        return
+    except ImportError:
+        pass
+    except (RuntimeError, AttributeError, OSError):  # built for another torch, which nobody expects
+        pass
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    package: Any = types.ModuleType("torchvision")
+    package.__path__ = []
+    utils: Any = types.ModuleType("torchvision._internally_replaced_utils")
+    utils.load_state_dict_from_url = torch.hub.load_state_dict_from_url
+    sys.modules |= {package.__name__: package, utils.__name__: utils}
