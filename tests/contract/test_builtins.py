@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from robustspike.bench.api import Task
@@ -48,6 +50,17 @@ def attacks_on(task: Task) -> list[str]:
     return [n for n in registry("attacks").names() if task in registry("attacks").get(n).spec.tasks]
 
 
+def recorded(folder: Path) -> Path:
+    """Write integrated frames of 20 random recordings of two classes, in both parts."""
+    draws = np.random.Generator(np.random.PCG64(0))
+    for part in ("train", "test"):
+        for label in ("left", "right"):
+            (folder / part / label).mkdir(parents=True)
+            for number in range(5):
+                np.savez(folder / part / label / f"{number}.npz", frames=draws.integers(0, 3, (10, 2, 8, 8)))
+    return folder
+
+
 class TestAttacks(AttackContract):
     @pytest.fixture(params=attacks_on(Task.CLASSIFY))
     def attack(self, request: pytest.FixtureRequest) -> Any:
@@ -68,8 +81,9 @@ class TestCertifiers(CertifierContract):
 
 class TestDatasets(DatasetContract):
     @pytest.fixture(params=registry("datasets").names())
-    def dataset(self, request: pytest.FixtureRequest) -> Any:
-        return registry("datasets").get(request.param)
+    def dataset(self, request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+        params = {"folder": str(recorded(tmp_path)), "side": 8} if request.param == "recordings" else {}
+        return registry("datasets").get(request.param, **params)
 
 
 class TestRecipes(RecipeContract):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
+import struct
 import tomllib
 from fractions import Fraction
 from pathlib import Path
@@ -31,7 +33,9 @@ from robustspike.bench.suite.plan import make_plan
 from robustspike.bench.suite.variant import variant_of
 from robustspike.bench.training.fit import Schedule
 from robustspike.bench.training.train import train
+from robustspike.bench.training.weights import file_stem
 from robustspike.bench.training.weights import load_victim
+from robustspike.bench.training.weights import variant
 from robustspike.leaderboard.sections import build
 
 SMALL = """
@@ -104,6 +108,35 @@ def test_the_suite_on_published_recordings_asks_for_them_and_plans_with_them(tmp
     assert {name for label, name in asked if label.startswith("retime")} == {*retiming, "pointwise"}
     controls = {"flip.random", "flip.greedy", "scar", "sparse_rs", "pointwise"}
     assert controls <= {name for label, name in asked if label == "l0 min"}
+
+
+def published_images(root: Path, samples: int = 20) -> Path:
+    """Write test images of MNIST and CIFAR-10, all black, where the published files lie."""
+    labels = bytes(i % 10 for i in range(samples))
+    mnist = root / "MNIST" / "raw"
+    mnist.mkdir(parents=True)
+    for part, shape in (("images-idx3", (samples, 28, 28)), ("labels-idx1", (samples,))):
+        header = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
+        content = labels if len(shape) == 1 else bytes(math.prod(shape))
+        (mnist / f"t10k-{part}-ubyte").write_bytes(header + content)
+    cifar = root / "cifar-10-batches-bin"
+    cifar.mkdir()
+    (cifar / "test_batch.bin").write_bytes(b"".join(bytes([label]) + bytes(3072) for label in labels))
+    return root
+
+
+@pytest.mark.parametrize("name", ["cifar10", "mnist"])
+def test_the_suites_on_published_images_plan_with_their_files_and_weights(name: str, tmp_path: Path) -> None:
+    """Of weights the plan asks for the file alone, so that empty ones stand for those not trained yet."""
+    suite = read_suite(name)
+    asked = {(v.name, defense) for v in suite.victims for defense in v.defenses}
+    for victim, defense in asked:
+        (tmp_path / f"{file_stem(variant(victim, defense, 0))}.safetensors").touch()
+    plan = make_plan(suite, root=published_images(tmp_path), weights=tmp_path)
+    assert not plan.not_applicable
+    assert {(cell.victim, cell.defense) for cell in plan.cells} == asked
+    assert {cell.samples for cell in plan.cells} == {20}
+    assert {cell.threat.eps for cell in plan.cells} == {threat.eps for threat in suite.threats}
 
 
 def test_training_seeds_without_weights_are_left_out_by_name(tmp_path: Path) -> None:
