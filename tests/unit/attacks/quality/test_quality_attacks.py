@@ -99,7 +99,9 @@ def practice(monkeypatch: pytest.MonkeyPatch) -> None:
     x = RowStreams.derive(range(32), "practice").integers(256, SHAPE).float() / 256
     made = Split(x, torch.zeros(32).double(), torch.arange(32))
     monkeypatch.setattr(PhotopatchIqa, "load", lambda self, split, root=None: made)
-    monkeypatch.setattr("robustspike.attacks.ensembles.transfer.load_victim", lambda name: victim(Sibling()))
+    own = "robustspike.attacks.ensembles.transfer"
+    monkeypatch.setattr(f"{own}.fitting_sources", lambda spec, patterns: ["sibling"])
+    monkeypatch.setattr(f"{own}.load_victim", lambda name: victim(Sibling()))
 
 
 def judge(
