@@ -32,8 +32,8 @@ CIFAR = Schedule(
 )
 """How the zoo's networks are trained on CIFAR-10."""
 
-CIFAR_TUNING = dataclasses.replace(CIFAR, epochs=2, lr=0.01)
-"""How they are trained on from a trained network's weights."""
+CIFAR_TUNING = dataclasses.replace(CIFAR, epochs=4, share=0.5, lr=0.01)
+"""How they are trained on from a trained network's weights: twice over the data, in four parts."""
 
 START_SAMPLES = 1024
 """Training samples that set scales and thresholds where training starts from a trained network."""

@@ -32,7 +32,7 @@ _SHARP = "assg(bound=0.94)"
 _CONTROLS: dict[Level, tuple[Member, ...]] = {
     "quick": (black("noise"), black("transfer.linf"), black("square.linf(queries=120)")),
     "standard": (black("noise"), black("transfer.linf"), black("square.linf(queries=500)")),
-    "full": (black("noise"), black("transfer.linf"), black("square.linf(queries=1500)")),
+    "full": (black("noise"), black("transfer.linf"), black("square.linf(queries=1000)")),
 }
 """Attacks without gradients, which run last: what they break first says that gradients are masked."""
 
@@ -40,16 +40,20 @@ SPIKING = levels(
     quick=(
         gradient("pgd.linf", "native", steps=10),
         gradient("pgd.linf", "atan(alpha=5)", steps=10),
-        *starts(4, "sapgd.linf", _SHARP, steps=50, loss="margin"),
+        *starts(2, "sapgd.linf", _SHARP, steps=100, loss="margin"),
         gradient("sapgd.linf", _SHARP, steps=50, loss="ce"),
         gradient("apgd.ce", _SHARP, steps=50),
     ),
     standard=(
-        *starts(4, "sapgd.linf", _SHARP, steps=100, loss="margin"),
+        *starts(4, "sapgd.linf", _SHARP, first=2, steps=100, loss="margin"),
+        *starts(3, "sapgd.linf", _SHARP, steps=200, loss="margin"),
         gradient("sapgd.linf", _SHARP, steps=400, loss="margin"),
     ),
     full=(
-        *starts(4, "sapgd.linf", _SHARP, first=4, steps=100, loss="margin"),
+        *starts(4, "sapgd.linf", _SHARP, first=3, steps=200, loss="margin"),
+        gradient("apgd.targeted", _SHARP, targets=3, steps=50),
+        gradient("apgd.dlr", _SHARP, steps=100),
+        gradient("sapgd.linf", "triangle(gamma=0.3)", steps=100, loss="margin"),
         gradient("sapgd.linf", _SHARP, steps=1000, loss="margin"),
     ),
     last=_CONTROLS,
@@ -93,11 +97,11 @@ class AutoAttackSnn:
 
     Members run one after the other, each only on the samples that all earlier ones left standing (a
     sample leaves when the oracle has seen a legal adversarial example, so leaving changes no verdict).
-    Nothing is tuned. A member that raises is booked with its message (failed:NAME) and the others go on;
-    one that does not apply to the victim is named (refused:NAME). Where fewer than half of the gradient
-    members of a spiking victim could be run, the list for victims without neurons follows, which takes the
-    victim's own gradient, and the row is flagged. Passes and first hits of every member are booked under
-    its name.
+    Nothing is fitted to the victim or its samples. A member that raises is booked with its message
+    (failed:NAME) and the others go on; one that does not apply to the victim is named (refused:NAME). Where
+    fewer than half of the gradient members of a spiking victim could be run, the list for victims without
+    neurons follows, which takes the victim's own gradient, and the row is flagged. Passes and first hits of
+    every member are booked under its name.
 
     Args:
         level: "quick", "standard" or "full"; each contains the lower one, so that it never leaves more.

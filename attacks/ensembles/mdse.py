@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from robustspike.attacks.pixels.climbing import check
-from robustspike.attacks.pixels.climbing import settle
+from robustspike.attacks.pixels.climbing import last_of_starts
+from robustspike.attacks.pixels.climbing import start
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import ConfigError
 from robustspike.bench.api import Oracle
@@ -41,9 +42,10 @@ class Mdse:
             up their gradients, which is what the released code does.
         sharpness: c of tanh(c v), the stand-in for sign(v).
         rate: learning rate of the weights; 0 keeps them at 1 (SAGA with equal weights).
+        restarts: starts, each run on the samples still standing: the clean input, then random points.
 
-    Cost: for M members and S estimators per step M * S gradients, M * S forwards to compare them if
-        S > 1 and rule is "best", one gradient of all members if M > 1; 1 forward for the last iterate.
+    Cost: per start, for M members and S estimators per step M * S gradients, M * S forwards to compare
+        them if S > 1 and rule is "best", one gradient of all members if M > 1; then 1 forward.
     """
 
     steps: int = 40
@@ -52,6 +54,7 @@ class Mdse:
     rule: Rule = "best"
     sharpness: float = 50.0
     rate: float = 1e5
+    restarts: int = 1
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="mdse.linf",
         geometries=("linf",),
@@ -65,7 +68,9 @@ class Mdse:
     )
 
     def __post_init__(self) -> None:
-        check(self.spec.name, steps=self.steps, step=self.step, sharpness=self.sharpness)
+        check(
+            self.spec.name, steps=self.steps, step=self.step, sharpness=self.sharpness, restarts=self.restarts
+        )
         if self.rule not in ("best", "sum") or not self.estimators or self.rate < 0:
             raise ConfigError(
                 f"{self.spec.name}: rule must be 'best' or 'sum', at least one estimator given, rate 0 or "
@@ -73,9 +78,16 @@ class Mdse:
             )
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
-        x, count = x0.clone(), oracle.members
+        def climb(number: int) -> Tensor:
+            return self._climb(oracle, start(oracle, x0, random=number > 0, rng=rng))
+
+        return last_of_starts(oracle, climb, restarts=self.restarts)
+
+    def _climb(self, oracle: Oracle, x: Tensor) -> Tensor:
+        """Move from one start; return the last iterate."""
+        count = oracle.members
         size = self.step * oracle.radius
-        weights = torch.ones(count, *x0.shape, dtype=x0.dtype, device=x0.device)
+        weights = torch.ones(count, *x.shape, dtype=x.dtype, device=x.device)
         for _ in range(self.steps):
             rows = self._paying(oracle)
             if not len(rows):
@@ -96,7 +108,7 @@ class Mdse:
         rows = oracle.active(forwards=1)
         if len(rows):
             oracle.logits(x[rows], rows)
-        return settle(oracle, x)
+        return x
 
     def _paying(self, oracle: Oracle) -> Tensor:
         """Return the rows that stand and can pay for one more step, counted in passes of all members.

@@ -128,6 +128,22 @@ def from_starts(
     return settle(oracle, best)
 
 
+def last_of_starts(oracle: Oracle, attempt: Callable[[int], Tensor], *, restarts: int) -> Tensor:
+    """Run an attack that returns its last iterate from several starts, each on the samples still standing.
+
+    Args:
+        attempt: number of the start, from 0 -> the last iterates.
+    Returns: hits, and the last start's iterates elsewhere.
+    """
+    x = attempt(0)
+    for number in range(1, restarts):
+        if not len(oracle.active()):
+            break
+        oracle.forget()
+        x = attempt(number)
+    return settle(oracle, x)
+
+
 def start(oracle: Oracle, x0: Tensor, *, random: bool, rng: RowStreams) -> Tensor:
     """Return starting points: uniform in the ball, or copies of x0."""
     if not random:

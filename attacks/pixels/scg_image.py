@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch import nn
 
+from robustspike.attacks.pixels.climbing import settle
 from robustspike.attacks.spikes.scg import Flipper
 from robustspike.attacks.spikes.scg import Norm
 from robustspike.attacks.spikes.scg import squared_error
@@ -44,6 +45,7 @@ class TernaryMean(GradientEstimator):
     Args:
         base: the estimator of the backward pass through the neurons.
         rng: random numbers of the converter, one stream per attacked sample.
+        restarts: runs from the clean input, with draws of their own, on the samples still standing.
         steps: spikes drawn per pixel where the victim has no stochastic encoder.
         scale, gamma, norm, flipper: see `Scg`.
     """
@@ -143,11 +145,12 @@ class ScgImage:
         steps: spikes drawn per pixel where the victim has no stochastic encoder.
         scale, gamma, flipper, loss, norm, estimator: see `Scg`.
 
-    Cost: iterations forwards + backwards, and 1 forward.
+    Cost: per run iterations forwards + backwards, and 1 forward.
     """
 
     iterations: int = 50
     rate: float = 1.0
+    restarts: int = 1
     steps: int = 8
     scale: float = 1.0
     gamma: float = 0.05
@@ -164,16 +167,20 @@ class ScgImage:
         source=(
             "Liang et al. 2020, arXiv:2001.01587 (image inputs, spikes averaged over time). Differs: a step "
             "that leaves the threat model is projected, not fatal; the loss is cross-entropy by default; "
-            "the iterate with the largest loss is returned."
+            "a hit is returned, else the iterate with the largest loss."
         ),
         cost="51 forwards + 50 backwards",
     )
 
     def __post_init__(self) -> None:
-        if min(self.iterations, self.steps) < 1 or not self.rate > 0 or not 0 <= self.gamma <= 1:
+        if (
+            min(self.iterations, self.steps, self.restarts) < 1
+            or not self.rate > 0
+            or not 0 <= self.gamma <= 1
+        ):
             raise ConfigError(
-                "scg.image: expected iterations, steps >= 1, rate > 0 and gamma in [0, 1], got "
-                f"{self.iterations}, {self.steps}, {self.rate} and {self.gamma}."
+                "scg.image: expected iterations, steps, restarts >= 1, rate > 0 and gamma in [0, 1], got "
+                f"{self.iterations}, {self.steps}, {self.restarts}, {self.rate} and {self.gamma}."
             )
         if self.loss not in ("mse", *LOSSES):
             raise ConfigError(f"scg.image: expected loss 'mse', 'ce' or 'margin', got '{self.loss}'.")
@@ -196,19 +203,21 @@ class ScgImage:
             norm=self.norm,
             flipper=self.flipper,
         )
-        x, best = x0.clone(), x0.clone()
+        best = x0.clone()
         top = torch.full((len(x0),), -torch.inf, dtype=x0.dtype, device=x0.device)
-        for _ in range(self.iterations):
-            rows = oracle.active(forwards=1, backwards=1)
-            if not len(rows):
-                break
-            out = oracle.loss_and_grad(x[rows], rows, loss, estimator=rule)
-            better = rows[out.loss > top[rows]]
-            best[better] = x[better]
-            top[rows] = torch.maximum(top[rows], out.loss)
-            x[rows] = oracle.project(x[rows] + self.rate * (high - low) * out.grad, rows)
-        rows = oracle.active(forwards=1)
-        if len(rows):
-            oracle.logits(x[rows], rows)
+        for _ in range(self.restarts):
+            x = x0.clone()
+            for _ in range(self.iterations):
+                rows = oracle.active(forwards=1, backwards=1)
+                if not len(rows):
+                    break
+                out = oracle.loss_and_grad(x[rows], rows, loss, estimator=rule)
+                better = rows[out.loss > top[rows]]
+                best[better] = x[better]
+                top[rows] = torch.maximum(top[rows], out.loss)
+                x[rows] = oracle.project(x[rows] + self.rate * (high - low) * out.grad, rows)
+            rows = oracle.active(forwards=1)
+            if len(rows):
+                oracle.logits(x[rows], rows)
         oracle.tally("trigger_firings", rule.firings)  # of time steps
-        return best
+        return settle(oracle, best)

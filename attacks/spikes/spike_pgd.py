@@ -40,8 +40,9 @@ class BernoulliPgd:
         stride: flips tried in one query; the first that works counts, all are charged.
         loss: name of the loss that is increased.
         estimator: registry name of the gradient estimator.
+        restarts: random starts, each run on the samples still standing (all of them, without a budget).
 
-    Cost: steps * draws forwards and backwards, and 1 forward per flip.
+    Cost: per start steps * draws forwards and backwards, and 1 forward per flip.
     """
 
     steps: int = 50
@@ -54,6 +55,7 @@ class BernoulliPgd:
     stride: int = 16
     loss: str = "ce"
     estimator: str = "native"
+    restarts: int = 1
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="bernoulli_pgd.l0",
         geometries=("l0",),
@@ -69,15 +71,28 @@ class BernoulliPgd:
     )
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.draws, self.stride, self.most) < 1 or not self.temperature > 0:
+        if min(self.steps, self.draws, self.stride, self.most, self.restarts) < 1 or not self.temperature > 0:
             raise ConfigError(
-                f"{self.spec.name}: expected steps, draws, stride, most >= 1 and temperature > 0, got "
-                f"{self.steps}, {self.draws}, {self.stride}, {self.most} and {self.temperature}."
+                f"{self.spec.name}: expected steps, draws, stride, most, restarts >= 1 and temperature > 0, "
+                f"got {self.steps}, {self.draws}, {self.stride}, {self.most}, {self.restarts} and "
+                f"{self.temperature}."
             )
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
-        low, high = oracle.threat.bounds
         rule: GradientEstimator = registry("estimators").get(self.estimator)
+        x = self._attempt(oracle, x0, rule, rng)
+        for _ in range(1, self.restarts):
+            if not len(oracle.active()):
+                break
+            oracle.forget()
+            again = self._attempt(oracle, x0, rule, rng)
+            best, hit = oracle.best()
+            x = torch.where(hit.view(-1, *[1] * (x0.dim() - 1)), best, again)
+        return x
+
+    def _attempt(self, oracle: Oracle, x0: Tensor, rule: GradientEstimator, rng: RowStreams) -> Tensor:
+        """Search from one start; return the flips found, or the last ones tried."""
+        low, high = oracle.threat.bounds
         s = (x0 - low) / (high - low)
         u = self.start * rng.uniform(x0.shape[1:], dtype=x0.dtype)
         p = s * (1 - u) + (1 - s) * u

@@ -55,7 +55,6 @@ def command(
     from robustspike.bench.cli.options import choose_device
     from robustspike.bench.cli.progress import progress
     from robustspike.bench.record import provenance
-    from robustspike.bench.run.applicable import applicable
     from robustspike.bench.run.compute import Settings
     from robustspike.bench.run.network import look
     from robustspike.bench.run.network import own_suite
@@ -80,11 +79,18 @@ def command(
     )
     plan = make_plan(suite, weights=found.weights, root=settings.root)
     workers = jobs or (1 if device != "cpu" else provenance.cores())
-    plan = applicable(plan, settings)
-    for misfit in plan.not_applicable:
-        click.echo(f"n/a: {misfit.reason}", err=True)
+    misfits = list(plan.not_applicable)
     with progress(len(plan.cells)) as watcher:
-        records = run(plan, settings, jobs=workers, on_tick=watcher.on_tick, on_start=watcher.on_start)
+        records = run(
+            plan,
+            settings,
+            jobs=workers,
+            on_tick=watcher.on_tick,
+            on_start=watcher.on_start,
+            on_misfit=misfits.append,
+        )
+    for misfit in misfits:
+        click.echo(f"n/a: {misfit.reason}", err=True)
     about = provenance.lines(provenance.read(out))
     publish(records, about, out=out, csv=out / "leaderboard.csv", title=suite.name)
     failed = [record for record in records if record.errors]

@@ -172,15 +172,11 @@ def publish(
 
 
 def _print(built: Sequence[Section], title: str, *, wide: bool) -> None:
-    import shutil
-    import sys
-
     from robustspike.leaderboard.write.markdown import legend
     from robustspike.leaderboard.write.terminal import fits
     from robustspike.leaderboard.write.terminal import lines
 
-    fallback = 100 if sys.stdout.isatty() else 200
-    width = None if wide else shutil.get_terminal_size((fallback, 24)).columns
+    width = None if wide else terminal_width()
     for section in built:
         click.secho(section.title, bold=True)
         click.secho(section.protocol, dim=True)
@@ -189,17 +185,25 @@ def _print(built: Sequence[Section], title: str, *, wide: bool) -> None:
                 click.secho(_left_out(table), dim=True)
                 click.echo()
                 continue
-            text, dropped = lines(table, width)
-            click.secho(text[0], bold=True)
-            click.echo("\n".join([*text[1:], ""]))
-            if dropped:
-                click.secho(f"not shown: {', '.join(dropped)} (--wide)\n", dim=True)
+            text = lines(table, width)
+            click.secho("\n".join(text.head), bold=True)
+            click.echo("\n".join([*text.rows, ""]))
+            if text.dropped:
+                click.secho(f"not shown: {', '.join(text.dropped)} (--wide)\n", dim=True)
     if any(flags for section in built for flags in section.frame["flags"]):
         for line in legend(built):
             click.secho(line.replace("`", ""), dim=True)
         click.echo()
     if title:
         click.echo(f"suite {title}; worst case over all attacks of a table.", err=True)
+
+
+def terminal_width() -> int:
+    """Return how many characters a line may have: COLUMNS, else the terminal's width, else 200."""
+    import shutil
+    import sys
+
+    return shutil.get_terminal_size((100 if sys.stdout.isatty() else 200, 24)).columns
 
 
 def _left_out(table: Table) -> str:

@@ -94,7 +94,6 @@ def command(
     from robustspike.bench.contract.registry import load_file
     from robustspike.bench.files import write_atomic
     from robustspike.bench.record import provenance
-    from robustspike.bench.run.applicable import applicable
     from robustspike.bench.run.compute import Settings
     from robustspike.bench.run.pool import memory_share
     from robustspike.bench.run.run import run
@@ -131,7 +130,6 @@ def command(
         weights=settings.weights,
         root=settings.root,
     )
-    plan = applicable(plan, settings)
     misfits = list(plan.not_applicable)
     with progress(len(plan.cells), quiet=quiet, verbose=verbose) as watcher:
         records = run(
@@ -140,8 +138,8 @@ def command(
             jobs=workers,
             cluster=cluster,
             on_tick=watcher.on_tick,
-            on_misfit=misfits.append,
             on_start=watcher.on_start,
+            on_misfit=misfits.append,
         )
     listed = _tell_misfits(misfits, quiet=quiet)
     about = provenance.lines(provenance.read(out))

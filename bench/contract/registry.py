@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import Distribution
 from importlib.metadata import EntryPoint
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -111,7 +112,7 @@ class Registry:
         packages = {module.rpartition(".")[0] for module in modules if "." in module}
         found: dict[str, str] = {}
         for package in sorted(packages):
-            found |= getattr(importlib.import_module(package), "LEFT_OUT", {})
+            found |= vars(importlib.import_module(package)).get("LEFT_OUT", {})
         return dict(sorted(found.items()))
 
     def get(self, name: str, **params: Any) -> Any:
@@ -192,15 +193,21 @@ def validate_component(component: Any, kind: str, *, where: str) -> None:
 
 
 def _from_entry_point(point: EntryPoint, kind: str) -> Registered:
-    dist = point.dist
+    name, version = ("unknown", "unknown") if point.dist is None else _named(point.dist)
     return Registered(
         name=point.name,
         kind=kind,
         target=point.value,
-        distribution=dist.name if dist is not None else "unknown",
-        version=dist.version if dist is not None else "unknown",
+        distribution=name,
+        version=version,
         load=point.load,
     )
+
+
+@cache
+def _named(dist: Distribution) -> tuple[str, str]:
+    """Return a distribution's name and version, for which its metadata are parsed, once."""
+    return dist.name, dist.version
 
 
 @cache

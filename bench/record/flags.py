@@ -124,7 +124,8 @@ FLAGS: dict[str, Flag] = {
     ),
     "single_surrogate": Flag(
         "every gradient attack went through one and the same surrogate: the number is an upper bound",
-        "add autoattack.snn, or the same attack with other estimators",
+        'attack with other estimators, e.g. params = { estimator = "atan(alpha=10)" }: pgd.linf or pgd.l2 on '
+        "images, sda.l0 for flips, retime.pgd for retiming, quality.ifgsm on quality models",
         blocks=False,  # an incomplete evaluation, as no_unbounded_check, not a sign of masking
     ),
     "stochastic_without_eot": Flag(

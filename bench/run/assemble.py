@@ -17,6 +17,7 @@ from robustspike.bench.attack.decide import VERIFICATION_DRAWS
 from robustspike.bench.attack.result import STATUS
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.certify.contract import Certifier
+from robustspike.bench.contract.calls import parse_call
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import Status
 from robustspike.bench.contract.specs import Task
@@ -226,7 +227,7 @@ def sources(cell: Cell, weights: str, settings: Settings) -> dict[str, str]:
         "attack": cell.rules.entry(cell.attack),
         "victim": registry("victims").entry(cell.victim),
         "defense": registry("defenses").entry(variant.family),
-        "data": registry("datasets").entry(cell.dataset),
+        "data": registry("datasets").entry(parse_call(cell.dataset)[0]),
     }
     loose = {entry.target.rpartition(":")[0] for entry in named.values() if not entry.is_installed}
     kept = sorted(keep_plugin(settings.out, Path(path)) for path in loose)

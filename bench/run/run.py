@@ -17,17 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustspike.bench.attack.contract import Attack
 from robustspike.bench.attack.fitting import refused_gradient
 from robustspike.bench.attack.limits import data_bytes
 from robustspike.bench.attack.limits import watchdog
 from robustspike.bench.contract.registry import load_file
-from robustspike.bench.contract.registry import registry
 from robustspike.bench.errors import BenchError
+from robustspike.bench.errors import ConfigError
 from robustspike.bench.record import provenance
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.store import Store
-from robustspike.bench.run.applicable import applicable
 from robustspike.bench.run.assemble import _finish
 from robustspike.bench.run.cluster import in_ray
 from robustspike.bench.run.compute import Settings
@@ -95,25 +93,24 @@ def run(
     jobs: int = 1,
     cluster: str | None = None,
     on_tick: Callable[[Tick], None] | None = None,
-    on_misfit: Callable[[NotApplicable], None] | None = None,
     on_start: Callable[[Cell], None] | None = None,
+    on_misfit: Callable[[NotApplicable], None] | None = None,
 ) -> list[CellRecord]:
     """Measure every cell of a plan that is not there yet; return all their records in plan order.
 
     A victim that fails its checks has errors in its own cells, with what it failed; a cell whose gradient
-    estimator does not apply to its victim has no record, and `on_misfit` is told why.
+    estimator or certifier does not apply to its victim has no record, and `on_misfit` is told why.
 
     Args:
         jobs: worker processes here.
         cluster: address of a Ray cluster to work on instead, or "local" (see `in_ray`).
         on_tick: called after each shard.
-        on_misfit: called with each cell that does not apply.
         on_start: called with the cell of each shard that starts, where it starts here.
+        on_misfit: called with each cell that does not apply.
 
-    Raises: ArtefactError: an existing record is damaged, or nothing can be written.
+    Raises: ConfigError: nothing applies. ArtefactError: a record is damaged, or nothing can be written.
     """
     prepare(settings)
-    plan = applicable(plan, settings)
     store = Store(settings.out)
     with store.locked():
         store.clean()
@@ -125,6 +122,9 @@ def run(
             if on_misfit is not None:
                 on_misfit(NotApplicable(cell.victim_label, cell.defense, f"{cell.label}: {reason}"))
         keyed = [entry for entry in keyed if entry[1] not in misfits]
+        if not keyed:
+            reason = next(iter(misfits.values()))
+            raise ConfigError(f"suite '{plan.suite.name}': nothing to measure ({reason}).")
         units = [
             Unit(cell, key, index)
             for key, cell, _, _ in keyed
@@ -185,11 +185,15 @@ def _examine(cells: Sequence[Cell], settings: Settings) -> tuple[dict[Cell, str]
             found[which] = _fault(victim, samples_of(cell, settings.root).x)
         if (fault := found[which]) is not None:
             faults[cell] = fault
-        elif not cell.certify:
-            attack: Attack = registry("attacks").get(cell.attack, **dict(cell.attack_params))
-            if (reason := refused_gradient(attack, victim)) is not None:
-                misfits[cell] = reason
+        elif (reason := _does_not_apply(cell, victim)) is not None:
+            misfits[cell] = reason
     return faults, misfits
+
+
+def _does_not_apply(cell: Cell, victim: ModuleVictim) -> str | None:
+    """Say why an attack's gradient, or a certifier, does not apply to a loaded victim, or None."""
+    rule = cell.rules.get(cell.attack, **dict(cell.attack_params))
+    return rule.fits(victim) if cell.certify else refused_gradient(rule, victim)
 
 
 def _fault(victim: ModuleVictim, x: Tensor) -> str | None:

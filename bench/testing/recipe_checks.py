@@ -52,7 +52,7 @@ def recipe_declares_itself(recipe: Any) -> None:
     spec = recipe.spec()
     require(recipe.name == recipe.name.lower(), f"name must be lower-case, got '{recipe.name}'")
     require(spec.name == recipe.name, f"spec().name is '{spec.name}', the recipe's name '{recipe.name}'")
-    registry("datasets").entry(recipe.dataset)
+    registry("datasets").get(recipe.dataset)
 
 
 def recipe_fits_its_data(recipe: Any) -> None:

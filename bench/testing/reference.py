@@ -22,6 +22,21 @@ IMAGE_SHAPE = PhotopatchIqa.shape
 """Inputs of the quality reference: those of the embedded image quality data, on which attackers learn."""
 
 
+class Silent(nn.Module):
+    """Spiking neurons that see the input and count for nothing: gradient estimators apply, to no effect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from spikingjelly.activation_based import neuron
+        from spikingjelly.activation_based import surrogate
+
+        self.node = neuron.IFNode(surrogate_function=surrogate.ATan(), step_mode="m")
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes: Tensor = self.node(x.flatten(1).unsqueeze(0))
+        return 0 * spikes.sum(dim=(0, 2)).unsqueeze(1)
+
+
 class Linear(nn.Module):
     """Logits = W x + b with dyadic weights: exact in float64 for dyadic inputs, whatever the batch."""
 
@@ -31,17 +46,22 @@ class Linear(nn.Module):
         rng = generator("reference", seed)
         self.weight = nn.Parameter((torch.randn(CLASSES, size, generator=rng) * 16).round() / 16)
         self.bias = nn.Parameter(torch.zeros(CLASSES))
+        self.silent = Silent()
 
     def forward(self, x: Tensor) -> Tensor:
         # A sum over a fixed axis: the order of additions does not depend on the batch size.
-        return (x.flatten(1)[:, None, :] * self.weight).sum(dim=2) + self.bias
+        return (x.flatten(1)[:, None, :] * self.weight).sum(dim=2) + self.bias + self.silent(x)
 
 
 class Constant(nn.Module):
     """The same logits for every input, with a gradient that is zero everywhere."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.silent = Silent()
+
     def forward(self, x: Tensor) -> Tensor:
-        zero = (x * 0).flatten(1).sum(dim=1, keepdim=True)
+        zero = (x * 0).flatten(1).sum(dim=1, keepdim=True) + self.silent(x)
         return torch.cat([zero + 1, zero, zero], dim=1)
 
 
@@ -52,9 +72,10 @@ class LinearScore(nn.Module):
         super().__init__()
         weight = torch.randint(-8, 9, (1, *IMAGE_SHAPE), generator=generator("reference score"))
         self.weight = nn.Parameter((0 if constant else 1) * weight.float() / 64)
+        self.silent = Silent()
 
     def forward(self, x: Tensor) -> Tensor:
-        return 50 + ((x - 0.5) * self.weight).flatten(1).sum(dim=1, keepdim=True)
+        return 50 + ((x - 0.5) * self.weight).flatten(1).sum(dim=1, keepdim=True) + self.silent(x)
 
 
 class Beside(nn.Module):
@@ -62,8 +83,10 @@ class Beside(nn.Module):
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
+        self.neurons = neuron.LIFNode(
+            step_mode="m"
+        )  # before the network's own: its last layer stays the last
         self.inner = inner
-        self.neurons = neuron.LIFNode(step_mode="m")
 
     def forward(self, x: Tensor) -> Tensor:
         spikes: Tensor = self.neurons(x.flatten(1).unsqueeze(0))

@@ -46,7 +46,7 @@ class Schedule:
     """How to optimise.
 
     Args:
-        epochs: passes over the training split.
+        epochs: passes over the training split, or over `share` of it.
         batch: samples per step.
         lr: peak learning rate.
         optimiser: "adamw" or "sgd" (momentum 0.9).
@@ -57,6 +57,8 @@ class Schedule:
             clean score would undo the defense).
         flips: whether training images are mirrored left to right, each with probability 1/2.
         shifts: largest shift of a training image up, down, left or right, in pixels; zeros come in.
+        share: part of the training split that an epoch sees, drawn afresh for each; checkpoint, validation
+            and the choice of the best come after every epoch, so that a long training can be cut fine.
         smoothing: share of each label that is spread evenly over all classes.
         bf16: whether convolutions and linear layers compute in bfloat16 (automatic mixed precision; worth it
             on an accelerator). Weights, validation and what is shipped stay float32.
@@ -72,6 +74,7 @@ class Schedule:
     keep: Literal["best", "last"] = "best"
     flips: bool = False
     shifts: int = 0
+    share: float = 1.0
     smoothing: float = 0.0
     bf16: bool = False
 
@@ -81,10 +84,10 @@ class Schedule:
                 "schedule: epochs and patience must be 0 or more, batch at least 1, lr above 0; got "
                 f"{self.epochs}, {self.patience}, {self.batch} and {self.lr}."
             )
-        if self.shifts < 0 or not 0 <= self.smoothing < 1:
+        if self.shifts < 0 or not 0 <= self.smoothing < 1 or not 0 < self.share <= 1:
             raise ConfigError(
-                "schedule: shifts must be 0 or more and smoothing in [0, 1), got "
-                f"{self.shifts} and {self.smoothing}."
+                "schedule: shifts must be 0 or more, smoothing in [0, 1) and share in (0, 1], got "
+                f"{self.shifts}, {self.smoothing} and {self.share}."
             )
 
     def vary(self, x: Tensor, rng: torch.Generator) -> Tensor:
@@ -279,7 +282,8 @@ def fit(
         )
     device = next(module.parameters()).device
     parameters = [p for p in module.parameters() if p.requires_grad]
-    steps = math.ceil(len(train) / schedule.batch)
+    seen = math.ceil(schedule.share * len(train))
+    steps = math.ceil(seen / schedule.batch)
     optimiser = _optimiser(parameters, schedule)
     scheduler = _scheduler(optimiser, schedule, steps)
     shapes = [p.shape for p in parameters]
@@ -298,7 +302,7 @@ def fit(
         if schedule.patience and report.best_epoch and epoch - report.best_epoch >= schedule.patience:
             break
         module.train()
-        order = torch.randperm(len(train), generator=generator("order", seed, epoch))
+        order = torch.randperm(len(train), generator=generator("order", seed, epoch))[:seen]
         sums: dict[str, float] = {}
         for index in range(steps):
             picked = order[index * schedule.batch : (index + 1) * schedule.batch]

@@ -34,7 +34,8 @@ class VictimRecipe:
         starts: name of the victim whose trained weights its training starts from; "" for drawn weights.
 
     Class attributes:
-        family: "direct", "converted", "timing", "quality", ...; the group in listings.
+        family: "direct", "converted", "timing" (spike times carry values throughout), "coded input"
+            (a spike code at the input alone), "quality", ...; the group in listings.
         source: paper and equation, with each deviation.
         weights_package: package with the shipped weights, in its folder `weights`.
         retrains: whether a recipe that shares weights can also be trained; its own weights then come first.

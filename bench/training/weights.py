@@ -105,7 +105,7 @@ def file_stem(name: str) -> str:
     plainly = re.sub(r"[^\w.+@(),=\[\]'-]", "_", name, flags=re.ASCII)
     if plainly == name and len(name) <= _LONGEST_NAME:
         return name
-    return f"{plainly[:_LONGEST_NAME]}~{sha256(name.encode())[:8]}"
+    return f"{plainly[:_LONGEST_NAME]}-{sha256(name.encode())[:8]}"
 
 
 def plain(component: Any) -> dict[str, Any]:

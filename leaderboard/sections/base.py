@@ -123,7 +123,7 @@ class Section:
         protocol: the rules and suites that it was measured by, a line.
         frame: one row per victim, defense and weights: `IDENTITY` and the kind's columns, with one column
             per attack (the kind's `parts` and its name) before "flags". Shares are floats in [0, 1].
-        first: one of its records; data, threat model and budget are those of all.
+        members: the records behind every row.
         attacks: what every attack had to change (`spikes.COLUMNS`); else empty.
         curves: success over budget of every attack (`spikes.CURVE_COLUMNS`); else empty.
         certificates: what was certified (`certificates.FRAME`); else empty.
@@ -133,10 +133,15 @@ class Section:
     title: str
     protocol: str
     frame: pd.DataFrame
-    first: CellRecord
+    members: Mapping[Owner, list[CellRecord]]
     attacks: pd.DataFrame = field(default_factory=pd.DataFrame)
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     certificates: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def first(self) -> CellRecord:
+        """One of its records: data, threat model and budget are those of all."""
+        return next(iter(self.members.values()))[0]
 
     @property
     def reach(self) -> facts.Reach:
@@ -164,19 +169,21 @@ def make_section(kind: Kind, members: Sequence[CellRecord], shared: Shared) -> S
     if not rows:
         return None
     first = members[0]
-    frame = _ordered(kind, rows, by_owner(members), shared.names)
-    names = dict(zip(_owners(frame), frame["name"], strict=True))
+    owned = by_owner(members)
+    frame = _ordered(kind, rows, owned, shared.names)
+    names = dict(zip(owners(frame), frame["name"], strict=True))
     return Section(
         kind,
         kind.title(first, rows) + protocol.remarks(first, shared.apart),
         protocol.line(members),
         frame,
-        first,
+        owned,
         **kind.details(members, names),
     )
 
 
-def _owners(frame: pd.DataFrame) -> list[Owner]:
+def owners(frame: pd.DataFrame) -> list[Owner]:
+    """Return what the rows of a section's frame stand for, in order."""
     return [Owner(*map(str, owner)) for owner in zip(*(frame[c] for c in Owner._fields), strict=True)]
 
 
@@ -198,7 +205,7 @@ def _ordered(
         ignore_index=True,
         kind="stable",
     )
-    outcomes = {owner: kind.outcome(members.get(owner, [])) for owner in _owners(frame[frame["ranked"]])}
+    outcomes = {owner: kind.outcome(members.get(owner, [])) for owner in owners(frame[frame["ranked"]])}
     compared = [outcome for outcome in outcomes.values() if outcome is not None]
     frame["rank_low"], frame["rank_high"] = NAN, NAN
     if compared and len(compared) == len(outcomes):

@@ -16,6 +16,11 @@ import click
 import numpy as np
 import pandas as pd
 
+from robustspike.attacks.ensembles.autoattack import SPIKING
+from robustspike.attacks.ensembles.members import LEVELS
+from robustspike.attacks.ensembles.members import Level
+from robustspike.bench.api import registry
+
 KEPT_OUT = ("qcfs_cnn.digits+sr", "lif_cnn.digits+hosnn", "ttfs_cnn.digits+none")
 """Victims that have no say in the choice: what it leaves of them shows whether it carries over."""
 
@@ -101,11 +106,21 @@ def cover(found: dict[str, Hits], voters: np.ndarray, *, most: float) -> list[tu
 
 
 def left_by(found: dict[str, Hits], names: list[str], samples: pd.DataFrame) -> pd.Series:
-    """Return how many samples of every victim the named candidates leave."""
+    """Return how many samples of every victim the named candidates leave, where they were run."""
     standing = np.ones(len(samples), dtype=bool)
     for name in names:
         standing &= ~found[name].broken
     return pd.Series(standing).groupby([samples["victim"], samples["eps"]]).sum()
+
+
+def shipped(found: dict[str, Hits], level: Level) -> list[str]:
+    """Return the recorded candidates that are members of a level, without starts that were not recorded."""
+    attacks = registry("attacks")
+    recorded: dict[str, list[str]] = {}
+    for name in found:
+        recorded.setdefault(repr(attacks.get(name.rpartition(" #")[0])), []).append(name)
+    wanted = [repr(attacks.get(m.attack)) for m in SPIKING[level] if not m.is_black_box]
+    return [name for key in dict.fromkeys(wanted) for name in recorded.get(key, [])[: wanted.count(key)]]
 
 
 @click.command(help=__doc__)
@@ -117,15 +132,22 @@ def main(path: Path, most: float) -> None:
     chosen = cover(found, voters, most=most)
     for name, new, spent in chosen:
         click.echo(f"{spent:6.0f}  +{new:3d}  {name}")
-    table = pd.DataFrame(
-        {
-            "samples": samples.groupby(["victim", "eps"]).size(),
-            "chosen": left_by(found, [name for name, _, _ in chosen], samples),
-            "all": left_by(found, list(found), samples),
-        }
-    )
-    table["kept out"] = table.index.get_level_values(0).isin(KEPT_OUT)
-    click.echo(table.to_string())
+    lists = {level: shipped(found, level) for level in LEVELS}
+    full = found[lists["full"][-1]].run  # the longest member, which ran on the fewest samples
+    table = {"samples": samples.groupby(["victim", "eps"]).size()}
+    table["left by all"] = left_by(found, list(found), samples)
+    table["left by quick"] = left_by(found, lists["quick"], samples)
+    table["samples of full"] = pd.Series(full).groupby([samples["victim"], samples["eps"]]).sum()
+    everywhere = {
+        name: Hits(hits.passes[full], hits.broken[full], hits.run[full]) for name, hits in found.items()
+    }
+    few = samples[full].reset_index(drop=True)
+    for level, names in lists.items():
+        table[level] = left_by(everywhere, names, few)
+        click.echo(f"{level}: {len(names)} recorded members")
+    made = pd.DataFrame(table)
+    made["kept out"] = made.index.get_level_values(0).isin(KEPT_OUT)
+    click.echo(made.to_string())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""TTFS-B1: one spike per neuron, whose time is a clipped ReLU network's activation, exactly."""
+"""TTFS-B1: one spike per neuron, whose time is the activation of a clipped ReLU network, up to rounding."""
 
 from __future__ import annotations
 

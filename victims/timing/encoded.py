@@ -1,4 +1,7 @@
-"""Surrogate-trained convolutional SNNs behind a spike code, with rate or first-spike decoding."""
+"""Surrogate-trained convolutional SNNs that are spike-coded at the input, with rate or first-spike decoding.
+
+Only the input is coded in spike times or phases; the layers behind it are those of any directly trained SNN.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ class EncodedNet(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedCnn(LifCnn):
-    """The convolutional SNN of `LifCnn` with a spike code in front.
+    """The convolutional SNN of `LifCnn` with a spike code at its input alone.
 
     Args:
         codes: codes, side by side as channels where there are several; see `Encoder`.
@@ -63,7 +66,7 @@ class EncodedCnn(LifCnn):
     readout: Readout = "rate"
     beta: float = 2.0
 
-    family: ClassVar[str] = "timing"
+    family: ClassVar[str] = "coded input"
     source: ClassVar[str] = (
         "Codes and read-outs of Ding et al., Nature Communications 2025, arXiv:2306.05654; phase: Kim et al. "
         "2018. Differs: trained by STBP with an ATan surrogate; a code's gradient is that of a relaxation."

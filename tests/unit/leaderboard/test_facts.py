@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,9 @@ import pandas as pd
 import pytest
 
 from robustspike.bench.api import registry
+from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Task
+from robustspike.bench.record.flags import FLAGS
 from robustspike.bench.record.schema import CellRecord
 from robustspike.leaderboard import facts
 from robustspike.leaderboard.sections import Section
@@ -189,3 +192,34 @@ def test_a_certificate_alone_has_a_row_in_tables_of_distances_too() -> None:
     proof = replace(make_record("rrbbw", eps=None, attack="intervals"), task=Task.CERTIFY)
     (section,) = build([proof])
     assert section.frame["median_all"].isna().all() and main(section)[1][0][0] == "-"
+
+
+@pytest.mark.parametrize(
+    ("named", "geometry", "domain", "task"),
+    [
+        ("pgd.linf", "linf", Domain.STATIC, Task.CLASSIFY),
+        ("pgd.l2", "l2", Domain.STATIC, Task.CLASSIFY),
+        ("sda.l0", "l0", Domain.SPIKES, Task.CLASSIFY),
+        ("retime.pgd", "retime_l0", Domain.SPIKES, Task.CLASSIFY),
+        ("retime.pgd", "retime_l1", Domain.SPIKES, Task.CLASSIFY),
+        ("retime.pgd", "retime_linf", Domain.SPIKES, Task.CLASSIFY),
+        ("quality.ifgsm", "linf", Domain.STATIC, Task.QUALITY),
+    ],
+)
+def test_what_single_surrogate_advises_can_be_run_on_the_row(
+    named: str, geometry: str, domain: Domain, task: Task
+) -> None:
+    advice = FLAGS["single_surrogate"].advice
+    assert re.search(rf"\b{re.escape(named)}\b", advice)
+    (estimator,) = re.findall(r'estimator = "([^"]+)"', advice)
+    assert registry("estimators").get(estimator)
+    attack = registry("attacks").get(named, estimator=estimator)
+    assert geometry in attack.spec.geometries and domain in attack.spec.domains
+    assert task in attack.spec.tasks and attack.estimator == estimator
+
+
+def test_victims_are_called_timing_coded_where_spike_times_carry_values_throughout() -> None:
+    families = {name: registry("victims").get(name).family for name in registry("victims").names()}
+    timing = {name.partition(".")[0] for name, family in families.items() if family == "timing"}
+    assert {"ttfs_b1", "causal_lin"} <= timing and not timing & {"ttfs_cnn", "latency_cnn", "poisson_cnn"}
+    assert families["ttfs_cnn.digits"] == families["first_spike_cnn.digits"] == "coded input"

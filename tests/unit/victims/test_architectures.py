@@ -146,11 +146,11 @@ def test_larger_images_reach_the_same_networks() -> None:
 @pytest.mark.parametrize(
     ("name", "wrong", "said"),
     [
-        ("vgg11.cifar10", {"neuron": "izhikevich"}, "'neuron' must be"),
+        ("vgg11.cifar10", {"neuron": "izhikevich"}, "'neuron': expected"),
         ("spikformer.cifar10", {"neuron": "qcfs"}, "neuron must be"),
         ("sew_resnet18.cifar10", {"neuron": "qcfs"}, "no ANN to convert"),
         ("vggsnn.cifar10_dvs", {"neuron": "qcfs"}, "takes images"),
-        ("resnet18.cifar10", {"block": "bottleneck"}, "'block' must be"),
+        ("resnet18.cifar10", {"block": "bottleneck"}, "'block': expected"),
         ("spikformer.cifar10", {"width": 20}, "multiple of 8"),
         ("vgg16.cifar10", {"dataset": "digits"}, "no pixel"),
     ],

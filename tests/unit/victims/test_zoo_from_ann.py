@@ -14,6 +14,8 @@ from torch import nn
 from robustspike.bench.api import ConfigError
 from robustspike.bench.api import Schedule
 from robustspike.bench.api import Split
+from robustspike.bench.api import Step
+from robustspike.bench.api import Terms
 from robustspike.bench.api import VictimRecipe
 from robustspike.bench.api import find_neurons
 from robustspike.bench.api import fit
@@ -269,6 +271,31 @@ def test_schedule_mirrors_and_shifts_each_sample_by_its_own_amount(shape: tuple[
     assert torch.equal(Schedule().vary(x, generator("draw")), x)
 
 
+def test_an_epoch_of_a_share_sees_another_part_of_the_data_each_time(train: Split) -> None:
+    recipe = registry("victims").get("ann_cnn.digits")
+    numbered = Split(train.x[:200], train.y[:200], train.ids[:200])
+    rows = {row.numpy().tobytes(): i for i, row in enumerate(numbered.x)}
+    seen: list[list[int]] = []
+
+    def terms(step: Step) -> Terms:
+        if step.epoch == len(seen):
+            seen.append([])
+        seen[-1] += [rows[row.numpy().tobytes()] for row in step.x]
+        return {"loss": step.loss(step.x, step.y)[0]}
+
+    fit(
+        recipe.build(generator("share")),
+        numbered,
+        train[200:250],
+        schedule=Schedule(epochs=3, batch=16, share=0.2),
+        terms=terms,
+        loss_of=recipe.loss,
+        seed=0,
+    )
+    assert [len(set(part)) for part in seen] == [40, 40, 40]
+    assert len({frozenset(part) for part in seen}) == 3
+
+
 def test_smoothing_spreads_a_share_of_each_label(train: Split, ann: nn.Module) -> None:
     plain = registry("victims").get("ann_cnn.digits")
     smooth = dataclasses.replace(plain, schedule=Schedule(smoothing=0.3))
@@ -278,7 +305,7 @@ def test_smoothing_spreads_a_share_of_each_label(train: Split, ann: nn.Module) -
     torch.testing.assert_close(soft, 0.7 * hard + 0.3 * uniform)
 
 
-@pytest.mark.parametrize("wrong", [{"shifts": -1}, {"smoothing": 1.0}, {"smoothing": -0.1}])
+@pytest.mark.parametrize("wrong", [{"shifts": -1}, {"smoothing": 1.0}, {"share": 0.0}, {"share": 1.5}])
 def test_schedule_refuses_impossible_variations(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="shifts"):
         Schedule(**wrong)  # type: ignore[arg-type]

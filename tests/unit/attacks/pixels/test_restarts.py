@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch import nn
 
+from robustspike.attacks.ensembles.mdse import Mdse
 from robustspike.attacks.pixels.apgd import ApgdCe
 from robustspike.attacks.pixels.apgd import ApgdDlr
 from robustspike.attacks.pixels.apgd import ApgdTargeted
@@ -19,6 +20,7 @@ from robustspike.attacks.pixels.mifgsm import MiFgsm
 from robustspike.attacks.pixels.pgd import Pgd
 from robustspike.attacks.pixels.pgd_l2 import PgdL2
 from robustspike.attacks.pixels.sapgd import SaPgd
+from robustspike.attacks.pixels.scg_image import ScgImage
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import ShardResult
@@ -38,6 +40,8 @@ ITERATED = [
     ApgdCe(steps=4),
     ApgdDlr(steps=4),
     ApgdTargeted(steps=4, targets=2),
+    Mdse(steps=4),
+    ScgImage(iterations=4),
 ]
 
 

@@ -14,8 +14,13 @@ from robustspike.attacks.spikes.gumbel import relaxed
 from robustspike.attacks.spikes.spike_pgd import BernoulliPgd
 from robustspike.attacks.spikes.spike_pgd import RoundedPgd
 from robustspike.bench.api import ConfigError
+from robustspike.bench.api import Domain
 from robustspike.bench.api import RowStreams
+from robustspike.bench.api import ThreatModel
+from robustspike.bench.api import evaluate
 from robustspike.bench.api import generator
+from robustspike.bench.api import load_victim
+from robustspike.bench.api import registry
 
 
 def test_hard_samples_follow_the_log_odds() -> None:
@@ -98,3 +103,16 @@ def test_parameters_are_checked() -> None:
         Gumbel(cold=3.0)
     with pytest.raises(ConfigError, match="temperature"):
         RoundedPgd(temperature=0.0)
+
+
+def test_further_starts_of_rounded_pgd_never_need_more_flips() -> None:
+    split = registry("datasets").get("digits_events").load("validation")[:6]
+    victim = load_victim("lif_cnn.digits_events")
+    threat = ThreatModel(domain=Domain.SPIKES, geometry="l0", eps=None)
+    one, three = (
+        evaluate(victim, RoundedPgd(steps=10, restarts=restarts), split.x, split.y, threat=threat).shards[0]
+        for restarts in (1, 3)
+    )
+    assert bool((one.status == 1).all())
+    assert bool((three.distance <= one.distance).all())
+    assert float(three.distance.sum()) < float(one.distance.sum())

@@ -14,6 +14,7 @@ from robustspike.bench.api import Access
 from robustspike.bench.api import AccessDenied
 from robustspike.bench.api import Budget
 from robustspike.bench.api import BudgetExceeded
+from robustspike.bench.api import ContractError
 from robustspike.bench.api import Domain
 from robustspike.bench.api import Goal
 from robustspike.bench.api import Oracle
@@ -154,3 +155,31 @@ def test_the_victim_cannot_be_reached_from_the_oracle() -> None:
             todo += [r for r in gc.get_referents(thing) if not isinstance(r, type) and not callable(r)]
     with pytest.raises(AttributeError):
         oracle.victim  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_every_query_takes_one_row_for_each_input_and_charges_nothing_otherwise() -> None:
+    oracle, meter = make(LINF)
+    x, rows = meter.x0[:3], torch.tensor([0, 1])
+    one = torch.tensor([0])
+    for ask in (
+        lambda: oracle.labels(x, rows),
+        lambda: oracle.logits(x, rows),
+        lambda: oracle.loss(x, rows),
+        lambda: oracle.loss_and_grad(x, rows),
+        lambda: oracle.project(x, rows),
+        lambda: oracle.reached(torch.zeros(3, 3), rows),
+        lambda: oracle.flip_logits(x, rows, one, one),
+        lambda: oracle.flip_logits(x[:2], rows, rows, one),
+    ):
+        with pytest.raises(ContractError, match=r"for [12] rows. Give one row position per input"):
+            ask()
+    assert not meter.forwards.any() and not meter.backwards.any()
+
+
+def test_a_sample_without_an_answer_to_a_legal_input_is_remembered() -> None:
+    oracle, meter = make(LINF)
+    meter.note(meter.x0[:1], torch.full((1, 3), torch.nan), torch.tensor([0]))
+    meter.note(meter.x0[1:2] + 2, torch.full((1, 3), torch.nan), torch.tensor([1]))
+    assert meter.non_finite.tolist() == [True, True, False, False]
+    assert meter.unanswered.tolist() == [True, False, False, False]
+    assert oracle.active().tolist() == [0, 1, 2, 3]

@@ -30,10 +30,10 @@ from robustspike.bench.record.schema import count
 from robustspike.bench.record.schema import encode_record
 from robustspike.bench.record.schema import encode_samples
 from robustspike.bench.record.schema import read_record
-from robustspike.bench.run.applicable import applicable
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.run import run
 from robustspike.bench.run.verify import verify
+from robustspike.bench.suite.cell import NotApplicable
 from robustspike.bench.suite.file import read_suite
 from robustspike.bench.suite.plan import make_plan
 from robustspike.leaderboard.sections import build
@@ -64,11 +64,14 @@ def test_a_suite_certifies_beside_its_attacks(tmp_path: Path) -> None:
     path = tmp_path / "proofs.toml"
     path.write_text(SUITE)
     settings = Settings(tmp_path / "one")
-    plan = applicable(make_plan(read_suite(str(path))), settings)
-    assert [(cell.attack, cell.certify) for cell in plan.cells] == [("pgd.linf", False), ("intervals", True)]
-    (misfit,) = plan.not_applicable
-    assert misfit.reason.startswith("smoothing: it must draw noise")
-    attacked, proof = run(plan, settings)
+    plan = make_plan(read_suite(str(path)))
+    misfits: list[NotApplicable] = []
+    attacked, proof = run(plan, settings, on_misfit=misfits.append)
+    assert [misfit.reason.partition(" it must draw")[0] for misfit in misfits] == ["smoothing:"]
+    assert [(record.attack, record.task) for record in (attacked, proof)] == [
+        ("pgd.linf", Task.CLASSIFY),
+        ("intervals", Task.CERTIFY),
+    ]
     assert proof.task is Task.CERTIFY and proof.flags == ()
     assert 0 < proof.counts["robust"] < proof.counts["clean"] == attacked.counts["clean"]
     assert proof.counts["robust"] + proof.counts["uncertified"] == proof.counts["clean"]

@@ -184,7 +184,11 @@ def test_archives_give_their_wanted_members_and_nothing_outside(
     assert not Path("/tmp/robustspike-outside.bin").exists()
 
 
-@pytest.mark.parametrize("content", [b"no archive", gzip.compress(b"short"), as_zip({"other/a.bin": b"a"})])
+@pytest.mark.parametrize(
+    "content",
+    [b"no archive", gzip.compress(b"short"), as_zip({"other/a.bin": b"a"})],
+    ids=["text", "gzip", "zip"],
+)
 def test_archives_without_what_they_should_hold_are_refused(
     tmp_path: Path, server: Server, content: bytes
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -226,7 +227,7 @@ def test_an_unusable_schedule_is_refused(change: dict[str, float]) -> None:
 @pytest.mark.parametrize("change", [{"optimiser": "adamm"}, {"policy": "cosin"}])
 def test_a_misspelt_optimiser_or_policy_is_refused_by_name(change: dict[str, str]) -> None:
     (key, value), *_ = change.items()
-    with pytest.raises(ConfigError, match=f"'{key}' must be .*, got '{value}'"):
+    with pytest.raises(ConfigError, match=f"'{key}'.* expected .*, got '{value}'"):
         registry("victims").get("lif_cnn.digits", schedule={"epochs": 1, **change})
 
 
@@ -261,6 +262,23 @@ def test_best_validation_checkpoint_is_kept_and_only_among_eligible_epochs() -> 
     seen.clear()
     late = train(network(), score=score, eligible=lambda epoch, epochs: epoch >= epochs // 2)
     assert late.best_epoch == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [((-0.5, -0.2, -0.4), 2), ((-3.0, -4.0, -5.0), 1), ((math.nan,) * 3, 3), ((math.nan, -1.0, math.nan), 2)],
+)
+def test_scores_below_zero_and_unknown_ones_choose_a_trained_checkpoint(
+    values: tuple[float, ...], best: int
+) -> None:
+    left, losses = iter(values), iter((0.3, 0.2, 0.1))
+    module = network()
+    before = weights(module)
+    report = train(
+        module, dataclasses.replace(SCHEDULE, epochs=3), score=lambda *_: (next(left), next(losses))
+    )
+    assert report.best_epoch == best
+    assert not all(torch.equal(a, b) for a, b in zip(before, weights(module), strict=True))
 
 
 def test_patience_stops_early_but_not_before_a_first_checkpoint() -> None:

@@ -18,6 +18,7 @@ from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.cli.train import command
 from robustspike.bench.contract.calls import parse_call
+from robustspike.bench.record.enclosures import WEIGHTS
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.run import run
 from robustspike.bench.suite.file import read_suite
@@ -75,6 +76,7 @@ def test_names_that_are_no_file_names_get_a_digest() -> None:
     stems = [file_stem(name) for name in wild]
     assert len(set(stems)) == 4 and not any(set(stem) & set('/\\:<>"|?*') for stem in stems)
     assert all(len(stem) < 200 for stem in stems)
+    assert all(WEIGHTS.fullmatch(f"weights/{'0' * 64}/{stem}.safetensors") for stem in stems)
 
 
 @pytest.mark.parametrize(
