@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,6 @@ from robustspike.bench.data.events.event_files import read_aer_bin
 from robustspike.bench.victim.from_nir import read_nir
 
 nir = pytest.importorskip("nir")
-SHARED = Path(os.environ.get("ROBUSTSPIKE_SHARED", Path(__file__).parents[3] / "shared"))
-PUBLISHED, RECORDINGS = SHARED / "data/nir/cnn_sinabs.nir", SHARED / "data/NMNIST/Test"
 
 
 def written(path: Path, *nodes: Any, shape: tuple[int, ...]) -> Path:
@@ -118,15 +115,12 @@ def test_nodes_that_are_not_read_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (PUBLISHED.exists() and RECORDINGS.exists()), reason="the published network is not here"
-)
-def test_the_published_network_is_right_as_often_as_published() -> None:
-    files = sorted(RECORDINGS.glob("*/*.bin"))
+def test_the_published_network_is_right_as_often_as_published(shared_data: Path) -> None:
+    files = sorted((shared_data / "NMNIST/Test").glob("*/*.bin"))
     frames = [
         bin_events(read_aer_bin(file, size=(34, 34)), steps=310, window=1000, size=(34, 34)) for file in files
     ]
     x = torch.from_numpy(np.stack(frames)).float()
     with torch.no_grad():
-        answers = read_nir(PUBLISHED).eval()(x).argmax(dim=1)
+        answers = read_nir(shared_data / "nir/cnn_sinabs.nir").eval()(x).argmax(dim=1)
     assert int((answers == torch.tensor([int(file.parent.name) for file in files])).sum()) == 47
