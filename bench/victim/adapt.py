@@ -81,7 +81,7 @@ class AdaptedNet(nn.Module):
         self._clear()
         state = State(self.network)
         try:
-            with self._own_draws():
+            with self._own_draws(tuple(x.shape[1:])):
                 return self._decoded(self._run(x), len(x))
         finally:
             state.restore()
@@ -96,11 +96,11 @@ class AdaptedNet(nn.Module):
             if method is not None:
                 method()
 
-    def _own_draws(self) -> AbstractContextManager[Any]:
+    def _own_draws(self, shape: tuple[int, ...]) -> AbstractContextManager[Any]:
         """Let what the network draws at random come from the streams of the pass, where it has any."""
         if not self.draws_noise or self.noise is None:
             return nullcontext()
-        return DrawsFrom(self.noise, time_first=self.time in ("repeat", "time-first"))
+        return DrawsFrom(self.noise, shape=shape, steps=self.steps)
 
     def _run(self, x: Tensor) -> Any:
         """Call the network on copies: what it changes in its input is not the caller's."""
