@@ -222,13 +222,13 @@ class Foreign:
         """Refuse every victim where the library is not installed."""
         del spec
         if importlib.util.find_spec(self.library) is None:
-            return f"{_PACKAGES[self.library]} is not installed"
+            return f"{_PACKAGES[self.library]} is not installed; pip install {_PACKAGES[self.library]}"
         return None
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
         reason = self.fits(oracle.spec)
         if reason:
-            raise ConfigError(f"{self.spec.name}: {reason}. Run: pip install {_PACKAGES[self.library]}")
+            raise ConfigError(f"{self.spec.name}: {reason}")
         name, params = parse_call(self.attack)
         try:
             call = _LIBRARIES[self.library](name, dict(params), oracle.spec)

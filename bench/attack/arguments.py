@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustspike.bench.attack.task import rules_of
 from robustspike.bench.contract.specs import Domain
-from robustspike.bench.contract.specs import Task
 from robustspike.bench.contract.specs import ThreatModel
 from robustspike.bench.contract.specs import VictimSpec
 from robustspike.bench.errors import ConfigError
@@ -114,16 +114,4 @@ def checked_labels(y: object, n: int, spec: VictimSpec) -> Tensor:
     y = y.detach()
     if y.is_inference():
         y = y.clone()
-    if spec.task is Task.QUALITY:
-        if y.is_complex() or not bool(torch.isfinite(y.double()).all()):
-            raise ContractError(f"{where}: expected finite scores [{n}], and some are not.")
-        return y.double()
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise ContractError(f"{where}: expected whole numbers 0..{spec.classes - 1}, got {y.dtype}.")
-    y = y.to(torch.int64)
-    if int(y.min()) < 0 or int(y.max()) >= spec.classes:
-        raise ContractError(
-            f"{where}: labels from {int(y.min())} to {int(y.max())}, expected 0 to {spec.classes - 1}. "
-            "Classes count from 0; leave samples without a label out."
-        )
-    return y
+    return rules_of(spec).labels(y, spec, where)

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustspike.bench.contract.specs import Task
-from robustspike.bench.numbers.losses import margin
+from robustspike.bench.attack.task import rules_of
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.numbers.rng import stable_hash
-from robustspike.bench.victim.joint import answered_class
-from robustspike.bench.victim.joint import over_members
 from robustspike.bench.victim.module import ModuleVictim
 
 VERIFICATION_DRAWS = 20
@@ -34,6 +31,7 @@ class Answer:
         logits: mean logits over the draws.
         draws: the logits of every draw, [D, N, K]; D = 1 without noise.
         right: the share of draws that answer the true class (of no meaning for quality models).
+        needed: how many draws must agree on a failure.
     """
 
     label: Tensor
@@ -42,11 +40,7 @@ class Answer:
     logits: Tensor
     draws: Tensor
     right: Tensor
-
-    @property
-    def needed(self) -> int:
-        """How many draws must agree on a failure."""
-        return VERIFICATION_WRONG if len(self.draws) > 1 else 1
+    needed: int
 
 
 def decide(victim: ModuleVictim, x: Tensor, y: Tensor, streams: RowStreams) -> Answer:
@@ -55,7 +49,7 @@ def decide(victim: ModuleVictim, x: Tensor, y: Tensor, streams: RowStreams) -> A
     The class decided on is the true one unless at least `VERIFICATION_WRONG` draws are wrong, and then
     the most frequent wrong one.
     """
-    noisy, classes = victim.spec.stochastic, victim.spec.classes
+    noisy = victim.spec.stochastic
     answers = []
     with torch.no_grad():
         for draw in range(VERIFICATION_DRAWS if noisy else 1):
@@ -63,17 +57,9 @@ def decide(victim: ModuleVictim, x: Tensor, y: Tensor, streams: RowStreams) -> A
             answers.append(victim.logits(x, noise=noise).double())
     draws = torch.stack(answers)
     logits = draws.mean(dim=0)
-    finite = torch.isfinite(logits).all(dim=1)
-    zeros = torch.zeros_like(y, dtype=torch.int64)
-    answer = Answer(zeros, logits.squeeze(1), finite, logits, draws, zeros.double())
-    if victim.spec.task is Task.CLASSIFY:
-        answer.score = over_members(margin, logits, y, classes).amin(dim=1)
-        labels = torch.stack([answered_class(part, y, classes) for part in draws])
-        votes = torch.nn.functional.one_hot(labels, classes).sum(dim=0).scatter(1, y[:, None], -1)
-        answer.right = (labels == y).double().mean(dim=0)
-        wrong = (labels != y).sum(dim=0) >= answer.needed
-        answer.label = torch.where(wrong, votes.argmax(dim=1), y)
-    return answer
+    needed = VERIFICATION_WRONG if noisy else 1
+    label, score, right = rules_of(victim.spec).decided(draws, logits, y, victim.spec.classes, needed)
+    return Answer(label, score, torch.isfinite(logits).all(dim=1), logits, draws, right, needed)
 
 
 def target_classes(y: Tensor, ids: Tensor, classes: int) -> Tensor:

@@ -26,27 +26,23 @@ from robustspike.bench.attack.decide import target_classes
 from robustspike.bench.attack.fitting import misfit
 from robustspike.bench.attack.fitting import refused_gradient
 from robustspike.bench.attack.guard import _run
-from robustspike.bench.attack.judge import judge_classes
-from robustspike.bench.attack.judge import judge_scores
+from robustspike.bench.attack.judge import judge
 from robustspike.bench.attack.limits import NO_LIMITS
 from robustspike.bench.attack.limits import Limits
 from robustspike.bench.attack.meter import Meter
 from robustspike.bench.attack.probes import event_extras
-from robustspike.bench.attack.probes import probe_gradient
-from robustspike.bench.attack.probes import quality_extras
 from robustspike.bench.attack.probes import spike_extras
 from robustspike.bench.attack.result import ERROR
 from robustspike.bench.attack.result import WRONG
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.attack.result import blank
 from robustspike.bench.attack.result import to_cpu
+from robustspike.bench.attack.task import rules_of
 from robustspike.bench.attack.trace import late_hits
 from robustspike.bench.contract.registry import registry
-from robustspike.bench.contract.specs import Access
 from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Goal
 from robustspike.bench.contract.specs import Status
-from robustspike.bench.contract.specs import Task
 from robustspike.bench.contract.specs import ThreatModel
 from robustspike.bench.contract.specs import VictimSpec
 from robustspike.bench.data.events.events import EventLists
@@ -128,16 +124,16 @@ def _evaluate(
     events: Callable[[], EventLists | None] | None,
 ) -> None:
     """Attack the samples of a blank result, inputs x, and write the verdicts into it."""
-    y, ids, device = result.labels, result.ids, x.device
+    rules, y, ids, device = rules_of(victim.spec), result.labels, result.ids, x.device
     geometry: Geometry = registry("geometries").get(threat.geometry)
     verify = RowStreams.derive(ids, seed, "verify", device=device)
     clean = decide(victim, x, y, verify.fork("clean"))
     result.clean, result.clean_score = clean.label, clean.score
     result.adv, result.adv_score = clean.label.clone(), clean.score.clone()
-    if victim.spec.stochastic and victim.spec.task is Task.CLASSIFY:
+    if victim.spec.stochastic and rules.confirms_hits:
         result.extras = {"right_clean": clean.right, "right_attacked": clean.right.clone()}
     targeted = threat.goal is Goal.TARGETED
-    right = clean.label == y if victim.spec.task is Task.CLASSIFY else torch.ones_like(clean.finite)
+    right = rules.correct(clean.label, y)
     result.status[~right] = WRONG
     result.status[~clean.finite] = ERROR
     if not bool(clean.finite.all()):
@@ -180,11 +176,10 @@ def _evaluate(
         result.counts["standing"] = int((~meter.hit).sum())
         result.counts["rising"] = int((~meter.hit & meter.trace.rising(meter.forwards)).sum())
         result.counts["late_hits"] = int(late_hits(meter.first_hit, meter.forwards, meter.hit).sum())
-    if victim.spec.task is Task.CLASSIFY and returned is not None:
-        again = decide(victim, meter.x0, meter.y, verify.fork("again", rows=rows))
-        result.counts["unstable"] = int((again.label != meter.y).sum())
-        if threat.access is Access.WHITE:
-            result.counts |= probe_gradient(victim, meter.x0, meter.y, verify.fork("probe", rows=rows))
+    if rules.confirms_hits and returned is not None:
+        again = decide(victim, meter.x0, meter.y, verify.fork("again", rows=rows)).label
+        streams = verify.fork("probe", rows=rows)
+        result.counts |= rules.beside(victim, meter.x0, meter.y, again, threat.access, streams)
     if victim.spec.stochastic:
         result.counts["hit_once"] = int(meter.hit.sum())  # on one draw, or on the mean of a few
     result.errors += meter.failures
@@ -195,11 +190,9 @@ def _evaluate(
     if returned is None:
         result.status[rows] = ERROR
         return
-    judge = judge_scores if victim.spec.task is Task.QUALITY else judge_classes
     judge(victim, meter, returned, rows, verify, result)
-    if victim.spec.task is Task.QUALITY:
-        result.extras = quality_extras(victim, x, y, result.x_adv, verify.fork("extras"))
-    elif victim.spec.domain is Domain.SPIKES:
+    result.extras |= rules.extras(victim, x, y, result.x_adv, verify.fork("extras"))
+    if victim.spec.domain is Domain.SPIKES:
         result.extras |= spike_extras(x, result.x_adv)
         if meter.lists and events is not None and (raw := events()) is not None:
             lists = {int(rows[place]): final for place, final in meter.lists.items()}
@@ -337,7 +330,7 @@ def _usual_threat(spec: VictimSpec, attack: Attack, eps: object) -> ThreatModel:
         bounds=spec.bounds,
         access=attack.spec.access,
         goal=attack.spec.goals[0],
-        levels=255 if spec.task is Task.QUALITY else 0,
+        levels=rules_of(spec).levels,
     )
 
 

@@ -15,17 +15,14 @@ from robustspike.bench.attack.result import BROKEN
 from robustspike.bench.attack.result import ERROR
 from robustspike.bench.attack.result import ROBUST
 from robustspike.bench.attack.result import ShardResult
-from robustspike.bench.contract.specs import Task
+from robustspike.bench.attack.task import rules_of
 from robustspike.bench.errors import ThreatViolation
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.threats.geometry import on_grid
 from robustspike.bench.victim.module import ModuleVictim
 
-QUALITY_TOLERANCE = 0.1
-"""A quality model is broken on a sample whose score moves by more than this share of its range."""
 
-
-def judge_classes(
+def judge(
     victim: ModuleVictim,
     meter: Meter,
     returned: Tensor,
@@ -33,40 +30,46 @@ def judge_classes(
     verify: RowStreams,
     result: ShardResult,
 ) -> None:
-    """Re-evaluate both candidates of every sample afresh and write the verdicts."""
-    y, x0, threat = meter.y, meter.x0, meter.threat
-    legal = meter.geometry.legal(x0, returned, eps=meter.eps, bounds=threat.bounds)
+    """Answer both candidates of every sample afresh, rounded as the threat model says; write the verdicts.
+
+    The returned tensor comes first, the oracle's memory second; of two successes the nearer one is kept where
+    the threat is minimum-norm.
+    """
+    rules, y, x0, threat = rules_of(victim.spec), meter.y, meter.x0, meter.threat
+    eps, bounds = meter.eps, threat.bounds
+    legal = meter.geometry.legal(x0, returned, eps=eps, bounds=bounds)
     if not bool(legal.all()):
         result.cause = ThreatViolation(_violation(meter, returned, legal, result.ids[rows]))
         result.errors.append(str(result.cause))
+    everyone = torch.arange(len(rows), device=rows.device)
     settled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     merit = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=rows.device)
     final, adv, score = x0.clone(), result.adv[rows], result.adv_score[rows]
     reached_by: list[Tensor] = []
-    finite = torch.ones_like(settled)
-    held = torch.ones_like(merit)
+    finite, held = torch.ones_like(settled), torch.ones_like(merit)
     for name, candidate, usable in (("returned", returned, legal), ("best", meter.best, meter.hit)):
         safe = torch.where(_expand(usable, x0), candidate, x0)
+        if threat.levels:
+            safe = on_grid(meter.geometry, x0, safe, eps=eps, bounds=bounds, levels=threat.levels)
         answer = decide(victim, safe, y, verify.fork(name, rows=rows))
-        everyone = torch.arange(len(rows), device=rows.device)
         votes = torch.stack([meter.judge(part, everyone)[0] for part in answer.draws]).sum(dim=0)
-        reached, worth = votes >= answer.needed, meter.judge(answer.logits, everyone)[1]
-        reached &= usable & answer.finite
+        worth = meter.judge(answer.logits, everyone)[1]
+        reached = rules.succeeds(votes, answer.needed, worth) & usable & answer.finite
         held = torch.where(usable, torch.minimum(held, 1 - votes.double() / len(answer.draws)), held)
         finite &= answer.finite | ~usable
+        better = reached & ~settled
         if threat.is_minimum_norm:
             worth = -meter.geometry.distance(x0, safe)
-        better = reached & (~settled | (worth > merit))
-        if victim.spec.task is Task.CLASSIFY and not threat.is_minimum_norm:
-            better = reached & ~settled  # the returned tensor first, the oracle's memory second
+            better |= reached & (worth > merit)
         final = torch.where(_expand(better, x0), safe, final)
         adv = torch.where(better, answer.label, adv)
         score = torch.where(better, answer.score, score)
         merit = torch.where(better, worth, merit)
         settled |= reached
         reached_by.append(reached)
-    status = torch.where(settled, BROKEN, ROBUST)
-    unknown = ~finite | (meter.unanswered & ~settled)
+    broken = rules.broken(settled, merit, victim.spec)
+    unknown = ~finite | (meter.unanswered & ~broken)
+    status = torch.where(broken, BROKEN, ROBUST)
     status[~legal | unknown] = ERROR
     if bool(unknown.any()):
         result.errors.append(
@@ -79,54 +82,9 @@ def judge_classes(
     result.x_adv[rows] = final
     if "right_attacked" in result.extras:
         result.extras["right_attacked"][rows] = held
-    result.counts["unconfirmed"] = int((meter.hit & ~reached_by[1]).sum())
-    result.counts["silent"] = int((reached_by[1] & ~reached_by[0]).sum())
-
-
-def judge_scores(
-    victim: ModuleVictim,
-    meter: Meter,
-    returned: Tensor,
-    rows: Tensor,
-    verify: RowStreams,
-    result: ShardResult,
-) -> None:
-    """Score both candidates of every sample afresh, rounded as the threat model says.
-
-    The returned tensor counts if it moves the score the right way (an attack may trade score for
-    visibility), else the largest change the oracle saw, else the clean input: nobody submits a loss.
-    """
-    x0, threat = meter.x0, meter.threat
-    low, high = victim.spec.score_range or (0.0, 1.0)
-    eps, bounds = meter.eps, threat.bounds
-    legal = meter.geometry.legal(x0, returned, eps=eps, bounds=bounds)
-    if not bool(legal.all()):
-        result.cause = ThreatViolation(_violation(meter, returned, legal, result.ids[rows]))
-        result.errors.append(str(result.cause))
-    settled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-    finite = torch.ones_like(settled)
-    final, score = x0.clone(), result.adv_score[rows]
-    change = torch.zeros_like(score)
-    for name, candidate, usable in (("returned", returned, legal), ("best", meter.best, meter.hit)):
-        safe = torch.where(_expand(usable, x0), candidate, x0)
-        if threat.levels:
-            safe = on_grid(meter.geometry, x0, safe, eps=eps, bounds=bounds, levels=threat.levels)
-        answer = decide(victim, safe, meter.y, verify.fork(name, rows=rows))
-        finite &= answer.finite | ~usable
-        worth = meter.judge(answer.logits, torch.arange(len(rows), device=rows.device))[1]
-        better = usable & answer.finite & ~settled & (worth > 0)
-        final = torch.where(_expand(better, x0), safe, final)
-        score = torch.where(better, answer.score, score)
-        change = torch.where(better, worth, change)
-        settled |= better
-    finite &= ~meter.unanswered
-    if not bool(finite.all()):
-        result.errors.append(f"victim '{victim.spec.name}': the score of a legal input is not finite.")
-    status = torch.where(change > QUALITY_TOLERANCE * (high - low), BROKEN, ROBUST)
-    status[~legal | ~finite] = ERROR
-    result.status[rows], result.adv_score[rows] = status, score
-    result.distance[rows] = meter.geometry.distance(x0, final)
-    result.x_adv[rows] = final
+    if rules.confirms_hits:
+        result.counts["unconfirmed"] = int((meter.hit & ~reached_by[1]).sum())
+        result.counts["silent"] = int((reached_by[1] & ~reached_by[0]).sum())
 
 
 def _violation(meter: Meter, returned: Tensor, legal: Tensor, ids: Tensor) -> str:

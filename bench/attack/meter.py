@@ -8,20 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustspike.bench.attack.task import Aim
+from robustspike.bench.attack.task import rules_of
 from robustspike.bench.attack.trace import Trace
-from robustspike.bench.contract.specs import Goal
-from robustspike.bench.contract.specs import Task
 from robustspike.bench.contract.specs import ThreatModel
 from robustspike.bench.data.events.events import EventLists
 from robustspike.bench.data.events.events import Recording
 from robustspike.bench.errors import BudgetExceeded
-from robustspike.bench.numbers.losses import margin
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.snn.estimators import GradientEstimator
 from robustspike.bench.snn.estimators import Memory
 from robustspike.bench.threats.geometry import Geometry
-from robustspike.bench.victim.joint import over_members
-from robustspike.bench.victim.joint import split
 from robustspike.bench.victim.module import ModuleVictim
 
 
@@ -87,6 +84,7 @@ class Meter:
         self.keeps_going = keeps_going
         self.victim, self.threat, self.geometry = victim, threat, geometry
         self.x0, self.y, self.targets, self.clean = x0, y, targets, clean
+        self.rules = rules_of(victim.spec)
         self.noise, self.estimators = noise, estimators
         self.events = events
         self.lists: dict[int, Recording] = {}
@@ -118,7 +116,7 @@ class Meter:
         spec = self.victim.spec
         if self.keeps_going:
             return False
-        return not (spec.stochastic or spec.task is Task.QUALITY or self.threat.is_minimum_norm)
+        return self.rules.stops_at_hit and not (spec.stochastic or self.threat.is_minimum_norm)
 
     def active(self, forwards: int, backwards: int, *, with_hits: bool = False) -> Tensor:
         budget = self.threat.budget
@@ -176,23 +174,9 @@ class Meter:
 
     def judge(self, logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Say which answers meet the goal, and how well: ([n] bool, [n] float64)."""
-        goal = self.threat.goal
-        if self.victim.spec.task is Task.QUALITY:
-            change = logits.squeeze(1).double() - self.clean[rows].squeeze(1).double()
-            if goal is Goal.SHIFT:
-                change = change.abs()
-            elif goal is Goal.LOWER:
-                change = -change
-            return torch.isfinite(change), change
-        classes = self.victim.spec.classes
-        labels = split(logits, classes).argmax(dim=2)
-        if goal is Goal.TARGETED and self.targets is not None:
-            target = self.targets[rows]
-            worth = -over_members(margin, logits, target, classes)
-            return (labels == target[:, None]).all(dim=1), worth.amin(dim=1).double()
-        y = self.y[rows]
-        worth = over_members(margin, logits, y, classes)
-        return (labels != y[:, None]).all(dim=1), worth.amin(dim=1).double()
+        targets = None if self.targets is None else self.targets[rows]
+        aim = Aim(self.threat.goal, self.y[rows], targets, self.clean[rows], self.victim.spec.classes)
+        return self.rules.reached(logits, aim)
 
     def _note_unanswered(self, x: Tensor, rows: Tensor) -> None:
         self.non_finite[rows] = True

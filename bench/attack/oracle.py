@@ -15,10 +15,10 @@ from torch import Tensor
 from robustspike.bench.attack.meter import EOT_LEAST
 from robustspike.bench.attack.meter import Meter
 from robustspike.bench.attack.meter import StageCost
+from robustspike.bench.attack.task import rules_of
 from robustspike.bench.contract.specs import Access
 from robustspike.bench.contract.specs import Budget
 from robustspike.bench.contract.specs import Goal
-from robustspike.bench.contract.specs import Task
 from robustspike.bench.contract.specs import ThreatModel
 from robustspike.bench.contract.specs import VictimSpec
 from robustspike.bench.contract.suggest import did_you_mean
@@ -49,11 +49,9 @@ def loss_named(name: str, spec: VictimSpec) -> Loss:
     if name not in LOSSES:
         hint = did_you_mean(name, LOSSES)
         raise ConfigError(f"unknown loss '{name}'.{hint} Losses: {', '.join(LOSSES)}.")
-    if (name == "score") != (spec.task is Task.QUALITY):
-        raise ConfigError(
-            f"loss '{name}' does not apply to '{spec.name}', which answers "
-            f"{'a quality score: only the loss score does' if spec.task is Task.QUALITY else 'classes'}."
-        )
+    rules = rules_of(spec)
+    if not rules.knows_loss(name):
+        raise ConfigError(f"loss '{name}' does not apply to '{spec.name}', which answers {rules.losses}.")
     if name == "dlr" and spec.classes < 3:
         raise ConfigError(
             f"loss 'dlr' needs at least 3 classes, and '{spec.name}' has {spec.classes}. Use 'margin'."

@@ -13,6 +13,8 @@ import click
 from robustspike.bench.errors import BenchError
 
 VERBS = {
+    "evaluate": "Measure a network of your own: from a function and a checkpoint to a row.",
+    "inspect": "Say what is found in a network of your own, and what would be refused.",
     "run": "Measure a suite and print the leaderboard.",
     "leaderboard": "Build the tables of finished records; no model is run.",
     "compare": "Compare two sets of records row by row.",
@@ -32,7 +34,7 @@ class _Verbs(click.Group):
     """Imports a verb's module only when the verb is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return [*VERBS]  # the verb "list" is a module of this name here
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
@@ -43,7 +45,7 @@ class _Verbs(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+            formatter.write_dl([*VERBS.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

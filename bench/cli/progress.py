@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 EVERY = 10.0
 """Seconds between two plain lines."""
 
+FIRST = 0.5
+"""Seconds to the first one."""
+
 
 class Watcher(Protocol):
     """Who is told how a run goes on."""
@@ -74,7 +77,7 @@ class _Silent:
 
 @dataclass
 class Plain:
-    """A line at the start, then one every so often, whatever the run is doing.
+    """A line within a second, then one every so often, whatever the run is doing.
 
     Args:
         cells: how many cells there are.
@@ -129,10 +132,11 @@ class Plain:
         over = threading.Event()
 
         def tell() -> None:
-            while not over.wait(self.every):
+            pause = min(FIRST, self.every)  # what is refused at once is one line, the refusal
+            while not over.wait(pause):
                 self.say(self.line())
+                pause = self.every
 
-        self.say(self.line())
         teller = threading.Thread(target=tell, daemon=True)
         teller.start()
         try:

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from robustspike.bench.attack.decide import decide
 from robustspike.bench.attack.decide import target_classes
-from robustspike.bench.attack.judge import judge_classes
-from robustspike.bench.attack.judge import judge_scores
+from robustspike.bench.attack.judge import judge
 from robustspike.bench.attack.meter import Meter
 from robustspike.bench.attack.probes import spike_extras
 from robustspike.bench.attack.result import ERROR
@@ -35,6 +34,7 @@ from robustspike.bench.attack.result import WRONG
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.attack.result import blank
 from robustspike.bench.attack.result import to_cpu
+from robustspike.bench.attack.task import rules_of
 from robustspike.bench.contract.calls import parse_call
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import Domain
@@ -332,8 +332,7 @@ def judged_again(
     clean = decide(victim, x, y, streams.fork("clean"))
     result.clean, result.clean_score = clean.label, clean.score
     result.adv, result.adv_score = clean.label.clone(), clean.score.clone()
-    is_classifier = victim.spec.task is Task.CLASSIFY
-    result.status[(clean.label != y) & is_classifier] = WRONG
+    result.status[~rules_of(victim.spec).correct(clean.label, y)] = WRONG
     result.status[~clean.finite] = ERROR
     rows = (result.status == 0).nonzero().squeeze(1)
     if not len(rows) or not claimed.any():
@@ -353,7 +352,6 @@ def judged_again(
     final = x_adv.to(device)[rows]
     legal = meter.geometry.legal(meter.x0, final, eps=meter.eps, bounds=threat.bounds)
     meter.best, meter.hit = final, claimed.to(device)[rows] & legal
-    judge = judge_classes if is_classifier else judge_scores
     judge(victim, meter, final, rows, streams, result)
     return to_cpu(result)
 
@@ -369,7 +367,7 @@ def _check_clean(
     labels = torch.tensor([row.label for row in record.rows], dtype=torch.float64)
     if not torch.equal(labels, data.y.double()):
         found.problems.append("its labels are not those of the data set")
-    if victim.spec.task is Task.QUALITY:
+    if rules_of(victim.spec).by_score:
         scores = torch.tensor([row.clean_score for row in record.rows], dtype=torch.float64)
         wrong = int((~_close(torch.cat([s.clean_score for s in shards]), scores)).sum())
         if wrong:
@@ -404,7 +402,7 @@ def _check_broken(
     geometry = registry("geometries").get(record.threat.geometry)
     legal = geometry.legal(x0, x, eps=eps, bounds=record.threat.bounds)
     fooled = torch.cat([s.status for s in shards])[claimed] == STATUS.index(Status.BROKEN)
-    if victim.spec.task is Task.QUALITY:
+    if rules_of(victim.spec).by_score:
         recorded = torch.tensor([row.adv_score for row in rows], dtype=torch.float64)
         fooled &= _close(torch.cat([s.adv_score for s in shards])[claimed], recorded)
     elif not victim.spec.stochastic:

@@ -152,10 +152,11 @@ def read_suite(name: str) -> Suite:
         value = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"suite '{name}': not valid TOML: {error}.") from error
-    return _parse(value, name)
+    return parse_suite(value, name)
 
 
-def _parse(value: Mapping[str, Any], where: str) -> Suite:
+def parse_suite(value: Mapping[str, Any], where: str) -> Suite:
+    """Return the suite that a table says, as read from a file. Raises: ConfigError."""
     text: SuiteText = decode({"name": Path(where).stem, **value}, SuiteText, f"suite '{where}'")
     written = {part.name: getattr(text, part.name) for part in dataclasses.fields(text)}
     return Suite(**written, digest=digest(_jsonable(value)))

@@ -83,8 +83,10 @@ class Beside(nn.Module):
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
+        self.neurons = neuron.LIFNode(
+            step_mode="m"
+        )  # before the network's own: its last layer stays the last
         self.inner = inner
-        self.neurons = neuron.LIFNode(step_mode="m")
 
     def forward(self, x: Tensor) -> Tensor:
         spikes: Tensor = self.neurons(x.flatten(1).unsqueeze(0))

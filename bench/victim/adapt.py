@@ -30,6 +30,10 @@ from robustspike.bench.victim.module import wrap
 Time = Literal["inside", "repeat", "loop", "time-first"]
 
 
+IN_TRAINING = "answers with its neurons in training mode, where alone they have a gradient"
+"""What is noted of a victim whose neurons are left in training mode."""
+
+
 class AdaptedNet(nn.Module):
     """A foreign network as a pure function from pixels to logits; see `adapt` for the arguments."""
 
@@ -47,6 +51,7 @@ class AdaptedNet(nn.Module):
         std: tuple[float, ...],
         has_time: bool,
         draws_noise: bool,
+        training_neurons: bool,
     ) -> None:
         super().__init__()
         self.network = network
@@ -58,6 +63,16 @@ class AdaptedNet(nn.Module):
         self.std = std
         self.has_time = has_time
         self.draws_noise = draws_noise
+        self.training_neurons = training_neurons
+
+    def train(self, mode: bool = True) -> AdaptedNet:
+        """Switch the mode; in evaluation mode neurons stay in training mode where they were asked to."""
+        super().train(mode)
+        if not mode and self.training_neurons:
+            quiet = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+            for child in self.network.modules():
+                child.training = not isinstance(child, quiet)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mean:
@@ -212,6 +227,50 @@ def adapt(
         ConfigError: parameters that do not fit together.
         ContractError: the network is no pure function, has no gradient, or mixes samples.
     """
+    module, spec = adapted(
+        private_copy(network) if copy else network,
+        name=name,
+        shape=shape,
+        classes=classes,
+        steps=steps,
+        time=time,
+        readout=readout,
+        clear=clear,
+        mean=mean,
+        std=std,
+        domain=domain,
+        bounds=bounds,
+        stochastic=stochastic,
+        training_neurons=training_neurons,
+    )
+    victim = wrap(module, **spec, task=task, score_range=score_range, copy=False)
+    if training_neurons:
+        victim.spec = dataclasses.replace(victim.spec, notes=(*victim.spec.notes, IN_TRAINING))
+    try:
+        check_victim(victim)
+    except ContractError as error:
+        raise _with_remedy(error, victim) from error
+    return victim
+
+
+def adapted(
+    network: nn.Module,
+    *,
+    name: str,
+    shape: tuple[int, ...],
+    classes: int,
+    steps: int,
+    time: str,
+    readout: Callable[[Any], Tensor] | None = None,
+    clear: Callable[[nn.Module], Any] | None = None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    domain: Domain,
+    bounds: tuple[float, float],
+    stochastic: bool,
+    training_neurons: bool,
+) -> tuple[AdaptedNet, dict[str, Any]]:
+    """Return a network, changed as `adapt` says, as a module that `wrap` takes, and what to tell it."""
     has_time = domain is not Domain.STATIC
     steps = shape[0] if has_time and not steps else steps
     if time == "auto":
@@ -233,8 +292,6 @@ def adapt(
             f"adapt '{name}': mean and std have {len(mean)} values, but inputs {list(shape)} have "
             f"{shape[-3] if len(shape) >= 3 else 1} channels. Give one value per channel."
         )
-    if copy:
-        network = private_copy(network)
     for child in network.modules():
         if _is_snntorch(child):
             _adopt_snntorch(child)
@@ -242,34 +299,25 @@ def adapt(
     module = AdaptedNet(
         network,
         steps=steps,
-        time=time,
+        time=time,  # type: ignore[arg-type]
         readout=readout,
         clear=clear,
         mean=mean,
         std=std,
         has_time=has_time,
         draws_noise=stochastic,
+        training_neurons=training_neurons,
     )
-    victim = wrap(
-        module,
-        name=name,
-        shape=shape,
-        classes=classes,
-        steps=steps,
-        domain=domain,
-        bounds=bounds,
-        stochastic=stochastic,
-        task=task,
-        score_range=score_range,
-        copy=False,
-    )
-    if training_neurons:
-        _train_neurons(victim)
-    try:
-        check_victim(victim)
-    except ContractError as error:
-        raise _with_remedy(error, victim) from error
-    return victim
+    spec = {
+        "name": name,
+        "shape": shape,
+        "classes": classes,
+        "steps": steps,
+        "domain": domain,
+        "bounds": bounds,
+        "stochastic": stochastic,
+    }
+    return module, spec
 
 
 def _fitting_time(network: nn.Module, *, steps: int, has_time: bool) -> Time:
@@ -298,21 +346,13 @@ def _set_step_mode(network: nn.Module, mode: str | None) -> None:
             child.step_mode = mode  # type: ignore[assignment]
 
 
-def _train_neurons(victim: ModuleVictim) -> None:
-    """Put everything but normalisation and dropout into training mode, and note it."""
-    quiet = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
-    for child in victim.module.modules():
-        child.training = not isinstance(child, quiet)
-    note = "answers with its neurons in training mode, where alone they have a gradient"
-    victim.spec = dataclasses.replace(victim.spec, notes=(*victim.spec.notes, note))
-
-
 def _with_remedy(error: ContractError, victim: ModuleVictim) -> ContractError:
     """Return a failed check with what would mend it, where trying shows that it does."""
     if "gradient" in str(error):
-        modes = [(child, child.training) for child in victim.module.modules()]
+        assert isinstance(victim.module, AdaptedNet)
         try:
-            _train_neurons(victim)
+            victim.module.training_neurons = True
+            victim.module.eval()
             check_victim(victim)
             return ContractError(
                 f"{error} In training mode its neurons have one: pass training_neurons=True "
@@ -321,8 +361,8 @@ def _with_remedy(error: ContractError, victim: ModuleVictim) -> ContractError:
         except ContractError:
             pass
         finally:
-            for child, mode in modes:
-                child.training = mode
+            victim.module.training_neurons = False
+            victim.module.eval()
     if "two calls" in str(error) and not victim.spec.stochastic:
         return ContractError(
             f"{error} If it draws random numbers (a Poisson code), pass stochastic=True (--stochastic): its "

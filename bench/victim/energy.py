@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from dataclasses import field
 from typing import Any
@@ -30,6 +31,8 @@ from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.snn.neurons import find_neurons
 from robustspike.bench.victim.module import TURN
 from robustspike.bench.victim.module import ModuleVictim
+from robustspike.bench.victim.sites import Book
+from robustspike.bench.victim.sites import Site
 
 
 @dataclass(frozen=True)
@@ -211,11 +214,12 @@ def _single(layer: nn.Module, x: Tensor) -> Tensor:
 class _Flow:
     """Follows, during a pass, whether what runs now comes after a source of spikes."""
 
-    def __init__(self, module: nn.Module, *, spiking: bool) -> None:
+    def __init__(self, module: nn.Module, *, spiking: bool, book: Book | None = None) -> None:
         self.module = module
         self.spiking = spiking
         self.arriving: Tensor | None = None  # spikes on the way between layers that take spike times
         self.nodes = {neuron.module: neuron for neuron in find_neurons(module)}
+        self.book = book
 
     @contextmanager
     def followed(
@@ -252,8 +256,14 @@ class _Flow:
                 handles.append(module.register_forward_hook(layer_hook(name)))
             if module in self.nodes or any(hasattr(module, mark) for mark in _SOURCES):
                 handles.append(module.register_forward_hook(source_hook(name)))
+
+        def at_site(name: str, fired: Tensor) -> None:
+            self.spiking = True
+            at_neurons(name, fired)
+
         try:
-            yield
+            with nullcontext() if self.book is None else self.book.listening(at_site):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -266,7 +276,8 @@ class _Counter:
 
     def __init__(self, victim: ModuleVictim, n: int) -> None:
         self.n = n
-        self.flow = _Flow(victim.module, spiking=victim.spec.domain is not Domain.STATIC)
+        book = next((neuron.book for neuron in victim.neurons if isinstance(neuron, Site)), None)
+        self.flow = _Flow(victim.module, spiking=victim.spec.domain is not Domain.STATIC, book=book)
         zeros = torch.zeros(n, dtype=torch.float64, device=victim.device)
         self.totals = {name: zeros.clone() for name in self.NAMES}
         self.analog: dict[str, list[Tensor]] = {}

@@ -252,13 +252,13 @@ class _Hosts:
 
     def with_sequence(self, site: Site) -> Site:
         """Return a site with the module that is its layer of neurons, or with the reason why none is."""
-        reasons = []
+        reasons: list[str] = []
         for name in filter(None, reversed(site.place.modules)):
             found = self._whole(dataclasses.replace(site, name=name, module=self.named[name]))
             if isinstance(found, Whole):
                 return dataclasses.replace(site, name=name, module=self.named[name], whole=found)
             reasons.append(found)
-        return dataclasses.replace(site, why_not=reasons[-1] if reasons else _INLINE)
+        return dataclasses.replace(site, why_not=next((why for why in reasons if why != _INLINE), _INLINE))
 
     def _whole(self, site: Site) -> Whole | str:
         calls = self.calls.get(site.name, [])

@@ -83,8 +83,7 @@ class ModuleVictim:
         self._noisy = [m for m in module.modules() if getattr(m, "draws_noise", False)]
         for parameter in module.parameters():
             parameter.requires_grad_(False)
-        kinds = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()}
-        self._double = kinds == {torch.float64}
+
         self.refusals: dict[GradientEstimator, str | None] = {}  # kept by `checks.refusal`
         self._plain = plain_nodes(self.module)
         reset(module)
@@ -113,6 +112,12 @@ class ModuleVictim:
             return tensor.device
         return torch.device("cpu")
 
+    @property
+    def _is_double(self) -> bool:
+        """Whether the network computes in double precision, by its first floating-point parameter."""
+        kinds = (p.dtype for p in self.module.parameters() if p.is_floating_point())
+        return next(kinds, None) == torch.float64
+
     def to(self, device: torch.device | str) -> ModuleVictim:
         """Move the module to a device and return the victim."""
         self.module.to(device)
@@ -137,7 +142,7 @@ class ModuleVictim:
                 f"victim '{self.spec.name}' is stochastic: hand it noise=RowStreams for every call."
             )
         with TURN:
-            out = self._answered(x.double() if self._double else x, noise)
+            out = self._answered(x.double() if self._is_double else x, noise)
         if not isinstance(out, Tensor):
             raise ContractError(
                 f"victim '{self.spec.name}': expected logits [{len(x)}, {self.spec.classes}], got a "

@@ -284,6 +284,17 @@ class Book:
         self._stack: list[str] = []
         self._series: dict[Site, _Series] = {}
         self._turn: dict[tuple[Place, tuple[int, ...]], int] = {}
+        self._listener: Callable[[str, Tensor], None] | None = None
+
+    @contextmanager
+    def listening(self, listener: Callable[[str, Tensor], None]) -> Iterator[None]:
+        """Hand the spikes of every site, [T, N, ...] by its name, to a listener during the block."""
+        self._listener = listener
+        try:
+            with self.open():
+                yield
+        finally:
+            self._listener = None
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -336,10 +347,16 @@ class Book:
         site = sites[0]
         u = args[site.step.argument]
         recording = torch.is_grad_enabled() and u.requires_grad
-        if recording and len(sites) > 1:
+        if (recording or self._listener is not None) and len(sites) > 1:
             turn = self._turn.get((place, site.sizes), 0)
             self._turn[place, site.sizes] = turn + 1
             site = sites[turn % len(sites)]
+        if self._listener is not None:
+            out = own(*args)
+            steps = out.detach()
+            steps = steps[None] if site.layout == "step" else as_time_first(steps, site.layout, self.batch)
+            self._listener(site.name, steps)
+            return out
         rule = next((rule for other, rule in reversed(self._rules) if other is site), None)
         if not isinstance(rule, SpikeRule):
             return own(*args)

@@ -23,7 +23,7 @@ from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
-from robustspike.bench.api import stable_hash
+from robustspike.bench.numbers.rng import stable_hash
 
 SHARP = "assg(bound=0.94)"
 

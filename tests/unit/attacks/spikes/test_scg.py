@@ -100,7 +100,7 @@ def test_a_targeted_step_goes_toward_the_target_and_an_untargeted_one_away_from_
     x = grid(6, shape, dtype=torch.float32)
     logits = victim.logits(x)
     y, ids = logits.argmax(dim=1), torch.arange(6)
-    weight = victim.module.weight
+    weight = victim.module.inner.weight
     asked: list[torch.Tensor] = []
     victim.module.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0].detach().clone()))
     for goal in (Goal.TARGETED, Goal.UNTARGETED):

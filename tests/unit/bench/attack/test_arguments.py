@@ -21,7 +21,9 @@ from robustspike.bench.api import ContractError
 from robustspike.bench.api import Domain
 from robustspike.bench.api import EstimatorRefused
 from robustspike.bench.api import Goal
+from robustspike.bench.api import LossGrad
 from robustspike.bench.api import ModuleVictim
+from robustspike.bench.api import Native
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import Status
@@ -262,6 +264,34 @@ def test_an_attack_that_fails_raises_unless_errors_are_kept(
     assert (kept.errors, kept.robust) == (8, 0)
     assert message in kept.shards[0].errors[0]
     assert "errors" in kept.flags
+
+
+@dataclass(frozen=True)
+class Scales(Native):
+    """A gradient that also shrinks the weights."""
+
+    def loss_and_grad(self, module: nn.Module, *given: Any, **named: Any) -> LossGrad:
+        out = super().loss_and_grad(module, *given, **named)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.mul_(0.5)
+        return out
+
+
+@dataclass(frozen=True)
+class Vandal:
+    """An attack through a gradient that changes the victim."""
+
+    spec: ClassVar[AttackSpec] = AttackSpec(name="vandal", geometries=("linf",), source="test")
+
+    def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
+        oracle.loss_and_grad(x0, torch.arange(len(x0)), estimator=Scales())
+        return x0
+
+
+def test_an_attack_that_leaves_the_victim_changed_raises(victim: ModuleVictim) -> None:
+    with pytest.raises(ContractError, match="vandal: left the victim changed"):
+        evaluate(victim, Vandal(), X, labels(victim), eps="1/10")
 
 
 class Fragile(nn.Module):

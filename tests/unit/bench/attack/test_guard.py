@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from fractions import Fraction
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import GradientEstimator
 from robustspike.bench.api import ModuleVictim
+from robustspike.bench.api import Neuron
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import ShardResult
@@ -37,6 +39,9 @@ class Meddler:
         meddler = self
 
         class Inside(GradientEstimator):
+            def fits(self, module: nn.Module, neurons: Sequence[Neuron]) -> str | None:
+                return None
+
             def loss_and_grad(self, module, call, x, loss, *, neurons, memories):  # type: ignore[no-untyped-def]
                 meddler.act(module)
                 if meddler.fails:

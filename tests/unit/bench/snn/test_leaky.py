@@ -8,7 +8,6 @@ from spikingjelly.activation_based import neuron
 from spikingjelly.activation_based import surrogate
 from torch import Tensor
 
-from robustspike.bench.api import FunctionRule
 from robustspike.bench.api import Memory
 from robustspike.bench.api import Neuron
 from robustspike.bench.api import SpikeRule
@@ -16,6 +15,7 @@ from robustspike.bench.api import Step
 from robustspike.bench.api import generator
 from robustspike.bench.api import registry
 from robustspike.bench.snn import fast_lif as leaky
+from robustspike.bench.snn.neurons import FunctionRule
 
 NODES = {
     f"{kind}-{reset}-{decay}-{detach}": (kind, reset, decay, detach)

@@ -22,7 +22,7 @@ from robustspike.bench.suite.file import AttackEntry
 from robustspike.bench.suite.file import SuiteText
 from robustspike.bench.suite.file import ThreatEntry
 from robustspike.bench.suite.file import VictimEntry
-from robustspike.bench.suite.file import _parse
+from robustspike.bench.suite.file import parse_suite
 from robustspike.bench.suite.file import read_suite
 from robustspike.bench.suite.file import shipped_suites
 from robustspike.bench.suite.identity import identity
@@ -162,7 +162,7 @@ def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], message: st
 def test_the_page_about_suites_shows_one_and_names_every_key() -> None:
     page = (Path(__file__).parents[4] / "docs" / "suites.md").read_text("utf-8")
     (shown,) = re.findall("```toml\n(.*?)```", page, re.DOTALL)
-    suite = _parse(tomllib.loads(shown), "page")
+    suite = parse_suite(tomllib.loads(shown), "page")
     assert suite.threats[0].eps == Fraction(8, 255) and suite.threats[1].samples == 25
     for kind in (SuiteText, ThreatEntry, VictimEntry, AttackEntry):
         assert all(re.search(rf"\b{part.name}\b", page) for part in dataclasses.fields(kind)), kind

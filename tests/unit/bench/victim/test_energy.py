@@ -17,10 +17,10 @@ from robustspike.bench.api import generator
 from robustspike.bench.api import initialise
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
-from robustspike.bench.api import training_operations
 from robustspike.bench.api import wrap
 from robustspike.bench.victim.energy import layer_operations
 from robustspike.bench.victim.energy import spike_counts
+from robustspike.bench.victim.training_energy import training_operations
 
 TEST = registry("datasets").get("digits").load("test")
 

@@ -89,8 +89,8 @@ def queries(attack: Attack, victim: ModuleVictim, x: Tensor, y: Tensor, eps: str
 def test_mdse_with_one_estimator_and_one_model_moves_as_pgd() -> None:
     victim = smooth()
     x, y = inputs(victim, n=16)
-    pgd: Attack = registry("attacks").get("pgd.linf(steps=6, step=0.3, random_start=false)")
-    ours = queries(Mdse(steps=6, estimators=("native",)), victim, x, y)
+    pgd: Attack = registry("attacks").get("pgd.linf(steps=6, step=0.1, random_start=false)")
+    ours = queries(Mdse(steps=6, step=0.1, estimators=("native",)), victim, x, y)
     theirs = queries(pgd, victim, x, y)
     assert len(ours) == len(theirs) == 6
     for mine, reference in zip(ours, theirs, strict=True):

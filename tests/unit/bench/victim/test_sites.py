@@ -14,6 +14,7 @@ from spikingjelly.activation_based import surrogate
 from torch import nn
 
 from robustspike.bench.api import ModuleVictim
+from robustspike.bench.api import count_synops
 from robustspike.bench.api import cross_entropy
 from robustspike.bench.api import evaluate
 from robustspike.bench.api import joint
@@ -275,3 +276,21 @@ def test_sites_of_joint_victims_are_exchanged_in_every_member() -> None:
     assert torch.equal(whole.logits, both.logits(X))
     parts = [m.loss_and_grad(X, y, loss, registry("estimators").get("pdsg")).grad for m in both.members]
     assert torch.allclose(whole.grad, parts[0] + parts[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("make", nets.WITH_SITES, ids=lambda make: make.__name__)
+def test_energy_counts_what_comes_after_a_site_as_events(make: Callable[[], nn.Module]) -> None:
+    victim = victim_of(make())
+    counts = count_synops(victim, X)
+    assert set(counts.rates) == {n.name for n in victim.neurons}
+    assert bool((counts.spikes > 0).all()) and bool((counts.ac > 0).all())
+
+
+def test_energy_of_a_renamed_neuron_is_that_of_its_node() -> None:
+    def node() -> neuron.LIFNode:
+        return neuron.LIFNode(step_mode="m", surrogate_function=surrogate.ATan())
+
+    known, renamed = victim_of(nets.Layered(node)), victim_of(nets.Layered(lambda: nets.Renamed(node())))
+    renamed.module.load_state_dict(known.module.state_dict())
+    one, other = (count_synops(victim, X).energy_nj() for victim in (known, renamed))
+    assert torch.equal(one, other)
