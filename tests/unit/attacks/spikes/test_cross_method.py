@@ -241,9 +241,7 @@ def test_every_pass_through_the_network_is_on_the_bill(
     toys: SimpleNamespace, grid: Callable[..., Tensor], name: str
 ) -> None:
     module = Counting(toys.linear(SHAPE, classes=3, seed=2).module)
-    victim = wrap(
-        module, name="counting", shape=SHAPE, classes=3, steps=4, domain=Domain.SPIKES, copy=False
-    )
+    victim = wrap(module, name="counting", shape=SHAPE, classes=3, steps=4, domain=Domain.SPIKES, copy=False)
     x, attack = grid(5, SHAPE, dtype=torch.float32), FLIPS[name]
     assert victim.neurons and refused_gradient(attack, victim) is None  # once a victim, and not on a bill
     y = victim.logits(x).argmax(dim=1)
