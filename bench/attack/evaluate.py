@@ -6,20 +6,27 @@ separate passes; the verdict comes from the last one alone.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from typing import Any
+from typing import overload
 
 import torch
 from torch import Tensor
+from torch import nn
 
 from robustspike.bench.attack.arguments import checked_inputs
 from robustspike.bench.attack.arguments import checked_labels
 from robustspike.bench.attack.arguments import exact
 from robustspike.bench.attack.arguments import whole
+from robustspike.bench.attack.bare import adapted_to
+from robustspike.bench.attack.bare import gathered
+from robustspike.bench.attack.bare import tell
 from robustspike.bench.attack.contract import Attack
 from robustspike.bench.attack.decide import decide
 from robustspike.bench.attack.decide import target_classes
@@ -243,31 +250,64 @@ class Evaluation:
         )
 
 
+@overload
 def evaluate(
-    victim: ModuleVictim,
+    victim: ModuleVictim | nn.Module,
     attack: Attack | str,
-    x: Tensor,
-    y: Tensor,
+    x: Any,
+    y: Any = None,
     *,
     threat: ThreatModel | None = None,
     eps: Fraction | str | float | Tensor | None = None,
     seed: int = 0,
     shard: int = 128,
     keep_errors: bool = False,
-) -> Evaluation:
+) -> Evaluation: ...
+
+
+@overload
+def evaluate(
+    victim: ModuleVictim | nn.Module,
+    attack: Attack | str,
+    x: Any,
+    y: Any = None,
+    *,
+    threat: None = None,
+    eps: list[Fraction | str | float] | tuple[Fraction | str | float, ...],
+    seed: int = 0,
+    shard: int = 128,
+    keep_errors: bool = False,
+) -> tuple[Evaluation, ...]: ...
+
+
+def evaluate(
+    victim: ModuleVictim | nn.Module,
+    attack: Attack | str,
+    x: Any,
+    y: Any = None,
+    *,
+    threat: ThreatModel | None = None,
+    eps: Any = None,
+    seed: int = 0,
+    shard: int = 128,
+    keep_errors: bool = False,
+) -> Evaluation | tuple[Evaluation, ...]:
     """Attack a victim and count: the one-line interface.
 
     Everything that is given is checked before the first pass.
 
     Args:
-        victim: from `load_victim`, `wrap` or `adapt`.
+        victim: from `load_victim`, `wrap` or `adapt`; or a network whose conventions need no words, which is
+            adapted with time="auto": [N, *shape] in [0, 1] -> logits.
         attack: an attack or its registry name.
-        x: inputs [N, *shape] in the victim's bounds, of any floating type; attacked are float32 values.
+        x: inputs [N, *shape] in the victim's bounds, of any floating type, as a tensor or numpy array;
+            attacked are float32 values. Or a DataLoader of (inputs, labels), without y.
         y: labels [N] of any integer type, or the scores of a quality model.
         threat: the threat model; by default the attack's first geometry with `eps` and least access.
         eps: budget for the default threat model: "8/255", a fraction, or a number, which counts as it
             prints (0.1 is 1/10). By default 8/255 for linf; of the other geometries none has a usual
-            radius: there an attack that can minimises the distance, and any other needs `eps`.
+            radius: there an attack that can minimises the distance, and any other needs `eps`. A list or
+            tuple of budgets gives a tuple of results, in its order.
         seed: root seed.
         shard: samples per batch (part of the protocol: a result may depend on it by rounding).
         keep_errors: where the attack or the victim fails, return ERROR rows with the message. Samples for
@@ -279,6 +319,16 @@ def evaluate(
         ContractError: the victim fails its checks, the data are not what the victim takes, or (unless
             `keep_errors`) the attack failed: then what it raised, or what it did, in words.
     """
+    x, y = gathered(x, y)
+    if isinstance(victim, nn.Module):
+        victim = adapted_to(victim, x, y)
+    if isinstance(eps, list | tuple):
+        return tuple(
+            evaluate(
+                victim, attack, x, y, threat=threat, eps=one, seed=seed, shard=shard, keep_errors=keep_errors
+            )
+            for one in eps
+        )
     if not isinstance(victim, ModuleVictim):
         raise ContractError(f"evaluate: expected a victim, got {type(victim).__name__}. Use wrap() first.")
     chosen: Attack = registry("attacks").get(attack) if isinstance(attack, str) else attack
@@ -304,12 +354,15 @@ def evaluate(
         if reason is not None:
             raise EstimatorRefused(f"{chosen.spec.name} on victim '{victim.spec.name}': {reason}.")
         shards = []
+        started = time.monotonic()
         for start in range(0, len(x), shard):
+            tell(chosen, start, len(x), started)
             part = slice(start, start + shard)
             ids = torch.arange(len(x))[part]
             shards.append(evaluate_shard(victim, chosen, threat, x[part], y[part], ids, seed=seed))
             if shards[-1].cause is not None and not keep_errors:
                 raise shards[-1].cause
+        tell(chosen, len(x), len(x), started)
     return _counted(len(x), shards)
 
 
