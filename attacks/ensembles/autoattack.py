@@ -73,17 +73,34 @@ SMOOTH = levels(
 """For victims without spiking neurons, which have one gradient only."""
 
 NOISY = levels(
-    quick=(gradient("sapgd.linf", _SHARP, steps=25, loss="margin"),),
-    standard=(gradient("apgd.ce", _SHARP, steps=50),),
-    full=(gradient("apgd.dlr", _SHARP, steps=50),),
+    quick=(
+        gradient("pgd.linf", "atan(alpha=5)", steps=10),
+        gradient("sapgd.linf", _SHARP, steps=25, loss="margin"),
+    ),
+    standard=(
+        *starts(2, "sapgd.linf", _SHARP, steps=50, loss="margin"),
+        gradient("apgd.ce", _SHARP, steps=50),
+    ),
+    full=(
+        gradient("sapgd.linf", _SHARP, steps=100, loss="margin"),
+        gradient("apgd.ce", "native", steps=50),
+        gradient("apgd.dlr", "native", steps=50),
+    ),
     last={level: (black("noise"),) for level in LEVELS},
 )
 """For stochastic victims: every gradient is an average over draws, and no sample leaves at a hit."""
 
 NOISY_SMOOTH = levels(
-    quick=(gradient("apgd.ce", "native", steps=25),),
-    standard=(gradient("apgd.dlr", "native", steps=50),),
-    full=(gradient("apgd.ce", "native", start=1, steps=50),),
+    quick=(
+        gradient("pgd.linf", "native", steps=10),
+        gradient("apgd.ce", "native", steps=25),
+    ),
+    standard=(
+        gradient("apgd.ce", "native", steps=50),
+        gradient("apgd.dlr", "native", steps=50),
+        gradient("apgd.ce", "native", start=1, steps=50),
+    ),
+    full=(gradient("apgd.targeted", "native", targets=3, steps=50),),
     last={level: (black("noise"),) for level in LEVELS},
 )
 """For stochastic victims without spiking neurons."""

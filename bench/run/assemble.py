@@ -16,7 +16,6 @@ import torch
 from robustspike.bench.attack.decide import VERIFICATION_DRAWS
 from robustspike.bench.attack.result import STATUS
 from robustspike.bench.attack.result import ShardResult
-from robustspike.bench.certify.contract import Certifier
 from robustspike.bench.contract.calls import parse_call
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import Status
@@ -35,6 +34,7 @@ from robustspike.bench.record.store import Store
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.compute import Unit
 from robustspike.bench.run.compute import compute
+from robustspike.bench.run.compute import job_of
 from robustspike.bench.run.shards import read_shard
 from robustspike.bench.suite.cell import Cell
 from robustspike.bench.suite.cell import fits
@@ -81,7 +81,7 @@ def _finish(
         suite=plan.suite.name,
         suite_version=plan.suite.version,
         suite_digest=plan.suite.digest,
-        task=Task.CERTIFY if cell.certify else spec.task,
+        task=job_of(cell).task(spec),
         victim=cell.victim_label,
         defense=cell.defense,
         attack=cell.attack,
@@ -166,10 +166,7 @@ def cell_of(record: CellRecord) -> Cell:
 def _declared(cell: Cell, victim: ModuleVictim, weights: Path | None) -> dict[str, Any]:
     """Return what victim and defense say about themselves, for a table that runs no model."""
     variant = variant_of(cell, weights)
-    declared: dict[str, Any] = {}
-    if cell.certify:
-        certifier: Certifier = cell.rules.get(cell.attack, **dict(cell.attack_params))
-        declared["certificate"] = {"norm": certifier.spec.norm, "confidence": certifier.confidence}
+    declared = job_of(cell).declared(cell.rules.get(cell.attack, **dict(cell.attack_params)))
     geometry = registry("geometries").get(cell.threat.geometry)
     return declared | {
         "geometry": {

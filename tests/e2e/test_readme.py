@@ -175,7 +175,7 @@ def test_use_and_the_leaderboard(tmp_path: Path, shell: dict[str, str]) -> None:
     shutil.copytree(ROOT / "leaderboard" / "results", tmp_path / "leaderboard" / "results")
     (tour,) = typed("robustspike list")
     assert "0 failed" in typed_in(tour, tmp_path, shell)
-    assert list((tmp_path / "sheets").glob("*.png")) and (tmp_path / "t.csv").is_file()
+    assert list((tmp_path / "sheets").glob("*.png")) and (tmp_path / "board" / "rows.csv").is_file()
     (board,) = typed("records.zip")
     out = typed_in(board, tmp_path, shell, fine=(0, 3))  # 3: measured elsewhere, and rounding shows
     assert "refuted" not in out
