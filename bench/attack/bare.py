@@ -31,7 +31,8 @@ def gathered(x: Any, y: Any) -> tuple[Any, Any]:
         if not batches:
             raise ContractError("evaluate: the data set is empty. Give at least one sample.")
         return torch.cat([inputs for inputs, _ in batches]), torch.cat([labels for _, labels in batches])
-    return tuple(torch.as_tensor(part) if isinstance(part, np.ndarray) else part for part in (x, y))
+    x, y = (torch.as_tensor(part) if isinstance(part, np.ndarray) else part for part in (x, y))
+    return x, y
 
 
 def adapted_to(network: nn.Module, x: Any, y: Any) -> ModuleVictim:

@@ -6,13 +6,16 @@ separate passes; the verdict comes from the last one alone.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import field
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from typing import Any
 from typing import overload
 
@@ -44,6 +47,8 @@ from robustspike.bench.attack.result import WRONG
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.attack.result import blank
 from robustspike.bench.attack.result import to_cpu
+from robustspike.bench.attack.saving import Evaluated
+from robustspike.bench.attack.saving import save
 from robustspike.bench.attack.task import rules_of
 from robustspike.bench.attack.trace import late_hits
 from robustspike.bench.contract.registry import registry
@@ -222,6 +227,7 @@ class Evaluation:
         shards: the sample rows.
         flags: signs that the evaluation, not the network, is what looks robust: those of a record, see
             `bench.record.flags.FLAGS` for what each means.
+        of: what it was of, for `save`.
     """
 
     n: int
@@ -230,6 +236,26 @@ class Evaluation:
     errors: int
     shards: tuple[ShardResult, ...]
     flags: tuple[str, ...] = ()
+    of: Evaluated | None = field(default=None, repr=False, compare=False)
+
+    def save(self, folder: Path | str, *, dataset: str = "own", defense: str = "none") -> Path:
+        """Write the record of this evaluation into a results folder; return where it lies.
+
+        It joins the tables of `robustspike leaderboard`. The network itself is not written: what
+        `robustspike evaluate` makes can be answered afresh by `verify`, this cannot.
+
+        Args:
+            folder: the results folder; made where it is not there.
+            dataset, defense: names in tables; rows on one data set must have the same samples.
+
+        Raises: ContractError: it was not made by `evaluate`.
+        """
+        if self.of is None:
+            raise ContractError(
+                "save: this evaluation does not say of what it is. Take what evaluate() gives."
+            )
+        record = save(self.of, self.shards, Path(folder), dataset=dataset, defense=defense)
+        return Path(folder) / "records" / record.key
 
     @property
     def robust_accuracy(self) -> float:
@@ -363,7 +389,8 @@ def evaluate(
             if shards[-1].cause is not None and not keep_errors:
                 raise shards[-1].cause
         tell(chosen, len(x), len(x), started)
-    return _counted(len(x), shards)
+    of = Evaluated(victim.spec, len(victim.neurons), chosen, threat, x, y, seed, shard, str(victim.device))
+    return dataclasses.replace(_counted(len(x), shards), of=of)
 
 
 def _usual_threat(spec: VictimSpec, attack: Attack, eps: object) -> ThreatModel:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import foreign_nets as nets
 import pytest
 import torch
@@ -12,6 +16,8 @@ from robustspike.bench.api import ContractError
 from robustspike.bench.api import adapt
 from robustspike.bench.api import evaluate
 from robustspike.bench.api import registry
+from robustspike.bench.record.store import Store
+from robustspike.bench.record.store import record_folders
 
 X = registry("datasets").get("digits").load("test").x[:12]
 NET = nets.WrittenOut()
@@ -63,3 +69,21 @@ def test_progress_is_for_terminals(
     evaluate(NET, PGD, X, Y, eps="1/20", shard=4)
     told = capsys.readouterr().err
     assert "8 of 12 samples, about" in told and told.endswith("\n")
+
+
+def test_what_is_saved_is_read_back_and_joins_a_table(tmp_path: Path) -> None:
+    for result in evaluate(NET, PGD, X, Y, eps=["1/20", "1/5"]):
+        folder = result.save(tmp_path, dataset="mine", defense="careful")
+        record = Store(tmp_path).read(folder.name)
+        assert record.counts["robust"] == result.robust and record.counts["n"] == 12
+        assert (record.victim, record.defense, record.dataset) == ("WrittenOut", "careful", "mine")
+        assert record.label == "pgd.linf[steps=5]"
+    assert len(record_folders(tmp_path)) == 2
+    done = subprocess.run(
+        [sys.executable, "-m", "robustspike.bench.cli", "leaderboard", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "careful" in done.stdout and "mine (test, n = 12), linf 1/5" in done.stdout
