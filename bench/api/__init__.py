@@ -103,6 +103,7 @@ from robustspike.bench.api.victim import adapt
 from robustspike.bench.api.victim import build_network
 from robustspike.bench.api.victim import check_victim
 from robustspike.bench.api.victim import find_neurons
+from robustspike.bench.api.victim import find_weights
 from robustspike.bench.api.victim import fingerprint_inputs
 from robustspike.bench.api.victim import joint
 from robustspike.bench.api.victim import legacy_spikingjelly
@@ -186,6 +187,7 @@ __all__ = [
     "evaluate",
     "evaluate_shard",
     "find_neurons",
+    "find_weights",
     "fingerprint_inputs",
     "fit",
     "from_lines",

@@ -8,6 +8,7 @@ from robustspike.bench.training.network import NetworkRecipe
 from robustspike.bench.training.network import build_network
 from robustspike.bench.training.network import made_network
 from robustspike.bench.training.recipe import VictimRecipe
+from robustspike.bench.training.weights import find_weights
 from robustspike.bench.training.weights import load_victim
 from robustspike.bench.victim.adapt import adapt
 from robustspike.bench.victim.checks import check_victim
@@ -25,6 +26,7 @@ __all__ = [
     "build_network",
     "check_victim",
     "find_neurons",
+    "find_weights",
     "fingerprint_inputs",
     "joint",
     "legacy_spikingjelly",

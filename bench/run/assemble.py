@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 import sys
@@ -16,6 +15,7 @@ import torch
 from robustspike.bench.attack.decide import VERIFICATION_DRAWS
 from robustspike.bench.attack.result import STATUS
 from robustspike.bench.attack.result import ShardResult
+from robustspike.bench.attack.saving import sample_records
 from robustspike.bench.contract.calls import parse_call
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import Status
@@ -27,7 +27,6 @@ from robustspike.bench.record.enclosures import keep_plugin
 from robustspike.bench.record.enclosures import keep_weights
 from robustspike.bench.record.flags import cell_flags
 from robustspike.bench.record.schema import CellRecord
-from robustspike.bench.record.schema import SampleRecord
 from robustspike.bench.record.schema import count
 from robustspike.bench.record.schema import encode_samples
 from robustspike.bench.record.store import Store
@@ -190,23 +189,6 @@ def _applies(need: str, cell: Cell, victim: ModuleVictim) -> bool:
         return bool(victim.neurons)  # without spiking neurons there is no surrogate to exchange
     attacks = registry("attacks")
     return need not in attacks.names() or fits(attacks.get(need), cell.threat, victim.spec)
-
-
-def sample_records(shard: ShardResult) -> list[SampleRecord]:
-    """Return a shard's verdicts as records."""
-    names = {field.name: field.name for field in dataclasses.fields(SampleRecord) if field.name != "extras"}
-    names |= {"row": "ids", "label": "labels"}
-    columns = {name: getattr(shard, source).tolist() for name, source in names.items()}
-    columns["label"] = [float(label) for label in columns["label"]]
-    columns["status"] = [STATUS[code] for code in columns["status"]]
-    extras = {name: column.tolist() for name, column in shard.extras.items()}
-    return [
-        SampleRecord(
-            **dict(zip(columns, values, strict=True)),
-            extras={name: column[place] for name, column in extras.items()},
-        )
-        for place, values in enumerate(zip(*columns.values(), strict=True))
-    ]
 
 
 def sources(cell: Cell, weights: str, settings: Settings) -> dict[str, str]:

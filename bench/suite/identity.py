@@ -28,7 +28,7 @@ def identity(
     code = {
         "victim": code_digest(recipe, "victims"),
         "defense": code_digest(defense, "defenses"),
-        "attack": code_digest(attack, cell.kind),
+        "attack": code_digest(attack, cell.kind, recipe.spec()),
         "dataset": code_digest(recipe.data(), "datasets"),
         "geometry": code_digest(registry("geometries").get(cell.threat.geometry), "geometries"),
     }

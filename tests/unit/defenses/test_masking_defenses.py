@@ -169,7 +169,7 @@ def test_saturated_logits_are_flagged_and_lose_their_rank(
 ) -> None:
     flags, row = measured(hardened(SaturatedLogits()), data, (*OWN, *CONTROLS))
     assert {"zero_gradient", "unbounded_attack_fails"} <= flags - undefended[0]
-    assert pd.isna(row["rank"])
+    assert pd.isna(row["rank_low"])
 
 
 def test_random_gates_without_averaged_gradients_are_flagged_and_lose_their_rank(data: Split) -> None:
@@ -178,4 +178,4 @@ def test_random_gates_without_averaged_gradients_are_flagged_and_lose_their_rank
         measured(victim, data[:12], (("pgd.linf", {"steps": 5, "draws": draws}, TENTH),)) for draws in (1, 10)
     )
     assert "stochastic_without_eot" in single[0] - averaged[0]
-    assert pd.isna(single[1]["rank"])
+    assert pd.isna(single[1]["rank_low"])
