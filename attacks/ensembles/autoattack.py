@@ -58,7 +58,10 @@ SPIKING = levels(
     ),
     last=_CONTROLS,
 )
-"""For victims with spiking neurons; see the class for how it was chosen."""
+"""For victims with spiking neurons, chosen from hits per pass that were recorded on validation samples.
+
+`tests/benchmarks/choose_cascade.py` redoes the greedy cover; docs/verdict.md says where the list departs.
+"""
 
 SMOOTH = levels(
     quick=(
@@ -137,8 +140,8 @@ class AutoAttackSnn:
         stochastic=True,
         source=(
             "After AutoAttack (Croce & Hein 2020, arXiv:2003.01690), with SA-PGD under ASSG "
-            "(arXiv:2512.22522) from several starts. Differs: the list was chosen by greedy cover of "
-            "recorded hits per pass; no FAB; samples leave when broken."
+            "(arXiv:2512.22522) from several starts. Differs: the list was chosen from recorded hits per "
+            "pass on validation samples (docs/verdict.md); no FAB; samples leave when broken."
         ),
         cost="a sample that stands: at most 800 (quick), 4000 (standard), 9000 (full) forwards + backwards",
     )
