@@ -35,7 +35,10 @@ CONTROLS: Attacks = (
     ("noise", {}, TENTH),
     ("pgd.linf", {"steps": 20}, Fraction(1)),
 )
-ENSEMBLE: Attacks = (("autoattack.snn", {"level": "quick"}, TENTH),)
+ENSEMBLE: Attacks = (
+    ("pgd.linf", {"steps": 20, "estimator": "pdsg"}, TENTH),
+    ("autoattack.snn", {"level": "quick"}, TENTH),
+)
 
 
 class Narrow(SpikeRule):
