@@ -53,9 +53,9 @@ from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.api import wrap
 from robustspike.bench.attack.fitting import refused_gradient
+from robustspike.bench.attack.saving import sample_records
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.schema import count
-from robustspike.bench.run.assemble import sample_records
 from robustspike.leaderboard.sections import build
 from tests.support.records import make_record
 
