@@ -17,7 +17,12 @@ html_title = f"RobustSpike {release}"
 exclude_patterns = ["_build"]
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-napoleon_custom_sections = [("Shape", "notes_style"), ("Cost", "notes_style"), ("Source", "notes_style")]
+napoleon_custom_sections = [
+    ("Class attributes", "params_style"),
+    ("Shape", "notes_style"),
+    ("Cost", "notes_style"),
+    ("Source", "notes_style"),
+]
 nitpicky = False
 
 KINDS = {

@@ -88,7 +88,9 @@ def _may_always_win(record: CellRecord) -> bool:
 def declared_flags(records: Sequence[CellRecord]) -> set[str]:
     """Return the flags that follow from what victim and defense declare about themselves."""
     declared = records[0].parameters.get("declared", {})
-    raised = {"poor_conversion" for note in declared.get("notes", ()) if note.startswith("conversion lost")}
+    notes = declared.get("notes", ())
+    raised = {"poor_conversion" for note in notes if note.startswith("conversion lost")}
+    raised |= {"neurons_in_training_mode" for note in notes if "neurons in training mode" in note}
     white = [record for record in records if record.threat.access is Access.WHITE]
     varied = [r for r in white if r.attack.startswith("autoattack.") or estimators(r) - {"native"}]
     for need in declared.get("adaptive", ()):

@@ -17,19 +17,33 @@ from robustspike.bench.api import ModuleVictim
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import VictimSpec
+from robustspike.bench.api import find_weights
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 
 
-def usable_sources(oracle: Oracle, names: tuple[str, ...]) -> list[ModuleVictim]:
-    """Load the named victims that take the target's inputs, know its classes and are not the target."""
-    spec, found = oracle.spec, []
-    for name in names:
-        source = load_victim(name)
-        same_task = (source.spec.shape, source.spec.classes) == (spec.shape, spec.classes)
-        if same_task and source.spec.weights != spec.weights:
-            found.append(source)
-    return found
+def expanded(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """List the registered victims that names or shell-style patterns mean, pattern by pattern."""
+    known = registry("victims")
+    found = (known.names(pattern) or [pattern] for pattern in patterns)
+    return tuple(dict.fromkeys(name for names in found for name in names))
+
+
+def fitting_sources(spec: VictimSpec, patterns: tuple[str, ...]) -> list[str]:
+    """Name the victims with trained weights that take a target's inputs and know its classes."""
+    recipes = [registry("victims").get(name) for name in expanded(patterns)]
+    return [
+        recipe.name
+        for recipe in recipes
+        if (recipe.spec().shape, recipe.spec().classes) == (spec.shape, spec.classes)
+        and find_weights(recipe, "none", 0, None) is not None
+    ]
+
+
+def usable_sources(oracle: Oracle, patterns: tuple[str, ...]) -> list[ModuleVictim]:
+    """Load the sources that fit the target and are not the target itself."""
+    loaded = [load_victim(name) for name in fitting_sources(oracle.spec, patterns)]
+    return [source for source in loaded if source.spec.weights != oracle.spec.weights]
 
 
 @dataclass(frozen=True)
@@ -37,14 +51,15 @@ class Transfer:
     """Run a white-box attack to its end on each source and ask the target for the label.
 
     Args:
-        sources: registry names of the attacker's victims (an ANN, a twin trained by BPTT). Those with
-            other inputs or classes than the target, and the target itself, are passed over.
+        sources: names of the attacker's victims, or shell-style patterns of them (an ANN, a twin trained by
+            BPTT). Those without weights, with other inputs or classes than the target, and the target
+            itself, are passed over.
         attack: registry name of the white-box attack.
 
     Cost: 1 forward per source; the passes through the sources are the attacker's own and not counted.
     """
 
-    sources: tuple[str, ...] = ("ann_cnn.digits", "lif_cnn.digits")
+    sources: tuple[str, ...] = ("ann_cnn.*", "lif_cnn.*")
     attack: str = "mifgsm.linf"
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="transfer.linf",
@@ -60,14 +75,13 @@ class Transfer:
     )
 
     def uses(self) -> dict[str, tuple[str, ...]]:
-        return {"victims": self.sources, "attacks": (self.attack,)}
+        return {"victims": expanded(self.sources), "attacks": (self.attack,)}
 
     def fits(self, spec: VictimSpec) -> str | None:
         """Refuse victims for which no source is known."""
-        own = [registry("victims").get(name).spec() for name in self.sources]
-        if any((one.shape, one.classes) == (spec.shape, spec.classes) for one in own):
+        if fitting_sources(spec, self.sources):
             return None
-        return "no source takes its inputs and knows its classes"
+        return "no source takes its inputs and knows its classes (of those with trained weights)"
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
         inner: Attack = registry("attacks").get(self.attack)

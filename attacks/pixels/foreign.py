@@ -28,7 +28,7 @@ from robustspike.bench.api import VictimSpec
 from robustspike.bench.api import parse_call
 
 Call = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
-"""One run of a foreign attack: (model, x [1, ...], y [1], eps) -> x_adv."""
+"""One run of a foreign attack: (model, x [n, ...], y [n], eps) -> x_adv."""
 
 
 class _Solved(Exception):
@@ -76,6 +76,71 @@ class OracleModel(nn.Module):
         return out
 
 
+class _Unmapped(Exception):
+    """Ends a run in batches: the model was asked about inputs of which it is not known whose they are."""
+
+
+class _BatchQuery(torch.autograd.Function):
+    """Logits of a whole batch, asked for the rows that stand and can pay; the others stay as they were."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, model: BatchModel) -> Tensor:
+        ctx.model = model
+        ctx.save_for_backward(x)
+        at = model.places(model.oracle.active())
+        if not len(at):
+            raise _Solved
+        model.last = model.last.clone()
+        model.last[at] = model.oracle.logits(x[at], model.rows[at]).to(model.last)
+        return model.last.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        model, weight = ctx.model, grads[0]
+        at = model.places(model.oracle.differentiable(model.estimator))
+        if not len(at):
+            raise _Solved
+        out = torch.zeros_like(x)
+        own = weight[at]
+        out[at] = model.oracle.loss_and_grad(
+            x[at],
+            model.rows[at],
+            lambda logits, y: (logits * own).sum(dim=1),
+            estimator=model.estimator,
+        ).grad
+        return out, None
+
+
+class BatchModel(nn.Module):
+    """What a foreign attack takes for the model of a whole batch, one input for each sample.
+
+    A sample that is broken or out of budget is asked about no more: its logits stay as they were, its
+    gradient is zero, and the others go on.
+
+    Args:
+        oracle: the oracle.
+        rows: the samples, in the batch's order.
+        estimator: registry name of the gradient estimator behind `backward()`.
+    """
+
+    def __init__(self, oracle: Oracle, rows: Tensor, estimator: str) -> None:
+        super().__init__()
+        self.oracle, self.rows, self.estimator = oracle, rows, estimator
+        self.place = nn.Parameter(torch.zeros(1))  # libraries ask a parameter for the device
+        self.last = torch.zeros(len(rows), oracle.spec.classes, device=rows.device)
+
+    def places(self, standing: Tensor) -> Tensor:
+        """Return where in the batch the standing rows are."""
+        return torch.isin(self.rows, standing).nonzero().squeeze(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) != len(self.rows):
+            raise _Unmapped
+        out: Tensor = _BatchQuery.apply(x, self)  # type: ignore[no-untyped-call]
+        return out
+
+
 @contextmanager
 def _global_generators(seed: int) -> Iterator[None]:
     """Seed the global generators, which foreign code draws from, and put them back afterwards."""
@@ -89,6 +154,28 @@ def _global_generators(seed: int) -> Iterator[None]:
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
+
+
+def in_batches(call: Call, estimator: str, oracle: Oracle, x0: Tensor, y: Tensor, rng: RowStreams) -> Tensor:
+    """Run a foreign attack on all samples at once; where it takes the batch apart, on every sample alone."""
+    rows = oracle.active()
+    if not len(rows):
+        return settle(oracle, x0.clone())
+    seed = int(rng.fork("batch", rows=rows[:1]).integers(2**31, (1,)))
+    model = BatchModel(oracle, rows, estimator).to(x0.device).eval()
+    x = x0.clone()
+    try:
+        with _global_generators(seed), torch.enable_grad():
+            found = call(model, x0[rows].clone(), y[rows].clone(), oracle.radius)
+        x[rows] = oracle.project(found.detach().to(x0), rows)
+    except (_Solved, BudgetExceeded):
+        pass
+    except _Unmapped:
+        return sample_by_sample(call, estimator, oracle, x0, y, rng)
+    rows = oracle.active()
+    if len(rows):
+        oracle.labels(x[rows], rows)
+    return settle(oracle, x)
 
 
 def sample_by_sample(
@@ -173,7 +260,10 @@ def _art(name: str, params: dict[str, Any], spec: VictimSpec) -> Call:
             clip_values=spec.bounds,
             device_type="cpu" if x.device.type == "cpu" else "gpu",
         )
-        found = kind(classifier, **_with_eps(kind, eps, params)).generate(x.cpu().numpy(), y=y.cpu().numpy())
+        settings = _with_eps(kind, eps, params)
+        if "batch_size" in getattr(kind, "attack_params", ()):
+            settings["batch_size"] = len(x)
+        found = kind(classifier, **settings).generate(x.cpu().numpy(), y=y.cpu().numpy())
         return torch.from_numpy(found)
 
     return call
@@ -196,6 +286,9 @@ class Foreign:
         library: "torchattacks", "foolbox" or "art".
         attack: the class there, with its parameters as a call: "PGD(steps=10, alpha=0.01)".
         estimator: registry name of the gradient estimator behind the model's gradients.
+        batched: attack all samples of a shard together; a sample leaves at its first hit or when it cannot
+            pay. Where the library takes the batch apart, and with false, every sample is attacked alone.
+            Random numbers are the library's: one seed a batch, or one a sample.
 
     Cost: what the attack asks; a gradient costs 2 forwards and 1 backward.
     """
@@ -203,11 +296,12 @@ class Foreign:
     library: str = "torchattacks"
     attack: str = "PGD"
     estimator: str = "native"
+    batched: bool = True
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="foreign",
         geometries=("linf", "l2"),
         stochastic=True,
-        source="The library's own. Differs: one sample at a time, which stops at its first hit.",
+        source="The library's own. Differs: a sample leaves the batch at its first hit.",
         cost="the library's attack's own",
     )
 
@@ -234,4 +328,5 @@ class Foreign:
             call = _LIBRARIES[self.library](name, dict(params), oracle.spec)
         except AttributeError as error:
             raise ConfigError(f"{self.spec.name}: {self.library} has no attack '{name}'.") from error
-        return sample_by_sample(call, self.estimator, oracle, x0, y, rng)
+        run = in_batches if self.batched else sample_by_sample
+        return run(call, self.estimator, oracle, x0, y, rng)

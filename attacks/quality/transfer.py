@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from robustspike.attacks.ensembles.transfer import expanded
+from robustspike.attacks.ensembles.transfer import fitting_sources
 from robustspike.attacks.ensembles.transfer import usable_sources
 from robustspike.attacks.quality.iterated import GOALS
 from robustspike.attacks.quality.iterated import QUALITY
@@ -19,7 +21,6 @@ from robustspike.bench.api import ConfigError
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import VictimSpec
-from robustspike.bench.api import registry
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ class QualityTransfer:
     """I-FGSM on other quality models; the victim only answers for the results.
 
     Args:
-        sources: registry names of the attacker's models. Those with inputs of another size than the
-            victim's, and the victim itself, are passed over.
+        sources: names of the attacker's models, or shell-style patterns of them. Those without weights, with
+            inputs of another size than the victim's, and the victim itself, are passed over.
         steps, step: as in quality.ifgsm.
 
     Cost: 1 forward of the victim, and 1 per source.
     """
 
-    sources: tuple[str, ...] = ("cnn_iqa.photopatch", "snn_iqa.photopatch")
+    sources: tuple[str, ...] = ("cnn_iqa.*", "snn_iqa.*")
     steps: int = 10
     step: float = 2.5
     spec: ClassVar[AttackSpec] = AttackSpec(
@@ -55,14 +56,11 @@ class QualityTransfer:
             )
 
     def uses(self) -> dict[str, tuple[str, ...]]:
-        return {"victims": self.sources}
+        return {"victims": expanded(self.sources)}
 
     def fits(self, spec: VictimSpec) -> str | None:
         """Refuse victims for which no source is known."""
-        own = [registry("victims").get(name).spec() for name in self.sources]
-        if any(one.shape == spec.shape and one.task is spec.task for one in own):
-            return None
-        return "no source takes images of its size"
+        return None if fitting_sources(spec, self.sources) else "no source takes images of its size"
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
         rows = oracle.active(forwards=1)

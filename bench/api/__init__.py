@@ -88,26 +88,27 @@ from robustspike.bench.api.measure import ConfigError
 from robustspike.bench.api.measure import ContractError
 from robustspike.bench.api.measure import EnergyCost
 from robustspike.bench.api.measure import Evaluation
-from robustspike.bench.api.measure import NetworkRecipe
 from robustspike.bench.api.measure import ShardResult
 from robustspike.bench.api.measure import Status
 from robustspike.bench.api.measure import VictimFailed
-from robustspike.bench.api.measure import build_network
 from robustspike.bench.api.measure import count_synops
 from robustspike.bench.api.measure import evaluate
 from robustspike.bench.api.measure import evaluate_shard
-from robustspike.bench.api.measure import made_network
 from robustspike.bench.api.measure import spearman
 from robustspike.bench.api.victim import ModuleVictim
+from robustspike.bench.api.victim import NetworkRecipe
 from robustspike.bench.api.victim import VictimRecipe
 from robustspike.bench.api.victim import VictimSpec
 from robustspike.bench.api.victim import adapt
+from robustspike.bench.api.victim import build_network
 from robustspike.bench.api.victim import check_victim
 from robustspike.bench.api.victim import find_neurons
+from robustspike.bench.api.victim import find_weights
 from robustspike.bench.api.victim import fingerprint_inputs
 from robustspike.bench.api.victim import joint
 from robustspike.bench.api.victim import legacy_spikingjelly
 from robustspike.bench.api.victim import load_victim
+from robustspike.bench.api.victim import made_network
 from robustspike.bench.api.victim import reset
 from robustspike.bench.api.victim import wrap
 
@@ -186,6 +187,7 @@ __all__ = [
     "evaluate",
     "evaluate_shard",
     "find_neurons",
+    "find_weights",
     "fingerprint_inputs",
     "fit",
     "from_lines",

@@ -11,9 +11,6 @@ from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.errors import VictimFailed
 from robustspike.bench.numbers.stats import spearman
-from robustspike.bench.training.network import NetworkRecipe
-from robustspike.bench.training.network import build_network
-from robustspike.bench.training.network import made_network
 from robustspike.bench.victim.energy import EnergyCost
 from robustspike.bench.victim.energy import count_synops
 
@@ -24,14 +21,11 @@ __all__ = [
     "ContractError",
     "EnergyCost",
     "Evaluation",
-    "NetworkRecipe",
     "ShardResult",
     "Status",
     "VictimFailed",
-    "build_network",
     "count_synops",
     "evaluate",
     "evaluate_shard",
-    "made_network",
     "spearman",
 ]

@@ -6,20 +6,30 @@ separate passes; the verdict comes from the last one alone.
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import field
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
+from typing import Any
+from typing import overload
 
 import torch
 from torch import Tensor
+from torch import nn
 
 from robustspike.bench.attack.arguments import checked_inputs
 from robustspike.bench.attack.arguments import checked_labels
 from robustspike.bench.attack.arguments import exact
 from robustspike.bench.attack.arguments import whole
+from robustspike.bench.attack.bare import adapted_to
+from robustspike.bench.attack.bare import gathered
+from robustspike.bench.attack.bare import tell
 from robustspike.bench.attack.contract import Attack
 from robustspike.bench.attack.decide import decide
 from robustspike.bench.attack.decide import target_classes
@@ -37,6 +47,8 @@ from robustspike.bench.attack.result import WRONG
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.attack.result import blank
 from robustspike.bench.attack.result import to_cpu
+from robustspike.bench.attack.saving import Evaluated
+from robustspike.bench.attack.saving import save
 from robustspike.bench.attack.task import rules_of
 from robustspike.bench.attack.trace import late_hits
 from robustspike.bench.contract.registry import registry
@@ -215,6 +227,7 @@ class Evaluation:
         shards: the sample rows.
         flags: signs that the evaluation, not the network, is what looks robust: those of a record, see
             `bench.record.flags.FLAGS` for what each means.
+        of: what it was of, for `save`.
     """
 
     n: int
@@ -223,6 +236,26 @@ class Evaluation:
     errors: int
     shards: tuple[ShardResult, ...]
     flags: tuple[str, ...] = ()
+    of: Evaluated | None = field(default=None, repr=False, compare=False)
+
+    def save(self, folder: Path | str, *, dataset: str = "own", defense: str = "none") -> Path:
+        """Write the record of this evaluation into a results folder; return where it lies.
+
+        It joins the tables of `robustspike leaderboard`. The network itself is not written: what
+        `robustspike evaluate` makes can be answered afresh by `verify`, this cannot.
+
+        Args:
+            folder: the results folder; made where it is not there.
+            dataset, defense: names in tables; rows on one data set must have the same samples.
+
+        Raises: ContractError: it was not made by `evaluate`.
+        """
+        if self.of is None:
+            raise ContractError(
+                "save: this evaluation does not say of what it is. Take what evaluate() gives."
+            )
+        record = save(self.of, self.shards, Path(folder), dataset=dataset, defense=defense)
+        return Path(folder) / "records" / record.key
 
     @property
     def robust_accuracy(self) -> float:
@@ -243,31 +276,64 @@ class Evaluation:
         )
 
 
+@overload
 def evaluate(
-    victim: ModuleVictim,
+    victim: ModuleVictim | nn.Module,
     attack: Attack | str,
-    x: Tensor,
-    y: Tensor,
+    x: Any,
+    y: Any = None,
     *,
     threat: ThreatModel | None = None,
     eps: Fraction | str | float | Tensor | None = None,
     seed: int = 0,
     shard: int = 128,
     keep_errors: bool = False,
-) -> Evaluation:
+) -> Evaluation: ...
+
+
+@overload
+def evaluate(
+    victim: ModuleVictim | nn.Module,
+    attack: Attack | str,
+    x: Any,
+    y: Any = None,
+    *,
+    threat: None = None,
+    eps: list[Fraction | str | float] | tuple[Fraction | str | float, ...],
+    seed: int = 0,
+    shard: int = 128,
+    keep_errors: bool = False,
+) -> tuple[Evaluation, ...]: ...
+
+
+def evaluate(
+    victim: ModuleVictim | nn.Module,
+    attack: Attack | str,
+    x: Any,
+    y: Any = None,
+    *,
+    threat: ThreatModel | None = None,
+    eps: Any = None,
+    seed: int = 0,
+    shard: int = 128,
+    keep_errors: bool = False,
+) -> Evaluation | tuple[Evaluation, ...]:
     """Attack a victim and count: the one-line interface.
 
     Everything that is given is checked before the first pass.
 
     Args:
-        victim: from `load_victim`, `wrap` or `adapt`.
+        victim: from `load_victim`, `wrap` or `adapt`; or a network whose conventions need no words, which is
+            adapted with time="auto": [N, *shape] in [0, 1] -> logits.
         attack: an attack or its registry name.
-        x: inputs [N, *shape] in the victim's bounds, of any floating type; attacked are float32 values.
+        x: inputs [N, *shape] in the victim's bounds, of any floating type, as a tensor or numpy array;
+            attacked are float32 values. Or a DataLoader of (inputs, labels), without y.
         y: labels [N] of any integer type, or the scores of a quality model.
         threat: the threat model; by default the attack's first geometry with `eps` and least access.
         eps: budget for the default threat model: "8/255", a fraction, or a number, which counts as it
             prints (0.1 is 1/10). By default 8/255 for linf; of the other geometries none has a usual
-            radius: there an attack that can minimises the distance, and any other needs `eps`.
+            radius: there an attack that can minimises the distance, and any other needs `eps`. A list or
+            tuple of budgets gives a tuple of results, in its order.
         seed: root seed.
         shard: samples per batch (part of the protocol: a result may depend on it by rounding).
         keep_errors: where the attack or the victim fails, return ERROR rows with the message. Samples for
@@ -279,6 +345,16 @@ def evaluate(
         ContractError: the victim fails its checks, the data are not what the victim takes, or (unless
             `keep_errors`) the attack failed: then what it raised, or what it did, in words.
     """
+    x, y = gathered(x, y)
+    if isinstance(victim, nn.Module):
+        victim = adapted_to(victim, x, y)
+    if isinstance(eps, list | tuple):
+        return tuple(
+            evaluate(
+                victim, attack, x, y, threat=threat, eps=one, seed=seed, shard=shard, keep_errors=keep_errors
+            )
+            for one in eps
+        )
     if not isinstance(victim, ModuleVictim):
         raise ContractError(f"evaluate: expected a victim, got {type(victim).__name__}. Use wrap() first.")
     chosen: Attack = registry("attacks").get(attack) if isinstance(attack, str) else attack
@@ -304,13 +380,17 @@ def evaluate(
         if reason is not None:
             raise EstimatorRefused(f"{chosen.spec.name} on victim '{victim.spec.name}': {reason}.")
         shards = []
+        started = time.monotonic()
         for start in range(0, len(x), shard):
+            tell(chosen, start, len(x), started)
             part = slice(start, start + shard)
             ids = torch.arange(len(x))[part]
             shards.append(evaluate_shard(victim, chosen, threat, x[part], y[part], ids, seed=seed))
             if shards[-1].cause is not None and not keep_errors:
                 raise shards[-1].cause
-    return _counted(len(x), shards)
+        tell(chosen, len(x), len(x), started)
+    of = Evaluated(victim.spec, len(victim.neurons), chosen, threat, x, y, seed, shard, str(victim.device))
+    return dataclasses.replace(_counted(len(x), shards), of=of)
 
 
 def _usual_threat(spec: VictimSpec, attack: Attack, eps: object) -> ThreatModel:

@@ -29,6 +29,9 @@ import click
     "--weights", type=click.Path(path_type=Path), help="Folder to look for those in, before the shipped ones."
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data, instead of the recipe's.")
+@click.option(
+    "--share", type=float, help="Part of the data that an epoch sees, in (0, 1], instead of the recipe's."
+)
 @click.option("--lr", type=float, help="Peak learning rate, instead of the recipe's.")
 @click.option(
     "--threads",
@@ -59,6 +62,7 @@ def command(
     source: str,
     weights: Path | None,
     epochs: int | None,
+    share: float | None,
     lr: float | None,
     bf16: bool,
     threads: int,
@@ -105,7 +109,7 @@ def command(
     for path in plugin:
         load_file(path)
     recipe = registry("victims").get(victim, **parse_params(params))
-    asked = {"epochs": epochs, "lr": lr, "bf16": bf16 or None}
+    asked = {"epochs": epochs, "share": share, "lr": lr, "bf16": bf16 or None}
     changed = {key: value for key, value in asked.items() if value is not None}
     recipe = dataclasses.replace(recipe, schedule=dataclasses.replace(recipe.schedule, **changed))
     label = registry("defenses").canonical(defense)

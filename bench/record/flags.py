@@ -82,6 +82,11 @@ FLAGS: dict[str, Flag] = {
         "it makes spikes whose derivative cannot be exchanged: it was attacked through its own alone",
         "make the spikes in a torch.autograd.Function, see docs/your-network.md; read the number as a bound",
     ),
+    "neurons_in_training_mode": Flag(
+        "the network was attacked with its neurons in training mode, where alone they have a gradient",
+        "give the neurons a gradient in evaluation mode; check that both modes answer alike",
+        blocks=False,
+    ),
     "vanishing_layer": Flag(
         f"the victim's own gradient vanishes in one spiking layer for over {LAYER_SHARE:.0%} of the samples",
         "find the layer under zero_layer and sparse_layer in record.json; attack with wider surrogates",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 import sys
@@ -16,7 +15,7 @@ import torch
 from robustspike.bench.attack.decide import VERIFICATION_DRAWS
 from robustspike.bench.attack.result import STATUS
 from robustspike.bench.attack.result import ShardResult
-from robustspike.bench.certify.contract import Certifier
+from robustspike.bench.attack.saving import sample_records
 from robustspike.bench.contract.calls import parse_call
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import Status
@@ -28,13 +27,13 @@ from robustspike.bench.record.enclosures import keep_plugin
 from robustspike.bench.record.enclosures import keep_weights
 from robustspike.bench.record.flags import cell_flags
 from robustspike.bench.record.schema import CellRecord
-from robustspike.bench.record.schema import SampleRecord
 from robustspike.bench.record.schema import count
 from robustspike.bench.record.schema import encode_samples
 from robustspike.bench.record.store import Store
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.compute import Unit
 from robustspike.bench.run.compute import compute
+from robustspike.bench.run.compute import job_of
 from robustspike.bench.run.shards import read_shard
 from robustspike.bench.suite.cell import Cell
 from robustspike.bench.suite.cell import fits
@@ -81,7 +80,7 @@ def _finish(
         suite=plan.suite.name,
         suite_version=plan.suite.version,
         suite_digest=plan.suite.digest,
-        task=Task.CERTIFY if cell.certify else spec.task,
+        task=job_of(cell).task(spec),
         victim=cell.victim_label,
         defense=cell.defense,
         attack=cell.attack,
@@ -166,10 +165,7 @@ def cell_of(record: CellRecord) -> Cell:
 def _declared(cell: Cell, victim: ModuleVictim, weights: Path | None) -> dict[str, Any]:
     """Return what victim and defense say about themselves, for a table that runs no model."""
     variant = variant_of(cell, weights)
-    declared: dict[str, Any] = {}
-    if cell.certify:
-        certifier: Certifier = cell.rules.get(cell.attack, **dict(cell.attack_params))
-        declared["certificate"] = {"norm": certifier.spec.norm, "confidence": certifier.confidence}
+    declared = job_of(cell).declared(cell.rules.get(cell.attack, **dict(cell.attack_params)))
     geometry = registry("geometries").get(cell.threat.geometry)
     return declared | {
         "geometry": {
@@ -193,23 +189,6 @@ def _applies(need: str, cell: Cell, victim: ModuleVictim) -> bool:
         return bool(victim.neurons)  # without spiking neurons there is no surrogate to exchange
     attacks = registry("attacks")
     return need not in attacks.names() or fits(attacks.get(need), cell.threat, victim.spec)
-
-
-def sample_records(shard: ShardResult) -> list[SampleRecord]:
-    """Return a shard's verdicts as records."""
-    names = {field.name: field.name for field in dataclasses.fields(SampleRecord) if field.name != "extras"}
-    names |= {"row": "ids", "label": "labels"}
-    columns = {name: getattr(shard, source).tolist() for name, source in names.items()}
-    columns["label"] = [float(label) for label in columns["label"]]
-    columns["status"] = [STATUS[code] for code in columns["status"]]
-    extras = {name: column.tolist() for name, column in shard.extras.items()}
-    return [
-        SampleRecord(
-            **dict(zip(columns, values, strict=True)),
-            extras={name: column[place] for name, column in extras.items()},
-        )
-        for place, values in enumerate(zip(*columns.values(), strict=True))
-    ]
 
 
 def sources(cell: Cell, weights: str, settings: Settings) -> dict[str, str]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from robustspike.bench.attack.contract import Attack
 from robustspike.bench.attack.evaluate import evaluate_shard
 from robustspike.bench.attack.evaluate import failed
+from robustspike.bench.attack.fitting import refused_gradient
 from robustspike.bench.attack.limits import NO_LIMITS
 from robustspike.bench.attack.limits import Limits
 from robustspike.bench.attack.oracle import Oracle
@@ -18,11 +21,14 @@ from robustspike.bench.attack.result import ERROR
 from robustspike.bench.attack.result import STATUS
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.certify.base import certify_shard
+from robustspike.bench.certify.contract import Certifier
 from robustspike.bench.certify.result import Certified
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import AttackSpec
 from robustspike.bench.contract.specs import CertifierSpec
 from robustspike.bench.contract.specs import Status
+from robustspike.bench.contract.specs import Task
+from robustspike.bench.contract.specs import VictimSpec
 from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
 from robustspike.bench.data.events.events import EventLists
@@ -122,35 +128,115 @@ def _measured(unit: Unit, victim: ModuleVictim, settings: Settings, *, died: boo
     if died:
         rule = Died(rule.spec)
     data = shard_of(cell, unit.index, settings)
-    batch = (victim, rule, cell.threat, data.x, data.y, data.ids)
-    if cell.certify:
-        try:
-            return certify_shard(*batch, seed=cell.seed, limits=settings.limits)
-        except ContractError as error:  # the victim's fault: a certifier's own is caught
-            return failed_shard(unit, settings, str(error))
-    result = evaluate_shard(
-        *batch,
-        seed=cell.seed,
-        limits=settings.limits,
-        events=lambda: _events(cell, unit.index, settings),
-    )
     try:
-        result.counts |= energy_of(victim, data, result, seed=cell.seed)
-    except ContractError as error:  # the victim's fault, which is its own cell's
-        result.errors.append(str(error))
-    made_from = registry("datasets").get(cell.dataset).sources(data.ids, root=settings.root)
-    if made_from is not None:
-        result.extras["source"] = made_from.double()
-    return result
+        return job_of(cell).measured(unit, victim, rule, data, settings)
+    except ContractError as error:  # the victim's own fault: attacks and certifiers are guarded
+        return failed_shard(unit, settings, str(error))
 
 
 def failed_shard(unit: Unit, settings: Settings, message: str) -> ShardResult:
     """Return a shard of which nothing can be computed, for a reason that is not the attack's."""
     data = shard_of(unit.cell, unit.index, settings)
     result = failed(data.x, data.y, data.ids, message)
-    if unit.cell.certify:
-        result.extras["radius"] = torch.full((len(data),), -1.0, dtype=torch.float64)
+    result.extras |= job_of(unit.cell).nothing(len(data))
     return result
+
+
+class Job(Protocol):
+    """What differs between cells that attack and cells that certify."""
+
+    def measured(
+        self, unit: Unit, victim: ModuleVictim, rule: Any, data: Split, settings: Settings
+    ) -> ShardResult:
+        """Measure one shard. Raises: ContractError: the victim is at fault."""
+        ...
+
+    def nothing(self, n: int) -> dict[str, Tensor]:
+        """Return the extra columns of n samples of which nothing is known."""
+        ...
+
+    def task(self, spec: VictimSpec) -> Task:
+        """Return the task that the record is kept under."""
+        ...
+
+    def declared(self, rule: Any) -> dict[str, Any]:
+        """Return what tables must know of the attack or certifier."""
+        ...
+
+    def refusal(self, rule: Any, victim: ModuleVictim) -> str | None:
+        """Say why the attack's gradient, or the certifier, does not apply to a loaded victim, or None."""
+        ...
+
+
+class Attacking:
+    """Cells that run an attack."""
+
+    def measured(
+        self, unit: Unit, victim: ModuleVictim, rule: Attack, data: Split, settings: Settings
+    ) -> ShardResult:
+        cell = unit.cell
+        result = evaluate_shard(
+            victim,
+            rule,
+            cell.threat,
+            data.x,
+            data.y,
+            data.ids,
+            seed=cell.seed,
+            limits=settings.limits,
+            events=lambda: _events(cell, unit.index, settings),
+        )
+        try:
+            result.counts |= energy_of(victim, data, result, seed=cell.seed)
+        except ContractError as error:  # the verdicts stand; what the victim costs is not known
+            result.errors.append(str(error))
+        made_from = registry("datasets").get(cell.dataset).sources(data.ids, root=settings.root)
+        if made_from is not None:
+            result.extras["source"] = made_from.double()
+        return result
+
+    def nothing(self, n: int) -> dict[str, Tensor]:
+        return {}
+
+    def task(self, spec: VictimSpec) -> Task:
+        return spec.task
+
+    def declared(self, rule: Attack) -> dict[str, Any]:
+        return {}
+
+    def refusal(self, rule: Attack, victim: ModuleVictim) -> str | None:
+        return refused_gradient(rule, victim)
+
+
+class Certifying:
+    """Cells that prove what no attack can do, and attack nothing."""
+
+    def measured(
+        self, unit: Unit, victim: ModuleVictim, rule: Certifier, data: Split, settings: Settings
+    ) -> ShardResult:
+        cell = unit.cell
+        batch = (victim, rule, cell.threat, data.x, data.y, data.ids)
+        return certify_shard(*batch, seed=cell.seed, limits=settings.limits)
+
+    def nothing(self, n: int) -> dict[str, Tensor]:
+        return {"radius": torch.full((n,), -1.0, dtype=torch.float64)}
+
+    def task(self, spec: VictimSpec) -> Task:
+        return Task.CERTIFY
+
+    def declared(self, rule: Certifier) -> dict[str, Any]:
+        return {"certificate": {"norm": rule.spec.norm, "confidence": rule.confidence}}
+
+    def refusal(self, rule: Certifier, victim: ModuleVictim) -> str | None:
+        return rule.fits(victim)
+
+
+JOBS: dict[str, Job] = {"attacks": Attacking(), "certifiers": Certifying()}
+
+
+def job_of(cell: Cell) -> Job:
+    """Return what is done in a cell."""
+    return JOBS[cell.kind]
 
 
 def energy_of(victim: ModuleVictim, data: Split, result: ShardResult, *, seed: int) -> dict[str, int]:

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from safetensors.torch import save as serialise
 from torch import Tensor
-from torch import nn
 
 from robustspike.bench.contract.calls import parse_call
 from robustspike.bench.contract.registry import load_file
@@ -30,7 +29,6 @@ from robustspike.bench.data.arrays import describe
 from robustspike.bench.data.arrays import read_samples
 from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
-from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.files import sha256
@@ -49,7 +47,7 @@ from robustspike.bench.training.weights import _fingerprint
 from robustspike.bench.training.weights import file_stem
 from robustspike.bench.training.weights import variant
 from robustspike.bench.victim.adapt import adapt
-from robustspike.bench.victim.adapt import adapted
+from robustspike.bench.victim.adapt import outputs
 from robustspike.bench.victim.energy import count_synops
 from robustspike.bench.victim.module import ModuleVictim
 from robustspike.bench.victim.sites import Site
@@ -156,7 +154,7 @@ def look(request: Request) -> Looked:
         told += [f"checkpoint: {line}" for line in found]
         told += [f"checkpoint: {line}" for line in load_into(network, state, where=str(request.checkpoint))]
     settings = _settings(request)
-    classes = _outputs(network, what, settings)
+    classes = outputs(network, shape=what.shape, domain=what.domain, bounds=what.bounds, **settings)
     if classes < what.classes:
         low = int(samples.y.min())
         cause = (
@@ -325,37 +323,6 @@ def _after_future(source: str) -> int:
         if (is_text and last == 0) or (isinstance(node, ast.ImportFrom) and node.module == "__future__"):
             last = node.end_lineno or last
     return last
-
-
-def _outputs(network: nn.Module, what: Described, settings: Mapping[str, Any]) -> int:
-    """Return the number of logits that a network answers."""
-    module, _ = adapted(
-        network,
-        name="network",
-        shape=what.shape,
-        classes=what.classes,
-        domain=what.domain,
-        bounds=what.bounds,
-        **settings,
-    )
-    module.eval()
-    x = RowStreams.derive(range(2), "outputs").uniform(what.shape)
-    module.noise = RowStreams.derive(range(2), "outputs", "noise")
-    try:
-        with torch.no_grad():
-            return int(module((x > 0.9).float() if what.domain is not Domain.STATIC else x).shape[1])
-    except BenchError:
-        raise
-    except Exception as error:
-        hint = ""
-        if what.domain is Domain.STATIC and "auto" not in settings["time"]:
-            hint = " Or its time is handled otherwise: try --time repeat or --time loop with --steps T."
-        raise ContractError(
-            f"the network cannot answer inputs {list(what.shape)}: {type(error).__name__}: {error}. It was "
-            f"made for another shape, or wants other arguments.{hint}"
-        ) from error
-    finally:
-        module.noise = None
 
 
 def own_suite(

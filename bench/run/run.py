@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustspike.bench.attack.fitting import refused_gradient
 from robustspike.bench.attack.limits import data_bytes
 from robustspike.bench.attack.limits import watchdog
 from robustspike.bench.contract.registry import load_file
@@ -32,6 +31,7 @@ from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.compute import Unit
 from robustspike.bench.run.compute import compute
 from robustspike.bench.run.compute import failed_shard
+from robustspike.bench.run.compute import job_of
 from robustspike.bench.run.pool import in_processes
 from robustspike.bench.run.shards import pack_shard
 from robustspike.bench.run.shards import read_shard
@@ -193,7 +193,7 @@ def _examine(cells: Sequence[Cell], settings: Settings) -> tuple[dict[Cell, str]
 def _does_not_apply(cell: Cell, victim: ModuleVictim) -> str | None:
     """Say why an attack's gradient, or a certifier, does not apply to a loaded victim, or None."""
     rule = cell.rules.get(cell.attack, **dict(cell.attack_params))
-    return rule.fits(victim) if cell.certify else refused_gradient(rule, victim)
+    return job_of(cell).refusal(rule, victim)
 
 
 def _fault(victim: ModuleVictim, x: Tensor) -> str | None:

@@ -34,6 +34,7 @@ from robustspike.bench.attack.result import WRONG
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.attack.result import blank
 from robustspike.bench.attack.result import to_cpu
+from robustspike.bench.attack.saving import sample_records
 from robustspike.bench.attack.task import rules_of
 from robustspike.bench.contract.calls import parse_call
 from robustspike.bench.contract.registry import registry
@@ -57,7 +58,6 @@ from robustspike.bench.record.schema import read_record
 from robustspike.bench.run.assemble import adversarials_of
 from robustspike.bench.run.assemble import cell_of
 from robustspike.bench.run.assemble import environment
-from robustspike.bench.run.assemble import sample_records
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.compute import Unit
 from robustspike.bench.run.compute import compute

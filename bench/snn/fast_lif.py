@@ -35,7 +35,7 @@ def is_plain(node: Any) -> bool:
     return (
         kind.__name__ in ("LIFNode", "IFNode")
         and kind.__module__.startswith("spikingjelly.")
-        and node.step_mode == "m"
+        and getattr(node, "step_mode", "s") == "m"
         and getattr(node, "backend", "torch") == "torch"
         and getattr(node, "_neuron_precision", None) is None
         and isinstance(node.v_threshold, float)

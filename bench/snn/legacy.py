@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import sys
 import types
 from typing import Any
@@ -15,9 +17,10 @@ _MODULES = ("neuron", "layer", "surrogate", "functional", "encoding", "base")
 def legacy_spikingjelly() -> None:
     """Make `spikingjelly.clock_driven` and the names of its time importable, on SpikingJelly 2.0's modules.
 
-    `MultiStepLIFNode` and the other `MultiStep...` neurons and layers are 2.0's in step mode "m", without
-    cupy; everything else of the modules neuron, layer, surrogate, functional, encoding and base is 2.0's as
-    it is. Where 2.0 changed a default, the numbers are 2.0's.
+    `MultiStepLIFNode` and the other `MultiStep...` neurons and layers are 2.0's in step mode "m"; IF, LIF and
+    PLIF nodes take a `backend` again, and do without it; everything else of the modules neuron, layer,
+    surrogate, functional, encoding and base is 2.0's as it is. Where 2.0 changed a default, the numbers are
+    2.0's.
 
     Raises: ConfigError: SpikingJelly is not there.
     """
@@ -37,6 +40,8 @@ def legacy_spikingjelly() -> None:
         module.__dict__.update({k: v for k, v in vars(source).items() if not k.startswith("__")})
         setattr(package, name, module)
         sys.modules[module.__name__] = module
+    for name in ("IFNode", "LIFNode", "ParametricLIFNode"):
+        _takes_a_backend(getattr(package.neuron, name))
     for module in (package.neuron, package.layer):
         for name, kind in list(vars(module).items()):
             old = f"MultiStep{name}"
@@ -48,9 +53,22 @@ def _multi_step(kind: type, name: str) -> type:
     """Return a 2.0 class in step mode "m" under its old name, which may be subclassed as before."""
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        if kwargs.get("backend") == "cupy":
-            kwargs["backend"] = "torch"  # the same numbers, without a compiled kernel
+        kwargs.pop("backend", None)
         kind.__init__(self, *args, **kwargs)  # type: ignore[misc]
         self.step_mode = "m"
 
     return type(name, (kind,), {"__init__": __init__, "__module__": kind.__module__, "__doc__": kind.__doc__})
+
+
+def _takes_a_backend(kind: Any) -> None:
+    """Let a node be made with `backend=...`, which 2.0 has no more; cupy computed the same numbers."""
+    own = kind.__init__
+    if "backend" in inspect.signature(own).parameters:
+        return
+
+    @functools.wraps(own)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        kwargs.pop("backend", None)
+        own(self, *args, **kwargs)
+
+    kind.__init__ = __init__

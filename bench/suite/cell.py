@@ -39,9 +39,14 @@ class Cell:
     certify: bool = False
 
     @property
+    def kind(self) -> str:
+        """The kind of component that `attack` names."""
+        return "certifiers" if self.certify else "attacks"
+
+    @property
     def rules(self) -> Registry:
         """The registry that `attack` is a name in."""
-        return registry("certifiers" if self.certify else "attacks")
+        return registry(self.kind)
 
     @property
     def label(self) -> str:

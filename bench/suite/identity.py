@@ -28,7 +28,7 @@ def identity(
     code = {
         "victim": code_digest(recipe, "victims"),
         "defense": code_digest(defense, "defenses"),
-        "attack": code_digest(attack, "certifiers" if cell.certify else "attacks"),
+        "attack": code_digest(attack, cell.kind, recipe.spec()),
         "dataset": code_digest(recipe.data(), "datasets"),
         "geometry": code_digest(registry("geometries").get(cell.threat.geometry), "geometries"),
     }
@@ -37,7 +37,7 @@ def identity(
         "data": data.digest,
         "code": digest(code),
     }
-    how = "certifier" if cell.certify else "attack"
+    how = cell.rules.singular
     parameters = {"victim": plain(variant.made), "defense": plain(defense), how: plain(attack)}
     key = digest(
         {

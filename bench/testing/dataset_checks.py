@@ -31,6 +31,7 @@ class DatasetAt:
 
     def load(self, split: str) -> Split:
         """Load a split. Raises: CheckSkipped: its published files are not here."""
+        _skip_unless_it_names_data(self.dataset)
         if self.dataset.needs_root and (self.root is None or not self.dataset.present(self.root)):
             raise CheckSkipped(
                 "its published files are not here: give the folder that holds them (--data DIR)"
@@ -39,8 +40,14 @@ class DatasetAt:
         return loaded
 
 
+def _skip_unless_it_names_data(data: Any) -> None:
+    if not data.shape and not data.classes:
+        raise CheckSkipped("it names no data yet: check a call of it, e.g. 'recordings(folder=DIR)'")
+
+
 def dataset_declares_itself(at: DatasetAt) -> None:
     data = at.dataset
+    _skip_unless_it_names_data(data)
     require(data.name and data.name == data.name.lower(), f"name must be lower-case, got '{data.name}'")
     require(data.shape and all(size > 0 for size in data.shape), f"shape must be positive, got {data.shape}")
     least = 1 if data.task is Task.QUALITY else 2

@@ -17,6 +17,7 @@ from torch import nn
 
 from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Task
+from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.numbers.rng import RowStreams
@@ -81,7 +82,7 @@ class AdaptedNet(nn.Module):
         self._clear()
         state = State(self.network)
         try:
-            with self._own_draws():
+            with self._own_draws(tuple(x.shape[1:])):
                 return self._decoded(self._run(x), len(x))
         finally:
             state.restore()
@@ -96,11 +97,11 @@ class AdaptedNet(nn.Module):
             if method is not None:
                 method()
 
-    def _own_draws(self) -> AbstractContextManager[Any]:
+    def _own_draws(self, shape: tuple[int, ...]) -> AbstractContextManager[Any]:
         """Let what the network draws at random come from the streams of the pass, where it has any."""
         if not self.draws_noise or self.noise is None:
             return nullcontext()
-        return DrawsFrom(self.noise, time_first=self.time in ("repeat", "time-first"))
+        return DrawsFrom(self.noise, shape=shape, steps=self.steps)
 
     def _run(self, x: Tensor) -> Any:
         """Call the network on copies: what it changes in its input is not the caller's."""
@@ -318,6 +319,34 @@ def adapted(
         "stochastic": stochastic,
     }
     return module, spec
+
+
+def outputs(network: nn.Module, *, shape: tuple[int, ...], domain: Domain, **settings: Any) -> int:
+    """Return the number of logits that a network answers, by asking it.
+
+    Args:
+        network: left as it is but for what a copy would share with it: nothing.
+        shape, domain: of the inputs; the settings are those of `adapted`.
+
+    Raises: ContractError: it cannot answer such inputs.
+    """
+    module, _ = adapted(
+        private_copy(network), name="network", shape=shape, classes=2, domain=domain, **settings
+    )
+    module.eval()
+    x = RowStreams.derive(range(2), "outputs").uniform(shape)
+    module.noise = RowStreams.derive(range(2), "outputs", "noise")
+    try:
+        with torch.no_grad():
+            return int(module((x > 0.9).to(x) if domain is not Domain.STATIC else x).shape[1])
+    except BenchError:
+        raise
+    except Exception as error:
+        hint = " Or it takes its time otherwise: see time and steps." if domain is Domain.STATIC else ""
+        raise ContractError(
+            f"the network cannot answer inputs {list(shape)}: {type(error).__name__}: {error}. It was made "
+            f"for another shape, or wants other arguments.{hint}"
+        ) from error
 
 
 def _fitting_time(network: nn.Module, *, steps: int, has_time: bool) -> Time:

@@ -35,14 +35,15 @@ class DrawsFrom(TorchFunctionMode):
 
     Args:
         streams: the streams of a pass, one for each of its n samples.
-        time_first: whether the network's tensors are [T, N, ...] rather than [N, ...], where both fit.
+        shape: one input without the batch axis: a draw [N, *shape] is one for each sample.
+        steps: time steps: a draw [T, N, ...] is one for each step and sample, where both fit.
 
     Raises: ContractError: other draws, or numbers that belong to no sample.
     """
 
-    def __init__(self, streams: RowStreams, *, time_first: bool) -> None:
+    def __init__(self, streams: RowStreams, *, shape: tuple[int, ...], steps: int) -> None:
         super().__init__()
-        self.streams, self.time_first = streams, time_first
+        self.streams, self.shape, self.steps = streams, shape, steps
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -67,7 +68,8 @@ class DrawsFrom(TorchFunctionMode):
     def _drawn(self, kind: str, shape: torch.Size, like: Tensor | None, options: Mapping[str, Any]) -> Tensor:
         n = len(self.streams)
         draw = getattr(self.streams, kind)
-        order = (1, 0) if self.time_first else (0, 1)
+        by_steps = len(shape) > 1 and shape[0] == self.steps and shape[1:] != self.shape
+        order = (1, 0) if by_steps else (0, 1)
         axis = next((axis for axis in order if len(shape) > axis and shape[axis] == n), None)
         if axis is not None:
             out = draw((*shape[:axis], *shape[axis + 1 :])).movedim(0, axis)

@@ -22,7 +22,7 @@ from robustspike.attacks.ensembles.members import Level
 from robustspike.bench.api import registry
 
 KEPT_OUT = ("qcfs_cnn.digits+sr", "lif_cnn.digits+hosnn", "ttfs_cnn.digits+none")
-"""Victims that have no say in the choice: what it leaves of them shows whether it carries over."""
+"""Victims that would have no say in the choice; none of them is in the table that ships."""
 
 NEVER = np.inf
 

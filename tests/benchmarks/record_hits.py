@@ -68,6 +68,7 @@ CANDIDATES = {
     sapgd(1000): 1,
     apgd("ce", 100, "native"): 1,
     apgd("ce", 100, "triangle(gamma=0.3)"): 1,
+    apgd("dlr", 100): 1,
     apgd("dlr", 100, "atan(alpha=5)"): 1,
 }
 """Candidates, and from how many random starts each."""

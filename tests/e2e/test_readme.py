@@ -82,6 +82,7 @@ def test_every_block_is_of_a_kind_that_a_test_here_runs() -> None:
     known = {"shell", "python", "toml"}
     assert {block.kind for block in BLOCKS} <= known
     run = [*typed("robustspike list"), *typed("records.zip"), *typed("cd my_attack"), *typed("--plugin")]
+    run += typed("net.py:make")
     rest = [b for b in BLOCKS if b.kind == "shell" and b not in run and not is_picture(b)]
     rest = [block for block in rest if not is_front(block)]
     assert all(line.startswith(tuple(NOT_RUN)) for block in rest for line in block.text.splitlines()), rest
@@ -174,7 +175,25 @@ def test_use_and_the_leaderboard(tmp_path: Path, shell: dict[str, str]) -> None:
     shutil.copytree(ROOT / "leaderboard" / "results", tmp_path / "leaderboard" / "results")
     (tour,) = typed("robustspike list")
     assert "0 failed" in typed_in(tour, tmp_path, shell)
-    assert list((tmp_path / "sheets").glob("*.png")) and (tmp_path / "t.csv").is_file()
+    assert list((tmp_path / "sheets").glob("*.png")) and (tmp_path / "board" / "rows.csv").is_file()
     (board,) = typed("records.zip")
     out = typed_in(board, tmp_path, shell, fine=(0, 3))  # 3: measured elsewhere, and rounding shows
     assert "refuted" not in out
+
+
+def test_a_network_of_ones_own_becomes_a_row(tmp_path: Path, shell: dict[str, str]) -> None:
+    make = (
+        "import foreign_nets, numpy, torch\n"
+        "net = foreign_nets.WrittenOut()\n"
+        "torch.save({'state_dict': net.state_dict()}, 'best.pth')\n"
+        "x = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))\n"
+        "numpy.savez('test.npz', x=x.numpy(), y=net(x).argmax(1).numpy())\n"
+    )
+    support = ROOT / "tests" / "support" / "foreign_nets.py"
+    (tmp_path / "net.py").write_text(support.read_text() + "\n\ndef make():\n    return WrittenOut()\n")
+    paths = {**os.environ, "PYTHONPATH": str(support.parent)}
+    subprocess.run([sys.executable, "-c", make], cwd=tmp_path, env=paths, check=True)
+    (block,) = typed("net.py:make")
+    told = typed_in(block, tmp_path, shell)
+    assert "linf 2/255" in told and "linf 4/255" in told
+    assert "2 found by their spike function" in told

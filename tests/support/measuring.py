@@ -15,11 +15,11 @@ from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import registry
 from robustspike.bench.attack.fitting import refused_gradient
+from robustspike.bench.attack.saving import sample_records
 from robustspike.bench.record.flags import cell_flags
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.schema import count
 from robustspike.bench.record.schema import digest
-from robustspike.bench.run.assemble import sample_records
 from robustspike.bench.training.weights import plain
 from robustspike.leaderboard.sections import build
 from tests.support.records import make_record

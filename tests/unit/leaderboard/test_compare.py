@@ -85,15 +85,16 @@ def folder(root: Path, records: list[CellRecord]) -> Path:
 
 
 def test_the_verb_prints_a_line_a_row_and_json(tmp_path: Path) -> None:
+    runner = CliRunner(env={"COLUMNS": "200"})
     one = folder(tmp_path / "one", [make_record(WEAK), make_record(WEAK, victim="gone")])
     other = folder(tmp_path / "other", [make_record(STRONG)])
-    shown = CliRunner().invoke(command, [str(one), str(other)], standalone_mode=False)
+    shown = runner.invoke(command, [str(one), str(other)], standalone_mode=False)
     assert shown.return_value == 0, shown.output
     header, line, alone = shown.output.strip().splitlines()
     assert "B better : worse" in header and "20 : 2" in line and " better " in line
     assert alone.startswith("only in A: digits (test), linf 1/10: gone + none")
-    found = CliRunner().invoke(command, [str(one), str(other), "--json"], standalone_mode=False)
+    found = runner.invoke(command, [str(one), str(other), "--json"], standalone_mode=False)
     value = json.loads(found.output)
     assert value["pairs"][0]["verdict"] == "better" and value["only_in_second"] == []
-    few = CliRunner().invoke(command, [str(one), str(other), "--only", "victim=net"], standalone_mode=False)
+    few = runner.invoke(command, [str(one), str(other), "--only", "victim=net"], standalone_mode=False)
     assert "only in" not in few.output

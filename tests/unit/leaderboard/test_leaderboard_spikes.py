@@ -223,7 +223,10 @@ def test_many_attacks_keep_styles_of_their_own() -> None:
     assert len(set(styles)) == len(styles) == 25
 
 
-def test_files_of_a_board(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_of_a_board(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     publish([flips([3, 6])], out=tmp_path / "board")
     always = {"cells.csv", "leaderboard.html", "leaderboard.json", "leaderboard.md", "rows.csv"}
     assert {p.name for p in (tmp_path / "board").iterdir()} == always | {"attacks.csv", "curves.csv"}

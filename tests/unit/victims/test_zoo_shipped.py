@@ -111,4 +111,4 @@ def test_mnist_victims_answer_the_real_test_set(name: str, percent: float, share
 
 def test_all_shipped_weights_stay_small() -> None:
     sizes = {path.name: path.stat().st_size for path in WEIGHTS.iterdir()}
-    assert sum(sizes.values()) < 5_000_000, sizes
+    assert sum(sizes.values()) < 20_000_000, sizes  # up to 15 MB of it for CIFAR-10

@@ -118,17 +118,25 @@ def test_every_level_contains_the_lower_one() -> None:
         for lower, higher in pairwise(LEVELS):
             assert {m for m in lists[lower] if not m.is_black_box} <= set(lists[higher])
             assert {m.name for m in lists[lower]} <= {m.name for m in lists[higher]}
+
+
+@pytest.mark.slow
+def test_a_higher_level_leaves_nothing_that_a_lower_one_broke() -> None:
     victim = load_victim("lif_cnn.digits")
-    broken = [
+    found = [
         evaluate(victim, AutoAttackSnn(level=level), *digits(30), eps="1/15").shards[0] for level in LEVELS
     ]
-    for less, more in pairwise(broken):
+    for less, more in pairwise(found):
         assert bool((more.status[less.status == 1] == 1).all())
 
 
 @pytest.mark.parametrize(
     ("level", "most"),
-    [("quick", 800), ("standard", 4000), pytest.param("full", 9000, marks=pytest.mark.slow)],
+    [
+        ("quick", 800),
+        pytest.param("standard", 4000, marks=pytest.mark.slow),
+        pytest.param("full", 9000, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize(
     ("name", "defense"),
@@ -139,8 +147,8 @@ def test_a_sample_that_stands_costs_no_more_than_its_level_says(
 ) -> None:
     """At eps = 1/1000 every member is paid."""
     victim = load_victim(name, defense=defense)
-    shard = evaluate(victim, AutoAttackSnn(level=level), *digits(2), eps="1/1000").shards[0]
-    assert shard.count(Status.ROBUST) == 2
+    shard = evaluate(victim, AutoAttackSnn(level=level), *digits(1), eps="1/1000").shards[0]
+    assert shard.count(Status.ROBUST) == 1
     assert most / 4 < int((shard.forwards + shard.backwards).max()) <= most
 
 

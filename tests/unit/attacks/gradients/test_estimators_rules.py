@@ -39,6 +39,7 @@ from robustspike.bench.api import generator
 from robustspike.bench.api import registry
 from robustspike.bench.api import reset
 from robustspike.bench.api import wrap
+from robustspike.bench.victim.checks import refusal
 
 
 def random(*shape: int, seed: str = "rules", scale: float = 1.0) -> Tensor:
@@ -479,6 +480,8 @@ def test_statistics_are_frozen_for_later_draws_of_one_gradient() -> None:
     victim = wrap(Noisy(), name="noisy", shape=(3,), classes=3, stochastic=True)
     x = torch.tensor([[0.9, 0.1, 0.2]])
     spy = Spy()
+    refusal(victim, spy)  # the harness tries an estimator once before it is used
+    spy.frozen.clear()
     attack = SaPgd(steps=2, draws=3, estimator=spy)  # type: ignore[arg-type]
     threat = ThreatModel(geometry="linf", eps=Fraction(1, 100))
     evaluate_shard(victim, attack, threat, x, torch.tensor([0]), torch.tensor([0]))

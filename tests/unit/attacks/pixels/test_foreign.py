@@ -138,3 +138,47 @@ def test_real_libraries(library: str, attack: str) -> None:
     assert result.shards[0].errors == []
     assert result.robust < result.clean
     assert int(result.shards[0].forwards.max()) > 0
+
+
+class TakesApart(FakePgd):
+    """Asks about one image after the other, of which a model of the batch does not know whose it is."""
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        return torch.cat(
+            [super(TakesApart, self).__call__(i[None], y[None]) for i, y in zip(images, labels, strict=True)]
+        )
+
+
+@pytest.mark.usefixtures("fake_library")
+def test_a_batch_breaks_what_single_samples_break_and_counts_what_they_cost() -> None:
+    victim, (x, y) = load_victim("ann_cnn.digits"), digits(20)
+    together, alone = (
+        evaluate(victim, Foreign(attack="PGD(steps=6)", batched=batched), x, y, eps="1/10").shards[0]
+        for batched in (True, False)
+    )
+    standing = (together.status == 0) & (alone.status == 0)
+    assert bool(standing.any())
+    assert torch.equal(together.forwards[standing], alone.forwards[standing])
+    assert int((together.status != alone.status).sum()) <= 2  # other random starts
+
+
+@pytest.mark.usefixtures("fake_library")
+def test_an_attack_that_takes_the_batch_apart_is_run_sample_by_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.modules["torchattacks"], "PGD", TakesApart)
+    victim, (x, y) = load_victim("ann_cnn.digits"), digits(6)
+    one, other = (
+        evaluate(victim, Foreign(attack="PGD(steps=4)", batched=batched), x, y, eps="1/10").shards[0]
+        for batched in (True, False)
+    )
+    assert torch.equal(one.x_adv, other.x_adv) and not one.errors
+
+
+@pytest.mark.usefixtures("fake_library")
+def test_rows_out_of_budget_are_masked_and_the_others_go_on() -> None:
+    victim, (x, y) = load_victim("lif_cnn.digits"), digits(8)
+    threat = ThreatModel(eps=Fraction(1, 50), budget=Budget(forwards=7, backwards=3))
+    shard = evaluate(victim, Foreign(attack="PGD(steps=20)"), x, y, threat=threat).shards[0]
+    assert not shard.errors
+    assert int(shard.forwards.max()) <= 7 and int(shard.backwards.max()) == 3

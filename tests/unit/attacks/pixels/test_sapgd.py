@@ -18,11 +18,13 @@ from robustspike.attacks.pixels.sapgd import step_sizes
 from robustspike.bench.api import Budget
 from robustspike.bench.api import ConfigError
 from robustspike.bench.api import ModuleVictim
+from robustspike.bench.api import Native
 from robustspike.bench.api import Status
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import generator
 from robustspike.bench.api import wrap
+from robustspike.bench.victim.checks import refusal
 
 
 class Affine(nn.Module):
@@ -106,6 +108,8 @@ def test_no_element_moves_further_than_the_step_size() -> None:
             return super().forward(x)
 
     victim = wrap(Watch(torch.full((16,), 5.0)), name="watch", shape=(1, 4, 4), classes=2)
+    refusal(victim, Native())  # the harness looks at a victim once before it is attacked
+    seen.clear()
     x = torch.full((2, 1, 4, 4), 0.5)
     run(victim, SaPgd(steps=100, estimator="native"), x, torch.zeros(2, dtype=torch.int64), eps="1/4")
     iterates = torch.stack([s for s in seen if len(s) == 2])[1:]  # without the clean pass
@@ -126,6 +130,8 @@ def test_first_step_is_the_normalised_gradient_without_signs() -> None:
             return super().forward(x)
 
     victim = wrap(Watch(g).double(), name="watch", shape=(1, 4, 4), classes=2)
+    refusal(victim, Native())
+    seen.clear()
     x = torch.full((1, 1, 4, 4), 0.5, dtype=torch.float64)
     attack = SaPgd(steps=1, estimator="native")
     run(victim, attack, x, torch.zeros(1, dtype=torch.int64), eps="1/8")

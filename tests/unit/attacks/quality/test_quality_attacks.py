@@ -14,6 +14,7 @@ from robustspike.attacks.quality.constrained import Perceptual
 from robustspike.attacks.quality.constrained import activity
 from robustspike.attacks.quality.constrained import busyness
 from robustspike.attacks.quality.rank import mirrored
+from robustspike.attacks.quality.transfer import QualityTransfer
 from robustspike.attacks.quality.universal import UNet
 from robustspike.bench.api import Budget
 from robustspike.bench.api import ConfigError
@@ -99,7 +100,9 @@ def practice(monkeypatch: pytest.MonkeyPatch) -> None:
     x = RowStreams.derive(range(32), "practice").integers(256, SHAPE).float() / 256
     made = Split(x, torch.zeros(32).double(), torch.arange(32))
     monkeypatch.setattr(PhotopatchIqa, "load", lambda self, split, root=None: made)
-    monkeypatch.setattr("robustspike.attacks.ensembles.transfer.load_victim", lambda name: victim(Sibling()))
+    own = "robustspike.attacks.ensembles.transfer"
+    monkeypatch.setattr(f"{own}.fitting_sources", lambda spec, patterns: ["sibling"])
+    monkeypatch.setattr(f"{own}.load_victim", lambda name: victim(Sibling()))
 
 
 def judge(
@@ -205,7 +208,7 @@ def test_rank_reversal_reverses_ranks() -> None:
 
 
 def test_transfer_needs_a_source_that_is_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    attack = registry("attacks").get("quality.transfer")
+    attack = QualityTransfer()
     assert "no source" in str(attack.fits(victim(Toy()).spec))  # 16x16 images
     assert attack.fits(registry("victims").get("snn_iqa.photopatch").spec()) is None
     half = float(Sibling().weight.detach().abs().sum()) / 16

@@ -88,10 +88,12 @@ class Spiking(nn.Module):
         return self.body(x.transpose(0, 1)).mean(dim=0)
 
 
-def _wrapped(module: nn.Module, shape: tuple[int, ...], classes: int) -> ModuleVictim:
-    return wrap(
-        Beside(module), name="toy", shape=shape, classes=classes, steps=shape[0], domain=Domain.SPIKES
-    )
+def _wrapped(
+    module: nn.Module, shape: tuple[int, ...], classes: int, *, spiking: bool = False
+) -> ModuleVictim:
+    """Wrap a module; one that has no spiking neurons of its own gets some beside it."""
+    module = module if spiking else Beside(module)
+    return wrap(module, name="toy", shape=shape, classes=classes, steps=shape[0], domain=Domain.SPIKES)
 
 
 @pytest.fixture
@@ -119,7 +121,7 @@ def toys() -> SimpleNamespace:
         threshold: float = 1.0,
         dtype: torch.dtype = torch.float64,
     ) -> ModuleVictim:
-        return _wrapped(Spiking(shape, classes, seed, threshold).to(dtype), shape, classes)
+        return _wrapped(Spiking(shape, classes, seed, threshold).to(dtype), shape, classes, spiking=True)
 
     return SimpleNamespace(linear=linear, gains=gains, constant=constant, spiking=spiking, wrapped=_wrapped)
 

@@ -52,9 +52,10 @@ from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.api import wrap
+from robustspike.bench.attack.fitting import refused_gradient
+from robustspike.bench.attack.saving import sample_records
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.schema import count
-from robustspike.bench.run.assemble import sample_records
 from robustspike.leaderboard.sections import build
 from tests.support.records import make_record
 
@@ -240,8 +241,9 @@ def test_every_pass_through_the_network_is_on_the_bill(
     toys: SimpleNamespace, grid: Callable[..., Tensor], name: str
 ) -> None:
     module = Counting(toys.linear(SHAPE, classes=3, seed=2).module)
-    victim = wrap(module, name="counting", shape=SHAPE, classes=3, steps=4, domain=Domain.SPIKES)
+    victim = wrap(module, name="counting", shape=SHAPE, classes=3, steps=4, domain=Domain.SPIKES, copy=False)
     x, attack = grid(5, SHAPE, dtype=torch.float32), FLIPS[name]
+    assert victim.neurons and refused_gradient(attack, victim) is None  # once a victim, and not on a bill
     y = victim.logits(x).argmax(dim=1)
 
     def spent(chosen: Attack) -> tuple[list[int], ShardResult]:

@@ -29,6 +29,7 @@ from robustspike.bench.api import load_victim
 from robustspike.bench.api import margin
 from robustspike.bench.api import registry
 from robustspike.bench.attack.decide import target_classes
+from robustspike.bench.attack.fitting import refused_gradient
 
 
 def draws(n: int, size: int) -> torch.Tensor:
@@ -101,7 +102,9 @@ def test_a_targeted_step_goes_toward_the_target_and_an_untargeted_one_away_from_
     logits = victim.logits(x)
     y, ids = logits.argmax(dim=1), torch.arange(6)
     weight = victim.module.inner.weight
+    attack = Scg(iterations=1, scales=(1.0,), loss="margin")
     asked: list[torch.Tensor] = []
+    assert refused_gradient(attack, victim) is None  # a check that asks the victim, once
     victim.module.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0].detach().clone()))
     for goal in (Goal.TARGETED, Goal.UNTARGETED):
         aim = target_classes(y, ids, 4) if goal is Goal.TARGETED else y
@@ -109,7 +112,6 @@ def test_a_targeted_step_goes_toward_the_target_and_an_untargeted_one_away_from_
         toward = (weight[aim] - weight[rival]) * (1 if goal is Goal.TARGETED else -1)
         asked.clear()
         threat = ThreatModel(domain=Domain.SPIKES, geometry="l0", eps=None, goal=goal)
-        attack = Scg(iterations=1, scales=(1.0,), loss="margin")
         assert evaluate_shard(victim, attack, threat, x, y, ids).errors == []
         change = (asked[2] - x).flatten(1)  # after the clean answer and the gradient
         assert bool((change != 0).any(dim=1).all())
@@ -135,10 +137,10 @@ def test_sample_with_zero_gradient_is_flipped_beside_a_live_one(toys) -> None:
     threat = ThreatModel(domain=Domain.SPIKES, geometry="l0", eps=None)
     x = torch.zeros(2, *shape, dtype=torch.float64)
     x[1, 0, 0, 0, 0] = 1
-    asked: list[torch.Tensor] = []
-    module = victim.module
-    module.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0].detach().clone()))
     attack = Scg(iterations=2, scales=(1.0,), gamma=0.25, flipper="exact")
+    asked: list[torch.Tensor] = []
+    assert refused_gradient(attack, victim) is None  # a check that asks the victim, once
+    victim.module.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0].detach().clone()))
     result = evaluate_shard(victim, attack, threat, x, torch.zeros(2, dtype=torch.int64), torch.arange(2))
     assert result.counts["zero_gradients"] >= 1
     second = asked[2]  # clean, first gradient, second gradient

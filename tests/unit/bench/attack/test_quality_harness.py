@@ -27,13 +27,13 @@ from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import registry
 from robustspike.bench.api import wrap
+from robustspike.bench.attack.saving import sample_records
 from robustspike.bench.numbers.losses import score
 from robustspike.bench.record.schema import decode_samples
 from robustspike.bench.record.schema import encode_samples
 from robustspike.bench.record.store import Store
 from robustspike.bench.record.threat import decode_threat
 from robustspike.bench.record.threat import encode_threat
-from robustspike.bench.run.assemble import sample_records
 from robustspike.bench.run.shards import pack_shard
 from robustspike.bench.run.shards import read_shard
 from robustspike.bench.run.shards import write_shard

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ eps = "1/10"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("faults")
     (home / "p.py").write_text(PLUGIN)
     load_file(home / "p.py")
@@ -91,7 +92,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             device="cpu",
             progress=lambda _: None,
         )
-    return home
+    yield home
+    for name in NAMES:  # other suites take every victim that is registered
+        del registry("victims")._entries[name]
 
 
 def measure(

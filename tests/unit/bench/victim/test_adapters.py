@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from robustspike.bench.api import Access
 from robustspike.bench.api import ConfigError
 from robustspike.bench.api import ContractError
+from robustspike.bench.api import Domain
+from robustspike.bench.api import RowStreams
 from robustspike.bench.api import SpikeRule
+from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import adapt
 from robustspike.bench.api import cross_entropy
 from robustspike.bench.api import generator
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.testing.victim_checks import VICTIM_CHECKS
+from robustspike.leaderboard.flags import declared_flags
 
 snntorch = pytest.importorskip("snntorch")
 X = registry("datasets").get("digits").load("test").x[:12]
@@ -224,3 +230,163 @@ def test_parameters_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
 def test_an_output_that_is_no_logits_is_named() -> None:
     with pytest.raises(ContractError, match="readout"):
         adapt(nn.Flatten(0), name="n", shape=(1, 8, 8), classes=10)
+
+
+def test_a_network_is_copied_and_keeps_its_mode_and_gradients() -> None:
+    net = seeded(nn.Sequential(nn.Flatten(), nn.Linear(64, 10))).train()
+    adapt(net, name="n", shape=(1, 8, 8), classes=10)
+    assert net.training and all(p.requires_grad for p in net.parameters())
+
+
+def test_spikingjellys_step_mode_is_set_as_time_asks() -> None:
+    from spikingjelly.activation_based import layer
+    from spikingjelly.activation_based import neuron
+
+    net = seeded(nn.Sequential(layer.Flatten(), layer.Linear(64, 32), neuron.LIFNode(), layer.Linear(32, 10)))
+    answers = []
+    for time in ("repeat", "loop", "auto"):
+        victim = adapt(net, name="sj", shape=(1, 8, 8), classes=10, steps=4, time=time)  # type: ignore[arg-type]
+        assert victim.neurons[0].is_multi_step is (time != "loop")
+        answers.append(victim.logits(X))
+    assert torch.allclose(answers[0], answers[1], atol=1e-5) and torch.equal(answers[0], answers[2])
+    assert net[2].step_mode == "s"
+
+
+@pytest.mark.parametrize("time", ["time-first", "loop"])
+def test_events_go_in_time_first_or_a_step_a_call(time: str) -> None:
+    from spikingjelly.activation_based import layer
+    from spikingjelly.activation_based import neuron
+
+    net = seeded(
+        nn.Sequential(layer.Flatten(), layer.Linear(128, 16), neuron.LIFNode(), layer.Linear(16, 10))
+    )
+    victim = adapt(
+        net,
+        name="e",
+        shape=(5, 2, 8, 8),
+        classes=10,
+        time=time,
+        domain=Domain.SPIKES,  # type: ignore[arg-type]
+    )
+    x = (torch.rand(4, 5, 2, 8, 8, generator=generator("events")) > 0.5).float()
+    v, out = torch.zeros(4, 16), torch.zeros(4, 10)
+    for step in x.unbind(1):
+        v = v + (net[1](step.flatten(1)) - v) / 2
+        spikes = (v >= 1).float()
+        v, out = v * (1 - spikes), out + net[3](spikes)
+    assert torch.allclose(victim.logits(x), out / 5, atol=1e-5)
+    assert victim.spec.steps == 5
+
+
+def test_a_network_that_writes_into_its_input_does_no_harm() -> None:
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x.clamp_(0.2, 0.8).flatten(1))
+
+    victim = adapt(seeded(Writes()), name="w", shape=(1, 8, 8), classes=10)
+    x = X.clone()
+    assert torch.equal(victim.logits(x), victim.logits(x)) and torch.equal(x, X)
+
+
+class Poisson(nn.Module):
+    """A rate code drawn by torch's own generator."""
+
+    def __init__(self, steps: int = 0) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+        self.steps = steps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        drawn = (torch.rand(self.steps, *x.shape) < x).to(x).mean(0) if self.steps else None
+        code = torch.bernoulli(x) if drawn is None else drawn
+        return self.fc((x + (code - x).detach()).flatten(1))
+
+
+@pytest.mark.parametrize("steps", [0, 4])
+def test_draws_of_the_network_come_from_a_stream_for_each_sample(steps: int) -> None:
+    net = seeded(Poisson(steps))
+    victim = adapt(net, name="p", shape=(1, 8, 8), classes=10, steps=steps, stochastic=True)
+    state = torch.get_rng_state()
+    streams = RowStreams.derive(range(12), "draws")
+    every = victim.logits(X, noise=streams.fork("a"))
+    rows = torch.tensor([7, 3])
+    alone = victim.logits(X[rows], noise=streams.fork("a", rows=rows))
+    assert torch.allclose(every[rows], alone, atol=1e-5)
+    assert not torch.equal(every, victim.logits(X, noise=streams.fork("b")))
+    assert torch.equal(state, torch.get_rng_state())
+    for check in VICTIM_CHECKS.values():
+        check(victim)
+
+
+def test_undeclared_draws_are_refused_with_the_remedy() -> None:
+    with pytest.raises(ContractError, match="stochastic=True"):
+        adapt(seeded(Poisson()), name="p", shape=(1, 8, 8), classes=10)
+
+
+def test_draws_that_no_stream_stands_in_for_are_named() -> None:
+    class Other(Poisson):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc((x + torch.empty_like(x).normal_()).flatten(1))
+
+    with pytest.raises(ContractError, match="draws by normal_"):
+        adapt(seeded(Other()), name="p", shape=(1, 8, 8), classes=10, stochastic=True)
+
+
+class CutInEvaluation(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.norm, self.out = nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.norm(self.fc(x.flatten(1))).relu()
+        return self.out(h if self.training else h.detach())
+
+
+def test_a_gradient_that_is_cut_in_evaluation_mode_is_offered_its_remedy_and_noted() -> None:
+    net = seeded(CutInEvaluation())
+    with pytest.raises(ContractError, match="training_neurons=True"):
+        adapt(net, name="cut", shape=(1, 8, 8), classes=10)
+    victim = adapt(net, name="cut", shape=(1, 8, 8), classes=10, training_neurons=True)
+    assert not victim.module.network.norm.training and victim.module.network.training
+    assert "training mode" in victim.spec.notes[0]
+    declared = {"declared": {"notes": victim.spec.notes}}
+    record: Any = SimpleNamespace(parameters=declared, threat=ThreatModel(access=Access.LABEL))
+    assert declared_flags([record]) == {"neurons_in_training_mode"}
+
+
+def test_a_node_class_without_a_step_mode_is_no_error() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.v_threshold = 1.0
+            self.surrogate_function = registry("estimators").get("atan").rule(None, None)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.surrogate_function(x - self.v_threshold)
+
+    Odd.__name__ = "LIFNode"
+    Odd.__module__ = "spikingjelly.elsewhere"
+    victim = adapt(
+        seeded(nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Odd())), name="o", shape=(1, 8, 8), classes=10
+    )
+    assert [n.refusal for n in victim.neurons] == [None]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"time": "time-first"}, "is for events"),
+        ({"time": "repeat", "domain": "spikes", "shape": (3, 1, 8, 8)}, "is for images"),
+        ({"mean": (0.1, 0.2), "std": (1.0, 1.0)}, "2 values, but inputs"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(given: dict[str, Any], message: str) -> None:
+    settings: dict[str, Any] = {"shape": (1, 8, 8), "steps": 4} | given
+    if "domain" in settings:
+        settings["domain"] = Domain(settings["domain"])
+    with pytest.raises(ConfigError, match=message):
+        adapt(nn.Linear(64, 10), name="n", classes=10, **settings)
