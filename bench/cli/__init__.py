@@ -20,7 +20,7 @@ VERBS = {
     "compare": "Compare two sets of records row by row.",
     "list": "List what is registered.",
     "show": "Describe one component: what it is, its source, parameters and cost.",
-    "pictures": "Draw contact sheets of attacked images with their scores.",
+    "pictures": "Draw attacked images and events as sheets, results as curves.",
     "train": "Train a victim, plain or hardened by a defense.",
     "download": "Fetch a published data set into a folder for --data.",
     "new": "Write a small, working, installable plugin package.",
