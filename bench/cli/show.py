@@ -7,12 +7,15 @@ from typing import Any
 
 import click
 
+from robustspike.bench.cli.completion import names
+from robustspike.bench.contract.registry import KINDS
+from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.suggest import did_you_mean
 from robustspike.bench.errors import ConfigError
 
 
 @click.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=names(*KINDS, "suites"))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def command(name: str, as_json: bool) -> None:
     """Describe the component or suite NAME."""
@@ -39,8 +42,6 @@ def describe(name: str) -> list[dict[str, Any]]:
     """Describe everything that has a name, whatever its kind. Raises: ConfigError: nothing has it."""
     from robustspike.bench.cli.catalogue import description
     from robustspike.bench.contract.decode import encode
-    from robustspike.bench.contract.registry import KINDS
-    from robustspike.bench.contract.registry import registry
     from robustspike.bench.suite.file import read_suite
     from robustspike.bench.suite.file import shipped_suites
 
