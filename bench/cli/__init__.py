@@ -24,6 +24,8 @@ VERBS = {
     "train": "Train a victim, plain or hardened by a defense.",
     "download": "Fetch a published data set into a folder for --data.",
     "new": "Write a small, working, installable plugin package.",
+    "cards": "Write what is known of victims, defenses and attacks as Markdown pages.",
+    "export": "Write the tables as a data set: CSV, Croissant, eval.yaml, a card.",
     "completion": "Print what completes verbs, options and names in bash, zsh or fish.",
     "validate": "Run the contract checks on a component or a plugin file.",
     "verify": "Check records: answer the stored adversarial inputs afresh.",
