@@ -176,6 +176,7 @@ def _declared(cell: Cell, victim: ModuleVictim, weights: Path | None) -> dict[st
         "score_label": registry("datasets").get(cell.dataset).score_label,
         "draws": VERIFICATION_DRAWS if victim.spec.stochastic else 1,
         "steps": victim.spec.steps,
+        "family": variant.recipe.family,
         "adaptive": [need for need in variant.rule.spec.adaptive if _applies(need, cell, victim)],
         "notes": list(victim.spec.notes),
         "neurons": len(victim.neurons),
