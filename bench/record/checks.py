@@ -1,7 +1,7 @@
 """What a check of records found, kept as a file: why a board may call a row verified.
 
-One CSV line a record: its key, a digest of what was checked, the finding, how it was checked, by whom and
-when. The digest binds a line to the bytes that were looked at: a record that was written anew is unchecked.
+One CSV line a record: its key, a digest of what was checked, the finding, how and when. The digest
+binds a line to the bytes that were looked at: a record that was written anew is unchecked again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ class Check:
         stored: `stored_digest` of it.
         found: whether it holds.
         how: the attack was run again to the same verdicts, or the stored inputs were answered afresh.
-        by: who checked it.
         date: the day, ISO 8601.
         version: of the package that checked it.
     """
@@ -58,7 +57,6 @@ class Check:
     stored: Line
     found: Found
     how: How
-    by: Line
     date: Line
     version: Line
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 import pandas as pd
 
 from robustspike.bench.contract.specs import Goal
+from robustspike.bench.contract.specs import Task
 from robustspike.bench.record.flags import cost_rank
 from robustspike.bench.record.schema import CellRecord
 from robustspike.leaderboard import facts
@@ -27,6 +28,7 @@ from robustspike.leaderboard.owners import Owner
 from robustspike.leaderboard.owners import by_owner
 from robustspike.leaderboard.text import Table
 from robustspike.leaderboard.text import with_defense
+from robustspike.leaderboard.verdicts import credits
 
 NAN = float("nan")
 
@@ -45,7 +47,7 @@ IDENTITY = {
 STANDING = {
     "status": "verified: all of its records were run again by others, to the same verdicts; re-scored: their "
     "stored inputs were answered afresh; claimed: neither is on file",
-    "notes": "disputes and withdrawals, by whom, and how they ended",
+    "notes": "whose inputs lowered the row; disputes and withdrawals, by whom, and how they ended",
 }
 """The columns that a board's folder decides; they stand before the flags."""
 
@@ -182,7 +184,7 @@ class Section:
             main = _with_status(main, self.frame)
         notes = [[with_defense(row), str(row["notes"])] for _, row in self.frame.iterrows() if row["notes"]]
         unique = [list(row) for row in dict.fromkeys(map(tuple, notes))]
-        return [main, *others, *([Table(["disputed or withdrawn", "note"], unique)] if unique else [])]
+        return [main, *others, *([Table(["notes on rows", "note"], unique)] if unique else [])]
 
 
 def _with_status(main: Table, frame: pd.DataFrame) -> Table:
@@ -254,7 +256,8 @@ def _ordered(
 def _standing(row: Row, records: Sequence[CellRecord], board: Board) -> Row:
     """Return what a board says of a row: the columns of `STANDING`, and its flags with those of the board."""
     flags = {*str(row["flags"]).split(), *board.flags(records)}
-    notes = "; ".join(note.line for note in board.notes_on(records))
+    attacked = [record for record in records if record.task is Task.CLASSIFY]
+    notes = "; ".join([*credits(attacked), *(note.line for note in board.notes_on(records))])
     return {"status": str(board.standing(records)), "notes": notes, "flags": " ".join(sorted(flags))}
 
 

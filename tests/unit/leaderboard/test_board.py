@@ -57,8 +57,7 @@ def note(place: Path, text: str, name: str = "one") -> None:
 
 def checked(place: Path, *found: tuple[CellRecord, Found, How]) -> None:
     checks = [
-        Check(record.key, stored_digest(record), what, how, "us", "2026-11-30", "0")
-        for record, what, how in found
+        Check(record.key, stored_digest(record), what, how, "2026-11-30", "0") for record, what, how in found
     ]
     write_checks(place / "board" / "checks" / "a.csv", checks)
 
@@ -172,10 +171,10 @@ def test_a_bad_note_is_one_clear_error(place: Path, text: str, said: str) -> Non
     [
         ("key\n", "line 1 must name the columns key,stored,found"),
         (
-            "key,stored,found,how,by,date,version\na,b,maybe,inputs,us,d,0\n",
+            "key,stored,found,how,date,version\na,b,maybe,inputs,d,0\n",
             "line 2 is not a check (found: expected",
         ),
-        ("key,stored,found,how,by,date,version\na,b\n", "line 2 is not a check"),
+        ("key,stored,found,how,date,version\na,b\n", "line 2 is not a check"),
     ],
 )
 def test_a_bad_file_of_checks_is_one_clear_error(place: Path, text: str, said: str) -> None:
