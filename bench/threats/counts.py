@@ -36,6 +36,8 @@ def _largest(strength: Tensor, limit: Tensor) -> Tensor:
 class _Counts:
     """What both budgets share: whole numbers inside the bounds, cells as elementary changes."""
 
+    domains = ("events",)
+
     def distance(self, x0: Tensor, x: Tensor) -> Tensor:
         raise TypeError("distance is defined by the budget")  # pragma: no cover
 

@@ -135,6 +135,7 @@ class _Retiming:
     name = ""
     everywhere = False  # no move of spikes changes what a victim sees that only counts them
     moves = True
+    domains = ("spikes", "events")
 
     def size(self, before: Tensor, after: Tensor) -> Tensor:
         """Return the smallest budget that explains the move of lines of equal packets. [N, L, T] twice -> [N]."""
