@@ -31,7 +31,8 @@ class Noise:
         domains=(Domain.STATIC, Domain.SPIKES, Domain.EVENTS),
         access=Access.LABEL,
         stochastic=True,
-        source="Control: uniform in the ball (l0: uniform flips of exactly eps elements; counts: eps random cells or events). Differs: none.",
+        source="Control: uniform in the ball (l0: uniform flips of exactly eps elements; counts: eps "
+        "random cells or events). Differs: none.",
         cost="10 forwards",
     )
 

@@ -42,8 +42,9 @@ class CountPgd:
         domains=(Domain.EVENTS,),
         goals=(Goal.UNTARGETED, Goal.TARGETED),
         source=(
-            "Madry et al. 2018, arXiv:1706.06083, as dual averaging (Nesterov 2009, Math. Program. 120:221) on "
-            "whole counts. Differs: own combination; L1 and L0 budgets in events and cells; the iterate with "
+            "Madry et al. 2018, arXiv:1706.06083, as dual averaging (Nesterov 2009, Math. Program. "
+            "120:221) "
+            "on counts. Differs: own combination; L1 and L0 budgets in events and cells; the iterate with "
             "the largest loss is returned, and a sample stops at its first hit."
         ),
         cost="41 forwards + 40 backwards",

@@ -74,7 +74,8 @@ class Sda:
             "Lun et al., CVPR 2025, arXiv:2503.03272 (SDA). Differs: batched; ties go to the lower index; "
             "a loss change below tol is no effect; the gradient is that of the unclipped margin; the "
             "success test reuses the next gradient pass; a NaN difference is rejected; "
-            "selected elements are never proposed again. Targeted: the margin of the target class. Counts: see Sda."
+            "selected elements are never proposed again. Targeted: the margin of the target class. "
+            "Counts: see Sda."
         ),
         cost="5 n^2 forwards + n backwards for n iterations",
     )
@@ -82,8 +83,8 @@ class Sda:
     def __post_init__(self) -> None:
         if min(self.k_init, self.iterations, self.events) < 1 or self.keep < 0 or not self.tol >= 0:
             raise ConfigError(
-                f"{self.spec.name}: k_init, iterations and events must be at least 1, keep and tol 0 or more, "
-                f"got {self.k_init}, {self.iterations}, {self.events}, {self.keep} and {self.tol}."
+                f"{self.spec.name}: k_init, iterations and events must be at least 1, keep and tol 0 or "
+                f"more, got {self.k_init}, {self.iterations}, {self.events}, {self.keep} and {self.tol}."
             )
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:

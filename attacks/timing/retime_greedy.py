@@ -50,9 +50,9 @@ def pair_moves(key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class RetimeGreedy:
-    """First-order moves: moving a packet of n events from s to t gains n (g[t] - g[s]); the best are made, R times.
+    """First-order moves: moving a packet of n events from s to t gains n (g[t] - g[s]); the best are made.
 
-    Each round takes a fresh gradient, spends its share of the budget on the largest positive gains
+    Each of R rounds takes a fresh gradient, spends its share of the budget on the largest positive gains
     (gain per step under the L1 budget), and freezes what moved. A target must be empty at the start of
     the round. Under the L-inf budget a round moves at most 1/R of the spikes. For a minimum-norm
     threat the budget grows by a third each round and the moves that the hit does not need are undone
@@ -82,8 +82,8 @@ class RetimeGreedy:
         source=(
             "Event retiming arm of shoaibdipu/Stealth_Is_a_Relation_Not_a_Property (code release 2026). "
             "Differs: margin instead of cross-entropy; budgets in spikes, steps or reach instead of a "
-            "share of events; gain per step under L1; minimum-norm search with reduction. On counts all events of a "
-            "cell move together."
+            "share of events; gain per step under L1; minimum-norm search with reduction. On counts all "
+            "events of a cell move together."
         ),
         cost="11 forwards + 10 backwards",
     )

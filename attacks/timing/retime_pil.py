@@ -63,7 +63,7 @@ def strict_budget(
     Moves less likely than staying are not carried out, unless all of the budget is to be spent; moves
     of probability 0 never are.
 
-    Shape: pi, allowed [M, T, T]; packets [M, T] (0: none); cost [T, T]; row [M]; budget [N] -> packets [M, T].
+    Shape: pi, allowed [M, T, T]; packets [M, T] (0: none); cost [T, T]; row [M]; budget [N] -> [M, T].
     Cost: as many steps as the longest list of candidate moves of a row, each over all rows.
     """
     hard, still = packets.clone(), packets != 0

@@ -1,4 +1,4 @@
-"""Geometries on event counts: frames of whole numbers, from which events are taken and to which they are added.
+"""Geometries on event counts: frames of whole numbers, whose cells gain and lose events.
 
 The bounds are (0, the most events that a cell may hold).
 """
@@ -105,36 +105,38 @@ class CountL1(_Counts):
         are taken in the order of what they bring until the budget is spent. Which those are is found by
         bisection over that gain.
         """
-        wish = torch.nan_to_num(x, nan=0.0).clamp(*bounds) - x0
+        wish = torch.nan_to_num(x, nan=0.0, posinf=_MOST, neginf=-_MOST) - x0
         size = wish.abs().flatten(1).double()
+        room = torch.where(wish > 0, bounds[1] - x0, x0 - bounds[0]).flatten(1).double()
         limit = min(math.floor(eps), size.shape[1] * _MOST) if eps < math.inf else math.inf
-        events = self._events(size, 0.5)
+        events = self._events(size, room, 0.5)
         over = (events.sum(dim=1) > limit).nonzero().squeeze(1)
         if len(over):
-            events[over] = self._spent(size[over], int(limit))
+            events[over] = self._spent(size[over], room[over], int(limit))
         return x0 + wish.sign() * events.view_as(x0).to(x0.dtype)
 
     @staticmethod
-    def _events(size: Tensor, bar: Tensor | float) -> Tensor:
+    def _events(size: Tensor, room: Tensor, bar: Tensor | float) -> Tensor:
         """Return how many events of every cell bring more than the bar, which starts at 1/2: [N, P]."""
-        return (size - bar).ceil().clamp(min=0)
+        return torch.minimum((size - bar).ceil().clamp(min=0), room)
 
-    def _spent(self, size: Tensor, limit: int) -> Tensor:
+    def _spent(self, size: Tensor, room: Tensor, limit: int) -> Tensor:
         """Return the events of every cell when exactly `limit` are spent; there are more to spend."""
         low = torch.full_like(size[:, :1], 0.5)
         high = size.amax(dim=1, keepdim=True) + 1
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            fits = self._events(size, middle).sum(dim=1, keepdim=True) <= limit
+            fits = self._events(size, room, middle).sum(dim=1, keepdim=True) <= limit
             high, low = torch.where(fits, middle, high), torch.where(fits, low, middle)
-        events = self._events(size, high)
+        events = self._events(size, room, high)
         left = limit - events.sum(dim=1)
-        return events + _largest(size - events, left).to(events)
+        following = (size - events).masked_fill(events >= room, -1.0)
+        return events + _largest(following, left).to(events)
 
     def sample(self, x0: Tensor, *, eps: float, bounds: Bounds, rng: RowStreams, rows: Tensor) -> Tensor:
         """Draw floor(eps) cells, some perhaps twice; each gains or loses one event a draw.
 
-        A cell gains or loses as a coin says; an empty one gains, a full one loses, and none leaves the bounds.
+        A coin says which; an empty cell gains, a full one loses, and none leaves the bounds.
         """
         low, high = bounds
         size = x0[0].numel()

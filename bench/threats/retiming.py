@@ -138,11 +138,11 @@ class _Retiming:
     domains = ("spikes", "events")
 
     def size(self, before: Tensor, after: Tensor) -> Tensor:
-        """Return the smallest budget that explains the move of lines of equal packets. [N, L, T] twice -> [N]."""
+        """Return the smallest budget that explains a move between lines. Shape: [N, L, T] twice -> [N]."""
         raise TypeError("size is defined by the budget")  # pragma: no cover
 
     def largest(self, shape: tuple[int, ...]) -> int:
-        """Return the largest distance between two inputs of the shape (T, ...), each packet into an empty cell."""
+        """Return the largest distance between inputs (T, ...) by moves into empty cells."""
         raise TypeError("largest is defined by the budget")  # pragma: no cover
 
     def distance(self, x0: Tensor, x: Tensor) -> Tensor:

@@ -175,7 +175,7 @@ class ModuleVictim:
                 module.noise = None  # type: ignore[assignment]
 
     def flipped(self, x: Tensor, owner: Tensor, index: Tensor, value: Tensor | None = None) -> Tensor:
-        """Return x[owner] with element `index` (of the flattened input) set to a value, or mirrored in the bounds."""
+        """Return x[owner] with element `index` (of the flattened input) set to `value`, or mirrored."""
         low, high = self.spec.bounds
         out = x[owner]
         flat = out.view(len(owner), -1)
