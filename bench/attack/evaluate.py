@@ -389,7 +389,10 @@ def evaluate(
             if shards[-1].cause is not None and not keep_errors:
                 raise shards[-1].cause
         tell(chosen, len(x), len(x), started)
-    of = Evaluated(victim.spec, len(victim.neurons), chosen, threat, x, y, seed, shard, str(victim.device))
+    cut = victim.cut(min(shard, len(x)))
+    of = Evaluated(
+        victim.spec, len(victim.neurons), chosen, threat, x, y, seed, shard, str(victim.device), cut
+    )
     return dataclasses.replace(_counted(len(x), shards), of=of)
 
 
