@@ -74,8 +74,8 @@ def find_spikes(module: nn.Module, call: Call, x: Tensor, *, steps: int) -> tupl
     Cost: 4 forwards of one or two inputs; a few more where sites are found, or a known neuron is not served.
     """
     known = _tried(module, call, x[:1])
-    first, hosts = _watch(module, call, x, known)
-    second = _watch(module, call, x[:-1], known)[0] if first else {}
+    second, hosts = _watch(module, call, x[:-1], known)
+    first = _watch(module, call, x, known)[0] if second else {}  # twice the memory, so only where needed
     book = Book(module, hosts)
     named = dict(module.named_modules())
     found: list[Site] = []
