@@ -32,7 +32,7 @@ from robustspike.bench.snn.fast_lif import in_place
 from robustspike.bench.snn.fast_lif import plain_nodes
 from robustspike.bench.snn.flips import FlipEngine
 from robustspike.bench.snn.neurons import Neuron
-from robustspike.bench.snn.neurons import reset
+from robustspike.bench.snn.neurons import resettable
 from robustspike.bench.victim.look import LOOK_ROWS
 from robustspike.bench.victim.look import find_spikes
 from robustspike.bench.victim.passes import NEVER_CUT
@@ -94,13 +94,20 @@ class ModuleVictim:
 
         self.refusals: dict[GradientEstimator, str | None] = {}  # kept by `checks.refusal`
         self._plain = plain_nodes(self.module)
-        reset(module)
+        self._resettable: list[nn.Module] | None = None
+        self._clear()
 
     @cached_property
     def neurons(self) -> tuple[Neuron, ...]:
         """The layers that make spikes: known by class, or found by their spike function (looked for once)."""
         with TURN, torch.inference_mode(False):
-            return find_spikes(self.module, self._answer_freely, self._made_up(), steps=self.spec.steps)
+            return find_spikes(
+                self.module,
+                self._answer_freely,
+                self._made_up(),
+                steps=self.spec.steps,
+                at_once=self.passes(LOOK_ROWS, gradient=True)[0].stop,
+            )
 
     def _made_up(self) -> Tensor:
         """Return inputs for a look at the network: any values of the domain, none twice."""
@@ -230,7 +237,8 @@ class ModuleVictim:
         """Return whatever the network answers, from cleared state and with the noise of this call."""
         for module in self._noisy:
             module.noise = noise  # type: ignore[assignment]
-        reset(self.module)
+        first = self._resettable is None
+        self._clear()
         try:
             with in_place(self._plain):
                 return self.module(x)
@@ -241,9 +249,16 @@ class ModuleVictim:
                 f"victim '{self.spec.name}': its forward pass raised {type(error).__name__}: {error}"
             ) from error
         finally:
-            reset(self.module)
+            if first:  # a network may complete itself at its first pass
+                self._resettable = resettable(self.module)
+            self._clear()
             for module in self._noisy:
                 module.noise = None  # type: ignore[assignment]
+
+    def _clear(self) -> None:
+        """Clear the network's state."""
+        for child in resettable(self.module) if self._resettable is None else self._resettable:
+            child.reset()  # type: ignore[operator]
 
     def flipped(self, x: Tensor, owner: Tensor, index: Tensor) -> Tensor:
         """Return x[owner] with element `index` (of the flattened input) mirrored in the bounds."""
