@@ -166,6 +166,8 @@ def _declared(cell: Cell, victim: ModuleVictim, weights: Path | None) -> dict[st
     """Return what victim and defense say about themselves, for a table that runs no model."""
     variant = variant_of(cell, weights)
     declared = job_of(cell).declared(cell.rules.get(cell.attack, **dict(cell.attack_params)))
+    if cut := victim.cut(cell.shard):
+        declared = declared | {"samples_a_pass": cut}
     geometry = registry("geometries").get(cell.threat.geometry)
     return declared | {
         "geometry": {
