@@ -14,6 +14,7 @@ from robustspike.bench.api import ConfigError
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import check_victim
 from robustspike.bench.api import load_victim
+from robustspike.bench.data.events.digit_events import DARK
 from robustspike.bench.data.events.digit_events import DigitEvents
 from robustspike.bench.data.events.digit_events import pack
 from robustspike.bench.data.events.digit_events import scenes
@@ -42,7 +43,7 @@ def digits(n: int) -> np.ndarray:
 
 def record(images: np.ndarray, sensor: Sensor, seed: int = 0) -> list[np.ndarray]:
     streams = RowStreams.derive(range(len(images)), seed)
-    return sensor.record(scenes(images), steps=SUBSTEPS, duration=DURATION, streams=streams)
+    return sensor.record(scenes(images), steps=SUBSTEPS, duration=DURATION, streams=streams, dark=DARK)
 
 
 def ramp(values: list[float]) -> list[np.ndarray]:
@@ -63,7 +64,7 @@ def test_events_are_sorted_and_inside_the_recording() -> None:
 @pytest.mark.parametrize("mismatch", [0.0, 0.1])
 def test_events_reconstruct_the_log_intensity_to_within_one_threshold(mismatch: float) -> None:
     images, sensor = digits(3), Sensor(threshold=0.5, mismatch=mismatch)
-    frames = list(scenes(images))
+    frames = [np.log(seen + DARK) for seen in scenes(images)]
     streams = RowStreams.derive(range(3), 0)
     on, off = sensor._thresholds(frames[0].shape, streams)
     stop = 37  # in the middle of the path, so that the change is not zero
@@ -93,7 +94,7 @@ def test_a_ramp_gives_one_event_per_threshold_at_its_crossing() -> None:
 
 
 def test_scaling_light_and_thresholds_together_changes_nothing() -> None:
-    frames = list(scenes(digits(2)))
+    frames = [np.log(seen + DARK) for seen in scenes(digits(2))]
     streams = RowStreams.derive(range(2), 0)
     plain = Sensor(threshold=0.5).record(iter(frames), steps=SUBSTEPS, duration=DURATION, streams=streams)
     doubled = Sensor(threshold=1.0).record(
@@ -124,7 +125,8 @@ def test_noise_belongs_to_the_sample_and_the_seed() -> None:
     sensor = Sensor(mismatch=0.1, background=5.0)
     together = record(digits(3), sensor)
     streams = RowStreams.derive([2], 0)
-    alone = sensor.record(scenes(digits(3)[2:]), steps=SUBSTEPS, duration=DURATION, streams=streams)[0]
+    scene = scenes(digits(3)[2:])
+    alone = sensor.record(scene, steps=SUBSTEPS, duration=DURATION, streams=streams, dark=DARK)[0]
     assert np.array_equal(together[2], alone)
     assert not np.array_equal(together[2], record(digits(3), sensor, seed=1)[2])
 
@@ -143,7 +145,7 @@ def test_a_refractory_pixel_keeps_its_distance_and_its_reference() -> None:
 def test_leak_and_background_come_at_their_rates() -> None:
     dark = [np.zeros((1, 40, 40))] * 101
     streams = RowStreams.derive([0], 0)
-    (leaking,) = Sensor(leak=10.0).record(iter(dark), steps=100, duration=1_000_000, streams=streams)
+    (leaking,) = Sensor(leak_rate_hz=10.0).record(iter(dark), steps=100, duration=1_000_000, streams=streams)
     assert (leaking["p"] == 1).all()
     assert abs(len(leaking) / 1600 - 10) <= 1
     (noisy,) = Sensor(background=5.0).record(iter(dark), steps=100, duration=1_000_000, streams=streams)
