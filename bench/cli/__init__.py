@@ -30,6 +30,9 @@ VERBS = {
     "validate": "Run the contract checks on a component or a plugin file.",
     "verify": "Check records: answer the stored adversarial inputs afresh.",
     "submit": "Pack records into one bundle that anyone can verify.",
+    "check-submission": "Check a bundle that was handed in; report what it would change.",
+    "reproduce": "Run a record, or a row, again from its command and compare.",
+    "rescore": "Judge adversarial inputs alone on the rows that they break.",
 }
 
 
@@ -46,7 +49,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f"robustspike.bench.cli.{cmd_name}")
+        module = importlib.import_module(f"robustspike.bench.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

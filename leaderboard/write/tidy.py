@@ -23,6 +23,7 @@ from robustspike.leaderboard import seeds
 from robustspike.leaderboard.sections import KINDS
 from robustspike.leaderboard.sections import Section
 from robustspike.leaderboard.sections.base import IDENTITY
+from robustspike.leaderboard.sections.base import STANDING
 
 THREAT = {
     "dataset": "registry name of the data set",
@@ -152,6 +153,7 @@ def row_columns() -> dict[str, str]:
     columns = {**SECTION, **IDENTITY}
     for kind in KINDS:
         columns |= {name: text for name, text in kind.columns.items() if name != "flags"}
+    columns |= STANDING
     return columns | {"flags": "signs that the evaluation is incomplete or misleading, separated by spaces"}
 
 
