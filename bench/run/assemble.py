@@ -35,6 +35,7 @@ from robustspike.bench.run.compute import Unit
 from robustspike.bench.run.compute import compute
 from robustspike.bench.run.compute import job_of
 from robustspike.bench.run.shards import read_shard
+from robustspike.bench.snn import fused
 from robustspike.bench.suite.cell import Cell
 from robustspike.bench.suite.cell import fits
 from robustspike.bench.suite.cell import frozen
@@ -225,7 +226,10 @@ def sources(cell: Cell, weights: str, settings: Settings, *, attacked: bool = Tr
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Describe where a record was made: versions, platform, instruction set, device, threads."""
+    """Describe where a record was made: versions, platform, instruction set, device, threads.
+
+    And whether spiking layers ran compiled (`bench.snn.fused`), which changes no number.
+    """
     device = settings.device
     if device.startswith("cuda"):
         device = f"{device} ({torch.cuda.get_device_name(device)})"
@@ -238,4 +242,5 @@ def environment(settings: Settings) -> dict[str, str]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": device,
         "threads": str(settings.threads),
+        "lif": "python" if fused.library() is None else "compiled",
     }

@@ -16,8 +16,10 @@ from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.record.schema import read_record
 from robustspike.bench.record.store import Store
+from robustspike.bench.run.assemble import environment
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.run import run
+from robustspike.bench.snn import fused
 from robustspike.bench.suite.file import read_suite
 from robustspike.bench.suite.plan import Plan
 from robustspike.bench.suite.plan import make_plan
@@ -151,6 +153,16 @@ def test_sigkill_at_many_moments(plan: Plan, tmp_path: Path) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     killed = contents(tmp_path / "killed" / "records")
     assert killed == contents(tmp_path / "whole" / "records")
+
+
+@pytest.mark.parametrize(("setting", "way"), [("0", "python"), ("1", None)])
+def test_a_record_says_whether_layers_ran_compiled(
+    monkeypatch, tmp_path: Path, setting: str, way: str | None
+) -> None:
+    monkeypatch.setenv("ROBUSTSPIKE_FUSED", setting)
+    monkeypatch.setattr(fused, "library", fused.library.__wrapped__)  # asks again
+    expected = way or ("python" if fused.library() is None else "compiled")
+    assert environment(Settings(out=tmp_path))["lif"] == expected
 
 
 def test_a_record_names_the_suite_that_last_asked_for_it(plan: Plan, tmp_path: Path) -> None:
