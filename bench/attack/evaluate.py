@@ -229,8 +229,8 @@ def _evaluate(
         return
     judge(victim, meter, returned, rows, verify, result)
     result.extras |= rules.extras(victim, x, y, result.x_adv, verify.fork("extras"))
-    if victim.spec.domain is Domain.SPIKES:
-        result.extras |= spike_extras(x, result.x_adv)
+    if victim.spec.domain is not Domain.STATIC:
+        result.extras |= spike_extras(x, result.x_adv, counts=victim.spec.domain is Domain.EVENTS)
         if meter.lists and events is not None and (raw := events()) is not None:
             lists = {int(rows[place]): final for place, final in meter.lists.items()}
             result.extras |= event_extras(raw, lists, result.x_adv)

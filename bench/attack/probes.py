@@ -155,17 +155,17 @@ def watched(neurons: Sequence[Neuron], n: int) -> Iterator[dict[str, Tensor]]:
     shares |= {name: count.double() / entries[name] for name, count in alive.items()}
 
 
-def spike_extras(x0: Tensor, x: Tensor) -> dict[str, Tensor]:
-    """Count what became of the spikes of binary frames: [N] float64 each.
+def spike_extras(x0: Tensor, x: Tensor, *, counts: bool = False) -> dict[str, Tensor]:
+    """Count what became of the spikes of binary frames, or of the events of counts: [N] float64 each.
 
-    Returns: spikes (of the clean input), added and removed (cells that x has and x0 has not, and the other
-        way round; a moved spike is one of each).
+    Returns: spikes (of the clean input), added and removed (spikes or events that x has and x0 has not, and
+        the other way round; a moved one is one of each).
     """
-    before, after = (x0 != 0).flatten(1), (x != 0).flatten(1)
+    before, after = (x.flatten(1).double() if counts else (x != 0).flatten(1).double() for x in (x0, x))
     return {
-        "spikes": before.sum(dim=1).double(),
-        "added": (after & ~before).sum(dim=1).double(),
-        "removed": (before & ~after).sum(dim=1).double(),
+        "spikes": before.sum(dim=1),
+        "added": (after - before).clamp(min=0).sum(dim=1),
+        "removed": (before - after).clamp(min=0).sum(dim=1),
     }
 
 

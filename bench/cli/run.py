@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from robustspike.bench.cli.completion import names
+
 if TYPE_CHECKING:
     from robustspike.bench.suite.cell import NotApplicable
 
 
 @click.command("run")
-@click.argument("suite", default="quick")
+@click.argument("suite", default="quick", shell_complete=names("suites", files=True))
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("robustspike-results"), show_default=True
 )

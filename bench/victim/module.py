@@ -260,19 +260,25 @@ class ModuleVictim:
         for child in resettable(self.module) if self._resettable is None else self._resettable:
             child.reset()  # type: ignore[operator]
 
-    def flipped(self, x: Tensor, owner: Tensor, index: Tensor) -> Tensor:
-        """Return x[owner] with element `index` (of the flattened input) mirrored in the bounds."""
+    def flipped(self, x: Tensor, owner: Tensor, index: Tensor, value: Tensor | None = None) -> Tensor:
+        """Return x[owner] with element `index` (of the flattened input) set to `value`, or mirrored."""
         low, high = self.spec.bounds
         out = x[owner]
         flat = out.view(len(owner), -1)
         at = torch.arange(len(owner), device=x.device)
-        flat[at, index] = low + high - flat[at, index]
+        flat[at, index] = low + high - flat[at, index] if value is None else value
         return out
 
     def flip_logits(
-        self, x: Tensor, owner: Tensor, index: Tensor, *, noise: RowStreams | None = None
+        self,
+        x: Tensor,
+        owner: Tensor,
+        index: Tensor,
+        value: Tensor | None = None,
+        *,
+        noise: RowStreams | None = None,
     ) -> Tensor:
-        """Answer single flips of a batch: the logits of `flipped(x, owner, index)`, [q, classes].
+        """Answer single flips of a batch: the logits of `flipped(x, owner, index, value)`, [q, classes].
 
         Where the module declares a body that patches can pass (see `FlipEngine`), only what a flip
         changes is computed. Otherwise every flip is a forward pass, in chunks of fixed size; noise has
@@ -280,13 +286,16 @@ class ModuleVictim:
         """
         engine = None if self.spec.stochastic else FlipEngine.of(self.module, self.spec.shape)
         if engine is not None and len(owner) >= 2 * len(x):
-            return engine.answer(x, owner, index, sum(self.spec.bounds))
+            here = x.flatten(1)[owner, index]
+            there = sum(self.spec.bounds) - here if value is None else value
+            return engine.answer(x, owner, index, there - here)
         parts = [x.new_empty(0, self.spec.classes)]
         for start in range(0, len(owner), FLIP_CHUNK):
             part = slice(start, start + FLIP_CHUNK)
             rows = torch.arange(len(owner), device=x.device)[part]
             streams = None if noise is None else noise.fork("flips", rows=rows)
-            parts.append(self.logits(self.flipped(x, owner[part], index[part]), noise=streams))
+            chosen = None if value is None else value[part]
+            parts.append(self.logits(self.flipped(x, owner[part], index[part], chosen), noise=streams))
         return torch.cat(parts)
 
     def loss_and_grad(

@@ -4,9 +4,9 @@
 
 FGSM, PGD-20 and the quick ensemble on lif_cnn.digits, 125 samples at eps 1/10, one thread. A cell is all that
 `robustspike run` does for it: the victim checked afterwards, verdict, energy, flags. Its passes are those
-that the oracle ran, each under its estimator and at the batch size that it had; what the harness asks for itself
-(clean answer, probe, verification, energy) is overhead. Prints, an attack a line, the first cell of a victim
-and the median of the later ones, for which clean samples need no answer any more, with the passes a second.
+that the oracle ran, each under its estimator and at the batch size that it had; what the harness asks for
+itself (clean answer, probe, verification, energy) is overhead. Prints, a line an attack, the first cell of a
+victim and the median of later ones, for which clean samples need no answer any more, and samples a second.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def main(rounds: int = 7) -> None:
                 speed.append(clock.passes / total)
             later = ratios[1:]
             print(  # noqa: T201
-                f"{cell.label}: first cell {ratios[0]:.2f}, later ones {statistics.median(later):.2f} (median "
+                f"{cell.label}: first cell {ratios[0]:.2f}, later {statistics.median(later):.2f} (median "
                 f"of {rounds}, {min(later):.2f} to {max(later):.2f}); {statistics.median(speed[1:]):.0f} "
                 "samples answered a second",
                 flush=True,
