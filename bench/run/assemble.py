@@ -22,6 +22,7 @@ from robustspike.bench.contract.specs import Status
 from robustspike.bench.contract.specs import Task
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.files import sha256
+from robustspike.bench.record import provenance
 from robustspike.bench.record.adversarials import pack_adversarials
 from robustspike.bench.record.enclosures import keep_plugin
 from robustspike.bench.record.enclosures import keep_weights
@@ -117,6 +118,10 @@ def _finish(
         rows=rows,
     )
     store.write_record(record, samples, adversarials)
+    if settings.command:
+        seconds = sum(shard.seconds for shard in shards)
+        spent = {name: record.cost[name] for name in ("forwards", "backwards")}
+        provenance.note_cost(settings.out, key, seconds=seconds, **spent)
     return record
 
 

@@ -79,6 +79,21 @@ def test_workers_and_restarts_do_not_change_a_byte(plan: Plan, tmp_path: Path) -
     assert contents(tmp_path / "three") == contents(tmp_path / "one")
 
 
+def test_what_cells_took_is_kept_beside_their_records(plan: Plan, tmp_path: Path) -> None:
+    settings = Settings(out=tmp_path / "out", command="robustspike run tiny")
+    records = run(plan, settings)
+    run(plan, settings)  # which measures nothing
+    header, *lines = (settings.out / "costs.csv").read_text().splitlines()
+    assert header == "key,processor_seconds,forwards,backwards,passes_a_second"
+    assert len(lines) == len(records) == 2
+    for record, line in zip(records, lines, strict=True):
+        key, seconds, forwards, backwards, speed = line.split(",")
+        spent = record.cost["forwards"] + record.cost["backwards"]
+        assert (key, int(forwards) + int(backwards)) == (record.key, spent)
+        assert 0 < float(seconds) < 600
+        assert float(speed) == pytest.approx(spent / float(seconds), rel=0.05)
+
+
 def test_a_record_holds_energy_and_what_was_declared(plan: Plan, tmp_path: Path) -> None:
     for record in run(plan, Settings(out=tmp_path / "out")):
         energy = {k: v for k, v in record.measures.items() if k.startswith("energy_")}
