@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from robustspike.bench.record.schema import CellRecord
     from robustspike.leaderboard.sections import Section
     from robustspike.leaderboard.text import Table
+    from robustspike.leaderboard.write.cards import Components
 
 LINES_THAT_FIT = 30
 """Lines up to which a table beneath the main one is printed in the terminal too."""
@@ -30,7 +31,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--out", type=_PATH, help="Write leaderboard.json, .md, .html, rows.csv, cells.csv there.")
 @click.option("--csv", type=_PATH, help="Write one wide CSV: a row a table row, a column an attack.")
 @click.option("--md", type=_PATH, help="Write this Markdown file.")
-@click.option("--html", type=_PATH, help="Write this page.")
+@click.option("--html", type=_PATH, help="Write this page, and how-to-read.html beside it.")
 def command(
     folders: tuple[Path, ...],
     only: tuple[str, ...],
@@ -145,7 +146,9 @@ def publish(
     from robustspike.leaderboard.write.json import document
     from robustspike.leaderboard.write.json import to_json
     from robustspike.leaderboard.write.markdown import to_markdown
+    from robustspike.leaderboard.write.page import READING
     from robustspike.leaderboard.write.page import to_html
+    from robustspike.leaderboard.write.page import to_reading
 
     built = build(records)
     if sort:
@@ -153,14 +156,17 @@ def publish(
     left_out = registry("defenses").left_out()
     told = [*about, *(f"--only {value}: worst cases are over what passes this filter" for value in only)]
     wanted = [(csv, lambda: wide_csv(built)), (md, lambda: to_markdown(built, told, left_out))]
-    wanted.append((html, lambda: to_html(built, told, left_out)))
+    pages = [html] if html is not None else []
     if out is not None:
+        pages.append(out / "leaderboard.html")
         wanted += [
             (out / "leaderboard.json", lambda: to_json(document(built, records, about, only))),
             (out / "leaderboard.md", lambda: to_markdown(built, told, left_out)),
-            (out / "leaderboard.html", lambda: to_html(built, told, left_out)),
             *((out / f"{n}.csv", lambda t=t: t) for n, t in tidy_csv(built, records).items()),
         ]
+    for page in pages:
+        wanted.append((page, lambda: to_html(built, told, _components(records))))
+        wanted.append((page.with_name(READING), lambda: to_reading(built, told, left_out)))
     for path, text in wanted:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,6 +175,30 @@ def publish(
         click.echo(to_json(document(built, records, about, only)), nl=False)
     else:
         _print(built, title, wide=wide)
+
+
+def _components(records: Sequence[CellRecord]) -> Components:
+    """Return what the registry says of the attacks, defenses and victims of records; of others nothing."""
+    from robustspike.bench.cli.catalogue import description
+    from robustspike.bench.cli.catalogue import row
+    from robustspike.bench.contract.registry import registry
+    from robustspike.leaderboard.write.cards import Component
+    from robustspike.leaderboard.write.cards import base
+
+    named = {("attacks", base(r.attack)) for r in records} | {("certifiers", base(r.attack)) for r in records}
+    named |= {("defenses", base(r.defense)) for r in records} | {("victims", base(r.victim)) for r in records}
+    found = {}
+    for kind, name in sorted(named):
+        if name in registry(kind).names():
+            said = row(kind, name)
+            steps = said.get("T")
+            found[kind, name] = Component(
+                said.get("about", ""),
+                str(description(kind, name).get("source", "")),
+                said.get("family", ""),
+                steps if isinstance(steps, int) else None,
+            )
+    return found
 
 
 def _print(built: Sequence[Section], title: str, *, wide: bool) -> None:
