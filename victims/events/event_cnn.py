@@ -122,6 +122,9 @@ LIF_CNN = EventCnn(name="lif_cnn.digits_events")
 LIF_CNN_T8 = EventCnn(
     name="lif_cnn.digits_events_t8", dataset="digits_events_t8", schedule=Schedule(epochs=25, lr=6e-3)
 )
+LIF_CNN_COUNTS = EventCnn(
+    name="lif_cnn.digits_counts", dataset="digits_counts", schedule=Schedule(epochs=10, lr=6e-3)
+)
 PLIF_CNN = EventCnn(name="plif_cnn.digits_events", neuron="plif")
 RATE_ONLY = EventCnn(name="rate_only.digits_events", rate_only=True)
 LIF_CNN_NMNIST = EventCnn(name="lif_cnn.nmnist", dataset="nmnist", schedule=Schedule(epochs=25))

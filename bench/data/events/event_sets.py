@@ -27,6 +27,8 @@ from robustspike.bench.data.events.event_files import read_gesture_labels
 from robustspike.bench.data.events.event_files import read_npy_events
 from robustspike.bench.data.events.events import EventLists
 from robustspike.bench.data.events.events import Recording
+from robustspike.bench.data.events.events import as_input
+from robustspike.bench.data.events.events import domain_of
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 
@@ -51,7 +53,8 @@ class EventSet(Dataset):
     """Base of event data sets: a listing of files, a reader, and fixed time windows.
 
     Subclasses are frozen dataclasses with `steps` and `side`, the height and width of the frames: the
-    sensor's, or a divisor of it, and then events of side x side blocks fall into one pixel.
+    sensor's, or a divisor of it, and then events of side x side blocks fall into one pixel; and `counts`, the
+    most events of a cell for networks that see event counts, 0 for binary frames.
 
     Class attributes:
         sensor: height and width of the sensor.
@@ -61,6 +64,7 @@ class EventSet(Dataset):
 
     steps: int
     side: int
+    counts: int
     domain: ClassVar[Domain] = Domain.SPIKES
     needs_root: ClassVar[bool] = True
     sensor: ClassVar[int] = 128
@@ -73,7 +77,12 @@ class EventSet(Dataset):
                 f"{self.name}: steps must be 1..{self.duration} and side a divisor of {self.sensor} from 4, "
                 f"got {self.steps} and {self.side}."
             )
+        if self.counts < 0:
+            raise ConfigError(f"{self.name}: counts must be 0 (binary frames) or more, got {self.counts}.")
+        domain, bounds = domain_of(self.counts)
         object.__setattr__(self, "shape", (self.steps, 2, self.side, self.side))
+        object.__setattr__(self, "domain", domain)
+        object.__setattr__(self, "bounds", bounds)
 
     def samples(self, root: Path, *, test: bool) -> list[Sample]:
         """List the samples of the published training or test part, in a fixed order."""
@@ -88,9 +97,9 @@ class EventSet(Dataset):
         return EventLists(recordings, self.duration // self.steps, donors, self.sensor // self.side)
 
     def frames(self, events: Recording) -> np.ndarray:
-        """Bin a recording to binary frames [T, 2, side, side] with fixed edges."""
-        frames = self.lists([], {}).frames(events, steps=self.steps, size=(self.side, self.side))
-        return frames.astype(np.float32)
+        """Bin a recording to frames [T, 2, side, side] with fixed edges."""
+        frames = self.lists([], {}).counts(events, steps=self.steps, size=(self.side, self.side))
+        return as_input(frames, self.counts, where=f"data set '{self.name}'")
 
     def events(self, split: SplitName, rows: range, *, root: Path | None = None) -> EventLists:
         chosen = self._chosen(split, root)[rows.start : rows.stop]
@@ -168,6 +177,7 @@ class NMnist(EventSet):
 
     steps: int = 8
     side: int = 34
+    counts: int = 0
 
     name: ClassVar[str] = "nmnist"
     shape: ClassVar[tuple[int, ...]] = (8, 2, 34, 34)
@@ -217,6 +227,7 @@ class DvsGesture(EventSet):
 
     steps: int = 8
     side: int = 32
+    counts: int = 0
 
     name: ClassVar[str] = "dvs_gesture"
     shape: ClassVar[tuple[int, ...]] = (8, 2, 32, 32)
@@ -267,6 +278,7 @@ class Cifar10Dvs(EventSet):
 
     steps: int = 8
     side: int = 32
+    counts: int = 0
 
     name: ClassVar[str] = "cifar10_dvs"
     shape: ClassVar[tuple[int, ...]] = (8, 2, 32, 32)

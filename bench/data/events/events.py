@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from robustspike.bench.contract.specs import Domain
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 
@@ -89,6 +90,32 @@ def bin_events(
     return counts.astype(np.int32).reshape(steps, 2, height, width)
 
 
+def as_input(frames: npt.NDArray[np.generic], most: int, *, where: object) -> npt.NDArray[np.float32]:
+    """Turn event counts into what a network gets: binary frames, or the counts themselves.
+
+    Args:
+        frames: counts [T, 2, H, W].
+        most: the most events that a cell may hold, the upper bound of the inputs; 0 for binary frames.
+        where: what is read, for messages.
+
+    Raises: ArtefactError: a cell holds more.
+    """
+    if not most:
+        return (frames > 0).astype(np.float32)  # type: ignore[operator]
+    held = int(frames.max())  # type: ignore[type-var]
+    if held > most:
+        raise ArtefactError(
+            f"{where}: a cell holds {held} events, counts says {most} at most. Set counts={held} or more: "
+            "it is the upper bound of the inputs, so of what an attack may add."
+        )
+    return frames.astype(np.float32)
+
+
+def domain_of(most: int) -> tuple[Domain, tuple[float, float]]:
+    """Return domain and bounds of frames that hold at most so many events a cell; 0 for binary frames."""
+    return (Domain.EVENTS, (0.0, float(most))) if most else (Domain.SPIKES, (0.0, 1.0))
+
+
 @dataclass(frozen=True)
 class EventLists:
     """The raw events behind some samples, and the binning that makes the victim's frames of events.
@@ -111,8 +138,12 @@ class EventLists:
 
     def frames(self, events: Recording, *, steps: int, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
         """Bin events as the data set does: [T, 2, H, W], whether a cell holds an event."""
+        return self.counts(events, steps=steps, size=size) > 0
+
+    def counts(self, events: Recording, *, steps: int, size: tuple[int, int]) -> Frames:
+        """Bin events as the data set does: [T, 2, H, W], how many a cell holds."""
         if self.block > 1:
             events = events.copy()
             events["x"] //= self.block
             events["y"] //= self.block
-        return bin_events(events, steps=steps, window=self.window, size=size) > 0
+        return bin_events(events, steps=steps, window=self.window, size=size)

@@ -23,7 +23,9 @@ from robustspike.bench.data.base import stratified
 from robustspike.bench.data.events.event_files import Size
 from robustspike.bench.data.events.event_files import load_numpy
 from robustspike.bench.data.events.events import Recording
+from robustspike.bench.data.events.events import as_input
 from robustspike.bench.data.events.events import bin_events
+from robustspike.bench.data.events.events import domain_of
 from robustspike.bench.data.events.formats import TimeUnit
 from robustspike.bench.data.events.formats import identify
 from robustspike.bench.data.events.formats import read_events
@@ -86,7 +88,7 @@ def event_frames(
 
 @dataclass(frozen=True, kw_only=True)
 class Recordings(Dataset):
-    """Binary event frames of the recordings in a folder: `folder/{train,test}/CLASS/FILE`.
+    """Event frames of the recordings in a folder: `folder/{train,test}/CLASS/FILE`.
 
     A file is what its content says (see `formats`); an npz of integrated frames (SpikingJelly's
     `frames_number_*`) is read too. Classes are the names of the folders in order of the alphabet. A
@@ -100,6 +102,7 @@ class Recordings(Dataset):
         split_by: "number" of events, "time", or fixed "window"s.
         window: microseconds of a frame, for "window".
         time_unit: unit of times where a format does not fix it.
+        counts: the most events of a cell, for networks that see event counts; 0 for binary frames.
     """
 
     folder: str = ""
@@ -109,6 +112,7 @@ class Recordings(Dataset):
     split_by: SplitBy = "number"
     window: int = 0
     time_unit: TimeUnit = "auto"
+    counts: int = 0
 
     name: ClassVar[str] = "recordings"
     domain: ClassVar[Domain] = Domain.SPIKES
@@ -121,6 +125,13 @@ class Recordings(Dataset):
                 f"above 0 exactly with split_by=window; got {self.steps}, {self.side}, {self.split_by} and "
                 f"{self.window}."
             )
+        if self.counts < 0:
+            raise ConfigError(
+                f"data set '{self.name}': counts must be 0 (binary) or more, got {self.counts}."
+            )
+        domain, bounds = domain_of(self.counts)
+        object.__setattr__(self, "domain", domain)
+        object.__setattr__(self, "bounds", bounds)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -155,7 +166,7 @@ class Recordings(Dataset):
         y = torch.tensor([label for _, label, _ in listing], dtype=torch.int64)
         return Split(torch.from_numpy(x), y, torch.tensor([number for _, _, number in listing]))
 
-    def _frames(self, path: Path) -> npt.NDArray[np.bool_]:
+    def _frames(self, path: Path) -> npt.NDArray[np.float32]:
         side: Size = (self.shape[2], self.shape[3])
         events, _ = _read(path, self.pixels, self.time_unit)
         if events.ndim == 4:
@@ -164,7 +175,7 @@ class Recordings(Dataset):
                     f"{path}: holds frames {list(events.shape)}, expected {list(self.shape)}. Set steps and "
                     "side to those of the files."
                 )
-            return events > 0
+            return as_input(events, self.counts, where=path)
         counts = event_frames(
             resized(events, self.pixels, side),
             steps=self.steps,
@@ -177,7 +188,7 @@ class Recordings(Dataset):
                 f"{path}: no event in the first {self.steps} windows of {self.window} us. Are its times in "
                 "other units (time_unit), or its events later?"
             )
-        return counts > 0
+        return as_input(counts, self.counts, where=path)
 
     def _listing(self, root: Path | None, split: SplitName) -> list[tuple[Path, int, int]]:
         """List path, label and id of a split's recordings, ordered so that any prefix is a fair sample."""
