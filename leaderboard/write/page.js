@@ -78,6 +78,7 @@ const FILTERS = {
   family: (r) => [r.victim.family],
   defense: (r) => [r.defense],
   T: (r) => [r.T || "not said"],
+  status: (r) => [r.status || "claimed"],
   flags: (r) => (r.flags || "no flag").split(/ (?!flag)/),
 };
 const setUp = (root) => {
@@ -211,10 +212,10 @@ const cards = {
     const runs = row.attacks.map((a) => [opener("attack", board.labels[a[0]]), show(a.slice(1, 4), board.share),
       bar(h("i", { className: "bar" }), a.slice(1, 4).map((v) => 100 * v / limit)), show(a[4]), show(a[5]), a[8] || "0", a[7] || "-", h("code", {}, a[6])]);
     return [about(row.victim), about(data.defenses[row.defense]),
-      list([["weights (sha256)", h("code", {}, row.weights + "…")], ["family", row.victim.family], ["time steps T", row.T], ["training seed", row.net.split("@")[1] || "0"],
+      list([["status", row.status], ["notes", row.notes], ["weights (sha256)", h("code", {}, row.weights + "…")], ["family", row.victim.family], ["time steps T", row.T], ["training seed", row.net.split("@")[1] || "0"],
         ["defense", row.defense !== "none" && opener("defense", row.defense)], 
         ...board.columns.map(([n, title, part], i) => [n, show(row.values[i], part), title])]),
-      h("p", {}, "Run again: ", h("code", {}, `robustspike run ${board.suite} --only 'dataset=${board.dataset}' --only 'victim=${row.net}' --only 'defense=${row.defense}'`)),
+      h("p", {}, "Run again: ", h("code", {}, `robustspike reproduce '${row.net}${row.defense === "none" ? "" : " + " + row.defense}' --records RECORDS --only 'dataset=${board.dataset}' --only 'threat=${board.threat}'`)),
       flags.map((f) => h("p", { className: "flag" }, h("code", {}, f), `: ${data.flags[f].meaning}. ${data.flags[f].advice}.`)),
       row.pictures && [h("h3", {}, "Attacked inputs"), ...row.pictures.map((src) => h("img", { src, alt: "an attacked input" }))],
       table("Every attack, with its 95 % interval", ["attack", board.figure, "interval", "forwards", "backwards", "seeds", "flags", "records"], runs),
@@ -225,7 +226,7 @@ const cards = {
         [s("path", { fill: "none", stroke: hue(0), "stroke-width": 2, d: "M" + [[0, number(row, "clean")], ...eps].map((p) => `${px(p[0])} ${py(p[1])}`).join("L") })]),
       h("p", {}, h("a", { download: row.id.replace(/\W+/g, "_") + ".json", href: "data:application/json," + encodeURIComponent(
         JSON.stringify({ board: board.title, columns: board.columns, labels: board.labels, row })) }, "Download this row"),
-      "; its records are records/KEY... of the bundle or folder that the page was made from.")];
+      "; its records are records/KEY... of RECORDS, the bundle or folder that the page was made from.")];
   },
   attack(label) {
     const i = board.labels.indexOf(label), found = data.attacks[label] || {};

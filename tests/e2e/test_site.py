@@ -175,7 +175,14 @@ def test_a_row_opens_its_card_by_keyboard_and_closes(page: Any, site: Path, tmp_
     card = page.get_by_role("dialog")
     assert card.get_by_role("heading", level=2).inner_text() == "a_net.digits"
     text = card.inner_text()
-    for said in ("weights (sha256)", "robustspike run", "Every attack", "pgd.linf", "noise", "eps"):
+    for said in (
+        "weights (sha256)",
+        "robustspike reproduce 'a_net.digits' --records",
+        "Every attack",
+        "pgd.linf",
+        "noise",
+        "eps",
+    ):
         assert said in text
     assert card.locator("svg").count() == 1 and card.locator("img").count() == 1
     with page.expect_download() as download:
