@@ -19,11 +19,13 @@ class Reach:
         unit: what a distance counts.
         everywhere: whether an attack without a bound can reach every input.
         moves: whether changes are moves of spikes, so that as many are added as are removed.
+        natural: whether nobody chooses the changes, so that no gradient could lead to them.
     """
 
     unit: str = "distance"
     everywhere: bool = True
     moves: bool = False
+    natural: bool = False
 
 
 _BEFORE_GEOMETRIES_SAID = {
@@ -82,7 +84,10 @@ def reach(record: CellRecord) -> Reach:
     if not isinstance(said, Mapping):
         return _BEFORE_GEOMETRIES_SAID.get(record.threat.geometry, Reach())
     return Reach(
-        str(said.get("unit", "distance")), said.get("everywhere") is not False, said.get("moves") is True
+        str(said.get("unit", "distance")),
+        said.get("everywhere") is not False,
+        said.get("moves") is True,
+        said.get("natural") is True,
     )
 
 

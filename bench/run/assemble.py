@@ -174,6 +174,7 @@ def _declared(cell: Cell, victim: ModuleVictim, weights: Path | None) -> dict[st
             "unit": getattr(geometry, "unit", "distance"),
             "everywhere": getattr(geometry, "everywhere", True),
             "moves": getattr(geometry, "moves", False),
+            "natural": getattr(geometry, "natural", False),
         },
         "score_label": registry("datasets").get(cell.dataset).score_label,
         "draws": VERIFICATION_DRAWS if victim.spec.stochastic else 1,
