@@ -111,6 +111,7 @@ def command(
             wide=wide,
             board=board,
             edition=chosen_edition,
+            folders=folders,
         )
     return 1 if refused else 0
 
@@ -167,6 +168,7 @@ def publish(
     title: str = "",
     board: Board | None = None,
     edition: Edition | None = None,
+    folders: Sequence[Path] = (),
 ) -> None:
     """Print the tables and write the files asked for.
 
@@ -182,6 +184,7 @@ def publish(
         title: the suite, for a closing line.
         board: what the board says of the records; None for no board.
         edition: the edition that the tables are.
+        folders: folders and bundles whose enclosed inputs the page shows.
     """
     from robustspike.bench.contract.registry import registry
     from robustspike.bench.files import write_atomic
@@ -197,6 +200,7 @@ def publish(
     from robustspike.leaderboard.write.page import READING
     from robustspike.leaderboard.write.page import to_html
     from robustspike.leaderboard.write.page import to_reading
+    from robustspike.leaderboard.write.thumbnails import enclosed
 
     board = board or NO_BOARD
     built = build(records, board)
@@ -229,8 +233,10 @@ def publish(
             (out / "leaderboard.md", lambda: to_markdown(built, told, left_out)),
             *((out / f"{n}.csv", lambda t=t: t) for n, t in tidy_csv(built, records).items()),
         ]
+    if pages:
+        pictures = enclosed(folders, {record.key for record in records})
     for page in pages:
-        wanted.append((page, lambda: to_html(built, told, _components(records))))
+        wanted.append((page, lambda: to_html(built, told, _components(records), pictures)))
         wanted.append((page.with_name(READING), lambda: to_reading(built, told, left_out)))
     for path, text in wanted:
         if path is not None:

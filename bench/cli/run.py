@@ -161,7 +161,7 @@ def command(
         return 0
     listed = _tell_misfits(misfits, quiet=quiet)
     about = provenance.lines(provenance.read(out))
-    publish(records, about, out=out, csv=out / "leaderboard.csv", title=plan.suite.name)
+    publish(records, about, out=out, csv=out / "leaderboard.csv", title=plan.suite.name, folders=[out])
     if listed:
         write_atomic(out / "not_applicable.csv", listed.encode())
         if not quiet:
