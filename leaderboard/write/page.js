@@ -60,7 +60,7 @@ const bare = (row) => {
   return same.find((r) => r.weights === row.weights) || same[0];
 };
 const bar = (e, ends) => {
-  const [l, v, r] = ends.map((end) => Math.min(98, Number(end ?? ends[1])));
+  const [l, v, r] = ends.map((end) => Math.min(98, end));
   e.style.background = `linear-gradient(90deg, transparent ${l}%, var(--bar) ${l}% ${v}%, var(--mark) ${v}% ${v + 2}%,
     var(--bar) ${v + 2}% ${r}%, transparent ${r}%), var(--raised)`;
   return e;
@@ -210,7 +210,7 @@ const cards = {
     const steps = (row.curves || []).map((c) => ({ ...c, name: c[0] < 0 ? "all attacks" : board.labels[c[0]] }));
     const flags = uniq([row.flags, ...row.attacks.map((a) => a[7])].join(" ").split(" ").filter(Boolean));
     const runs = row.attacks.map((a) => [opener("attack", board.labels[a[0]]), show(a.slice(1, 4), board.share),
-      bar(h("i", { className: "bar" }), a.slice(1, 4).map((v) => 100 * v / limit)), show(a[4]), show(a[5]), a[8] || "0", a[7] || "-", h("code", {}, a[6])]);
+      bar(h("i", { className: "bar" }), [a[2] ?? a[1], a[1], a[3] ?? a[1]].map((v) => 100 * v / limit)), show(a[4]), show(a[5]), a[8] || "0", a[7] || "-", h("code", {}, a[6])]);
     return [about(row.victim), about(data.defenses[row.defense]),
       list([["status", row.status], ["notes", row.notes], ["weights (sha256)", h("code", {}, row.weights + "…")], ["family", row.victim.family], ["time steps T", row.T], ["training seed", row.net.split("@")[1] || "0"],
         ["defense", row.defense !== "none" && opener("defense", row.defense)], 

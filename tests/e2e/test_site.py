@@ -188,6 +188,13 @@ def test_a_row_opens_its_card_by_keyboard_and_closes(page: Any, site: Path, tmp_
     with page.expect_download() as download:
         card.get_by_role("link", name="Download this row").click()
     assert download.value.suggested_filename == "a_net_digits.json"
+    low, mark, high = (
+        float(text)
+        for text in card.locator(".bar").last.evaluate(
+            "e => e.style.background.match(/[\\d.]+(?=%)/g).filter((v, i) => [1, 2, 5].includes(i))"
+        )
+    )
+    assert low < mark < high and mark == pytest.approx(20)  # 8 of 40 samples
     shot(page, tmp_path, "card")
     card.get_by_role("link", name="pgd.linf").click()
     assert "Who beats it" in card.inner_text() or "Signed steps." in card.inner_text()
