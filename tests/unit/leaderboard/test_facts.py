@@ -66,7 +66,7 @@ def test_a_new_geometry_decides_by_what_it_declares_whether_failures_are_masking
         said = declaring(replace(record, threat=threat), geometry={"unit": "steps", "everywhere": everywhere})
         (section,) = build([said])
         assert ("unbounded_attack_fails" in section.frame["flags"][0]) == everywhere
-        assert section.reach.unit == "steps" and "budget: steps" in to_html([section])
+        assert section.reach.unit == "steps" and '"unit":"steps"' in to_html([section])
 
 
 @pytest.mark.parametrize("level", ["quick", "standard", "full"])
