@@ -30,7 +30,8 @@ class Geometry(Protocol):
     What tables say of it, it may declare as class attributes: `unit`, what a distance counts ("distance"
     without it); `everywhere`, whether a large enough budget reaches every input (true without it); `moves`,
     whether every change moves something, so that as much is added as is removed (false without it);
-    `domains`, the input domains that it is for (any without it).
+    `domains`, the input domains that it is for (any without it);
+    `natural`, whether nobody chooses the changes (false without it).
     """
 
     name: str

@@ -1,7 +1,7 @@
 """SDA, SCG and retiming on integer counts at 2x128x128: seconds, passes and peak memory for two samples.
 
 Run: OMP_NUM_THREADS=1 python tests/benchmarks/real_sizes.py [side] [steps]
-The network is a spiking VGG of five convolutions with drawn weights, so the numbers are costs, not robustness.
+The network is a spiking VGG of five convolutions with drawn weights: the numbers are costs, not robustness.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def main(side: int = 128, steps: int = 10) -> None:
         began = time.perf_counter()
         result = evaluate_shard(victim, attack, threat, counts, y, torch.arange(len(counts)))
         assert not result.errors, result.errors
+        spent, broken = time.perf_counter() - began, int((result.status == 1).sum())
         sys.stdout.write(
-            f"{name} {geometry} {eps}: {time.perf_counter() - began:.1f} s, broken {int((result.status == 1).sum())}, "
+            f"{name} {geometry} {eps}: {spent:.1f} s, broken {broken}, "
             f"distance {result.distance.tolist()}, forwards {result.forwards.tolist()}, "
             f"peak memory of the process {peak():.2f} GiB\n"
         )

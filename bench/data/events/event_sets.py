@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from typing import ClassVar
 
 import numpy as np
@@ -29,11 +31,18 @@ from robustspike.bench.data.events.events import EventLists
 from robustspike.bench.data.events.events import Recording
 from robustspike.bench.data.events.events import as_input
 from robustspike.bench.data.events.events import domain_of
+from robustspike.bench.data.events.sensor import Sensor
+from robustspike.bench.data.events.sensor import with_noise
+from robustspike.bench.data.events.simulated import check_options
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
+from robustspike.bench.numbers.rng import RowStreams
 
 _VALIDATION = 10
 """One in so many training samples is held out for validation."""
+
+_ADDED = ("background", "hot_pixels", "hot_rate_hz", "leak_rate_hz")
+"""Noise that can be added to what a real sensor recorded; its thresholds cannot be changed any more."""
 
 _LONGEST_GESTURE = 120_000_000
 """Microseconds beyond which the times of a cut gesture (7 s on average) are taken for another unit."""
@@ -106,11 +115,18 @@ class EventSet(Dataset):
         first: dict[int, Sample] = {}
         for sample in self._chosen("train", root):
             first.setdefault(sample.label, sample)
-        recordings, donors = (dict(self._read_all(part)) for part in (chosen, list(first.values())))
-        return self.lists(
-            [recordings[row] for row in range(len(chosen))],
-            {label: donors[row] for row, label in enumerate(first)},
-        )
+        read, donors = (dict(self._read_all(part)) for part in (chosen, list(first.values())))
+        recordings = [read[row] for row in range(len(chosen))]
+        lists = self.lists(recordings, {label: donors[row] for row, label in enumerate(first)})
+
+        def again(changes: Mapping[str, Any]) -> Sequence[Recording]:
+            check_options(self.name, changes, _ADDED)
+            streams = RowStreams.derive([sample.id for sample in chosen], self.name, "noise")
+            size = (self.sensor, self.sensor)
+            noise = Sensor(**changes)
+            return with_noise(recordings, noise, size=size, duration=self.duration, streams=streams)
+
+        return replace(lists, again=again)
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
         return self.first(split, None, root=root)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,16 +127,20 @@ class EventLists:
         window: microseconds of a time bin.
         donors: class -> a training recording of it, for attacks that borrow events.
         block: side of the sensor's blocks that fall into one pixel of the frames.
+        again: records the same samples with properties of the sensor changed; None where nothing can.
     """
 
     recordings: Sequence[Recording] = field(repr=False)
     window: int
     donors: Mapping[int, Recording] = field(default_factory=dict, repr=False)
     block: int = 1
+    again: Callable[[Mapping[str, Any]], Sequence[Recording]] | None = field(default=None, repr=False)
 
     def of(self, rows: Iterable[int]) -> EventLists:
         """Return the lists of some samples."""
-        return replace(self, recordings=[self.recordings[row] for row in rows])
+        chosen, again = list(rows), self.again
+        some = None if again is None else lambda changes: [again(changes)[row] for row in chosen]
+        return replace(self, recordings=[self.recordings[row] for row in chosen], again=some)
 
     def frames(self, events: Recording, *, steps: int, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
         """Bin events as the data set does: [T, 2, H, W], whether a cell holds an event."""

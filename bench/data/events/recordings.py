@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import zipfile
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from robustspike.bench.data.events.formats import read_events
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 
-SplitBy = Literal["number", "time", "window"]
+SplitBy = Literal["number", "time", "window", "n_event_bins", "n_time_bins"]
 
 _VALIDATION = 10
 """One in so many training recordings, of every class at least one, is held out for validation."""
@@ -41,13 +42,21 @@ _TEST_IDS = 1_000_000
 """Ids of test recordings start here, those of a validation folder at twice this."""
 
 
-def frame_edges(t: npt.NDArray[np.int64], steps: int, split_by: Literal["number", "time"]) -> list[slice]:
+def frame_edges(t: npt.NDArray[np.int64], steps: int, split_by: SplitBy) -> list[slice]:
     """Cut a recording into frames as published work does: equal numbers of events, or equal times.
 
-    The last frame takes what is left over. Equal times run from the first event to the last.
+    Equal times run from the first event to the last. By "number" and "time" the last frame takes what is
+    left over; by "n_event_bins" and "n_time_bins" that is dropped.
 
-    Source: the definitions of SpikingJelly's `cal_fixed_frames_number_segment_index`. Differs: none.
+    Source: "number" and "time" as SpikingJelly's `cal_fixed_frames_number_segment_index` defines them, the
+    others as tonic's `ToFrame`. Differs: none.
     """
+    if split_by == "n_event_bins":
+        each = len(t) // steps
+        return [slice(each * step, each * (step + 1)) for step in range(steps)]
+    if split_by == "n_time_bins":
+        edges = np.searchsorted(t, t[0] + (int(t[-1]) - int(t[0])) // steps * np.arange(steps + 1))
+        return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
     if split_by == "number":
         each = len(t) // steps
         starts = [each * step for step in range(steps)]
@@ -73,8 +82,7 @@ def event_frames(
     """Count the events of every frame: [T, 2, H, W]; channel 0 is OFF, channel 1 is ON.
 
     Args:
-        split_by: "number" or "time" as in `frame_edges`, or "window": absolute edges every `window`
-            microseconds.
+        split_by: as in `frame_edges`, or "window": absolute edges every `window` microseconds.
     """
     if split_by == "window":
         return bin_events(events, steps=steps, window=window, size=size)
@@ -99,7 +107,8 @@ class Recordings(Dataset):
         steps: frames T of a recording.
         side: height and width of the frames; 0 for the sensor's.
         sensor: height and width of the sensor; (0, 0) for what the files say.
-        split_by: "number" of events, "time", or fixed "window"s.
+        split_by: "number" of events or "time" (as SpikingJelly cuts), "n_event_bins" or "n_time_bins" (as
+            tonic), or fixed "window"s.
         window: microseconds of a frame, for "window".
         time_unit: unit of times where a format does not fix it.
         counts: the most events of a cell, for networks that see event counts; 0 for binary frames.
