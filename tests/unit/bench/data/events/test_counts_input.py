@@ -15,7 +15,7 @@ def test_counts_stay_counts_and_a_cell_beyond_the_bound_is_refused() -> None:
     frames = np.array([0, 1, 3], dtype=np.int32).reshape(1, 1, 1, 3)
     assert as_input(frames, 0, where="f").ravel().tolist() == [0, 1, 1]
     assert as_input(frames, 3, where="f").ravel().tolist() == [0, 1, 3]
-    with pytest.raises(ArtefactError, match="f: a cell holds 3 events.*counts=3"):
+    with pytest.raises(ArtefactError, match=r"f: a cell holds 3 events.*counts=3"):
         as_input(frames, 2, where="f")
 
 
