@@ -28,7 +28,7 @@ _POINTWISE = ("IFNode", "LIFNode", "ParametricLIFNode")
 """SpikingJelly nodes that treat every element alike, so that a patch can be run alone."""
 
 _ELEMENT = 32
-"""Multiplications that take as long as looking up, firing and storing one element (measured on a CPU)."""
+"""Multiplications that take as long as looking up, firing and storing one element: a guess, not measured."""
 
 _PATCH_ELEMENTS = 1 << 19
 """Numbers in the largest tensor of one chunk of flips: 2 MB in float32, so that it stays in a cache."""
