@@ -57,7 +57,8 @@ def row_flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
     white = [r for r in tried if r.threat.access is Access.WHITE]
     black = [r for r in tried if r.threat.access is not Access.WHITE]
     if not white:
-        raised.add("no_gradient_attack")
+        if not facts.reach(records[0]).natural:
+            raised.add("no_gradient_attack")
     else:
         transfer = [r for r in black if r.measures.get("local")]
         if black and beats(white, black):

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from robustspike.bench.attack.decide import Answer
 from robustspike.bench.attack.decide import decide
 from robustspike.bench.attack.meter import Meter
 from robustspike.bench.attack.result import BROKEN
@@ -53,11 +54,15 @@ def judge(
     final, adv, score = x0.clone(), result.adv[rows], result.adv_score[rows]
     reached_by: list[Tensor] = []
     finite, held = torch.ones_like(settled), torch.ones_like(merit)
+    answer: Answer | None = None
+    safe = x0
     for name, candidate, usable in (("returned", returned, legal), ("best", meter.best, meter.hit)):
-        safe = torch.where(_expand(usable, x0), candidate, x0)
+        asked = safe  # what is not usable is not looked at, so that the first candidate may stand there
+        safe = torch.where(_expand(usable, x0), candidate, asked)
         if threat.levels:
             safe = on_grid(meter.geometry, x0, safe, eps=eps, bounds=bounds, levels=threat.levels)
-        answer = decide(victim, safe, y, verify.fork(name, rows=rows))
+        if answer is None or victim.spec.stochastic or not torch.equal(safe, asked):
+            answer = decide(victim, safe, y, verify.fork(name, rows=rows))
         votes = torch.stack([meter.judge(part, everyone)[0] for part in answer.draws]).sum(dim=0)
         worth = meter.judge(answer.logits, everyone)[1]
         reached = rules.succeeds(votes, answer.needed, worth) & usable & answer.finite

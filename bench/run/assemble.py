@@ -166,16 +166,20 @@ def _declared(cell: Cell, victim: ModuleVictim, weights: Path | None) -> dict[st
     """Return what victim and defense say about themselves, for a table that runs no model."""
     variant = variant_of(cell, weights)
     declared = job_of(cell).declared(cell.rules.get(cell.attack, **dict(cell.attack_params)))
+    if cut := victim.cut(cell.shard):
+        declared = declared | {"samples_a_pass": cut}
     geometry = registry("geometries").get(cell.threat.geometry)
     return declared | {
         "geometry": {
             "unit": getattr(geometry, "unit", "distance"),
             "everywhere": getattr(geometry, "everywhere", True),
             "moves": getattr(geometry, "moves", False),
+            "natural": getattr(geometry, "natural", False),
         },
         "score_label": registry("datasets").get(cell.dataset).score_label,
         "draws": VERIFICATION_DRAWS if victim.spec.stochastic else 1,
         "steps": victim.spec.steps,
+        "family": variant.recipe.family,
         "adaptive": [need for need in variant.rule.spec.adaptive if _applies(need, cell, victim)],
         "notes": list(victim.spec.notes),
         "neurons": len(victim.neurons),

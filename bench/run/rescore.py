@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustspike.bench.attack.judge import violation
+from robustspike.bench.attack.known import Known
 from robustspike.bench.attack.probes import spike_extras
 from robustspike.bench.attack.result import BROKEN
 from robustspike.bench.attack.result import ROBUST
@@ -221,7 +222,7 @@ def keep(found: Rescored, row: Row, settings: Settings) -> None:
 
 def _energy(victim: ModuleVictim, data: Split, shard: ShardResult, seed: int) -> dict[str, int]:
     try:
-        return energy_of(victim, data, shard, seed=seed)
+        return energy_of(victim, data, shard, Known(), seed=seed)
     except ContractError:  # the verdicts stand; the other records of the row say what the victim costs
         return {}
 

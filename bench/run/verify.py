@@ -452,8 +452,9 @@ def _check_broken(
     distance = torch.tensor([row.distance for row in rows], dtype=torch.float64)
     if not torch.allclose(geometry.distance(x0, x), distance, atol=1e-6):
         found.problems.append("recorded distances differ from those of the stored inputs")
-    if victim.spec.domain is Domain.SPIKES:
-        found.problems += _miscounted(spike_extras(x0, x), rows)
+    if victim.spec.domain is not Domain.STATIC:
+        counts = victim.spec.domain is Domain.EVENTS
+        found.problems += _miscounted(spike_extras(x0, x, counts=counts), rows)
 
 
 def _close(now: Tensor, recorded: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ scenes that it never saw; see `photopatch_iqa` for what the pseudo-MOS does not 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -121,7 +121,7 @@ class Photos(Dataset):
         chosen = (photograph >= len(PHOTOGRAPHS)).nonzero().squeeze(1)
         chosen = torch.cat([own, chosen]) if self.embedded else chosen
         turns: dict[int, int] = {}
-        placed = []
+        placed: list[tuple[int, int, int]] = []
         for i in sorted(chosen.tolist(), key=lambda i: _digest(f"photos/{VERSION}:{i}")):
             turn = turns[int(photograph[i])] = turns.get(int(photograph[i]), -1) + 1
             placed.append((turn, len(placed), i))
@@ -170,7 +170,7 @@ def _files(root: Path, limit: int) -> list[_File]:
     return [_File(found[digest], digest) for digest in sorted(found)[: limit or None]]
 
 
-def _images(root: Path) -> Iterable[Path]:
+def _images(root: Path) -> Iterator[Path]:
     every = (p for p in sorted(root.rglob("*")) if p.suffix.lower() in _SUFFIXES and p.is_file())
     return (p for p in every if not any(part.startswith(".") for part in p.relative_to(root).parts))
 
