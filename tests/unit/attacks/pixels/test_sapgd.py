@@ -95,7 +95,7 @@ def test_a_sample_without_gradient_stays_finite_and_returns_the_clean_input() ->
     x, _ = nets.inputs(3)
     result = run(affine(weight), SaPgd(steps=30, estimator="native"), x, torch.zeros(3, dtype=torch.int64))
     assert result.count(Status.ROBUST) == 3 and not result.errors
-    assert result.counts["zero_gradients"] == 90
+    assert result.counts["zero_gradients"] == result.counts["zero_gradient_samples"] == 3, "asked once each"
     assert torch.equal(result.x_adv, x)
 
 
