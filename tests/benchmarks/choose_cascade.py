@@ -1,10 +1,10 @@
 """Redo the choice of the cascade of `autoattack.snn` from recorded hits: greedy cover of hits per pass.
 
 Not a test: run by hand, seconds. The hits of every candidate (an attack with one loss, one estimator and one
-length, from several random starts) on calibration samples (of the split `validation`, in no table) were recorded
-with `record_hits.py`; first hits are counted in forwards. A candidate's starts are draws of one kind: one more
-start breaks a sample with the share of its recorded starts that did, so that the choice does not hang on which
-start was recorded.
+length, from several random starts) on calibration samples (of the split `validation`, in no table) were
+recorded with `record_hits.py`; first hits are counted in forwards. A candidate's starts are draws of one
+kind: one more start breaks a sample with the share of its recorded starts that did, so that the choice does
+not hang on which start was recorded.
 
     python tests/benchmarks/choose_cascade.py tests/benchmarks/data/cascade_hits.csv
 """
@@ -27,7 +27,7 @@ KEPT_OUT = ("qcfs_cnn.digits+sr", "lif_cnn.digits+hosnn")
 """Victims that have no say in the choice: they show whether it carries over."""
 
 FIRST = ("pgd.linf(steps=10, estimator='native')", "pgd.linf(steps=10, estimator='atan(alpha=5)')")
-"""What the list begins with: cheap, and a flag compares the first; later candidates were run on what it leaves."""
+"""What the list begins with: a flag compares the first; later candidates were run on what they leave."""
 
 MOST = {"quick": 800 - 132, "standard": 4000 - 512, "full": 9000 - 1012}
 """Passes that gradient members may spend on a sample that stands: the level's, less its black boxes'."""

@@ -1,13 +1,13 @@
 """Record which candidate member breaks which calibration sample, after how many forwards.
 
-Not a test: run by hand; minutes of one core a victim. `choose_cascade.py` redoes the choice of the cascade from
-the table. Calibration samples are the first of the split `validation` (of a data set in a folder, which may be
-sorted by class: evenly spaced ones), which is in no table. What the first two members break is spared the
-others. One line a victim, candidate and random start: victim, eps, attack, start, passes on a sample that stands,
-and a word a sample: forwards spent at its first hit, "." if it stands, "x" if its clean answer is wrong, "-" if
-not run. A line that is there is not measured again.
+Not a test: run by hand; minutes of one core a victim. `choose_cascade.py` redoes the choice of the cascade
+from the table. Calibration samples are the first of the split `validation` (of a data set in a folder, which
+may be sorted by class: evenly spaced ones), which is in no table. What the first two members break is spared
+the others. One line a victim, candidate and random start: victim, eps, attack, start, passes on a sample that
+stands, and a word a sample: forwards spent at its first hit, "." if it stands, "x" if its clean answer is
+wrong, "-" if not run. A line that is there is not measured again.
 
-    python tests/benchmarks/record_hits.py hits.csv --victim lif_cnn.digits+sr:1/10 [--victim ...] [--samples 80]
+    python tests/benchmarks/record_hits.py hits.csv --victim lif_cnn.digits+sr:1/10 [--victim ...]
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def test_no_element_moves_further_than_the_step_size() -> None:
             seen.append(x.detach().clone())
             return super().forward(x)
 
-    victim = wrap(Watch(torch.full((16,), 5.0)), name="watch", shape=(1, 4, 4), classes=2)
+    victim = wrap(Watch(torch.full((16,), 0.5)), name="watch", shape=(1, 4, 4), classes=2)
     refusal(victim, Native())  # the harness looks at a victim once before it is attacked
     seen.clear()
     x = torch.full((2, 1, 4, 4), 0.5)
