@@ -19,11 +19,13 @@ class Reach:
         unit: what a distance counts.
         everywhere: whether an attack without a bound can reach every input.
         moves: whether changes are moves of spikes, so that as many are added as are removed.
+        natural: whether nobody chooses the changes, so that no gradient could lead to them.
     """
 
     unit: str = "distance"
     everywhere: bool = True
     moves: bool = False
+    natural: bool = False
 
 
 _BEFORE_GEOMETRIES_SAID = {
@@ -42,6 +44,35 @@ _PATCHES_A_PHOTOGRAPH = 608
 _DRAWS_OF_PROTOCOL_1 = 20
 
 
+_WITHOUT_TIME = ("ann_cnn.", "causal_", "cnn_iqa.", "integer_cnn.", "ttfs_b1")
+"""Victims that have no time steps, of records that say nothing of them."""
+
+_FRAMES = {"digits_events": 4, "digits_events_t8": 8, "digits_events_t10": 10}
+"""Time steps of event frames, which those of their victims are."""
+
+_BEFORE_FAMILIES_SAID = {
+    f"{name}.digits": family
+    for family, names in {
+        "reference": "ann_cnn",
+        "direct": "count_cnn if_cnn lif_cnn lif_cnn_attached lif_cnn_soft lif_cnn_t8 lif_cnn_tet plif_cnn "
+        "sew_net tandem_cnn",
+        "converted": "maxnorm_cnn maxnorm_half_cnn nq_cnn percentile_cnn qcfs_cnn qcfs_cnn_t8 two_phase_cnn",
+        "compressed": "admm_pruned_cnn admm_quant_cnn hybrid_cnn int8_cnn integer_cnn",
+        "coded input": "early_exit_cnn first_spike_cnn fused_cnn latency_cnn phase_cnn poisson_cnn "
+        "ratesyn_cnn ttfs_cnn",
+        "timing": "causal_exp causal_lif2 causal_lin ttfs_b1 ttfs_b1_mapped",
+    }.items()
+    for name in names.split()
+} | {
+    "lif_cnn.digits_events": "events",
+    "lif_cnn.digits_events_t8": "events",
+    "plif_cnn.digits_events": "events",
+    "rate_only.digits_events": "events",
+    "cnn_iqa.photopatch": "quality",
+    "snn_iqa.photopatch": "quality",
+}
+
+
 def _declared(record: CellRecord, name: str) -> Any:
     declared = record.parameters.get("declared", {})
     return declared.get(name) if isinstance(declared, Mapping) else None
@@ -53,7 +84,10 @@ def reach(record: CellRecord) -> Reach:
     if not isinstance(said, Mapping):
         return _BEFORE_GEOMETRIES_SAID.get(record.threat.geometry, Reach())
     return Reach(
-        str(said.get("unit", "distance")), said.get("everywhere") is not False, said.get("moves") is True
+        str(said.get("unit", "distance")),
+        said.get("everywhere") is not False,
+        said.get("moves") is True,
+        said.get("natural") is True,
     )
 
 
@@ -100,6 +134,25 @@ def attack_name(record: CellRecord) -> str:
 
 
 def steps(record: CellRecord) -> int | None:
-    """Return the time steps of a record's victim; None where the record does not say."""
+    """Return the time steps of a record's victim, 0 without time; None where the record does not say."""
     said = _declared(record, "steps")
-    return said if isinstance(said, int) else None
+    if isinstance(said, int):
+        return said
+    name = _registry_name(record)
+    if name.startswith(_WITHOUT_TIME):
+        return 0
+    given = record.parameters.get("victim", {}).get("steps", _FRAMES.get(record.dataset))
+    return given if isinstance(given, int) else None
+
+
+def family(record: CellRecord) -> str:
+    """Return the family of a record's victim ("timing"); nothing where the record does not say."""
+    said = _declared(record, "family")
+    if isinstance(said, str):
+        return said
+    return _BEFORE_FAMILIES_SAID.get(_registry_name(record), "")
+
+
+def _registry_name(record: CellRecord) -> str:
+    name = record.parameters.get("victim", {}).get("name", "")
+    return name if isinstance(name, str) else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections import defaultdict
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -13,11 +12,9 @@ import pandas as pd
 from robustspike.bench.contract.suggest import did_you_mean
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.record.schema import CellRecord
-from robustspike.leaderboard import facts
+from robustspike.leaderboard.fields import FIELDS
+from robustspike.leaderboard.fields import passes
 from robustspike.leaderboard.sections import Section
-from robustspike.leaderboard.seeds import split
-
-FIELDS = ("victim", "defense", "attack", "dataset", "threat", "weights")
 
 
 def chosen(records: Iterable[CellRecord], only: Sequence[tuple[str, str]]) -> list[CellRecord]:
@@ -25,7 +22,8 @@ def chosen(records: Iterable[CellRecord], only: Sequence[tuple[str, str]]) -> li
 
     Args:
         records: finished cells.
-        only: (field, shell-style pattern); a name written out matches itself, weights the start of a digest.
+        only: (field, shell-style pattern); a name written out matches itself, of weights
+            and key the first digits do.
 
     Raises: ConfigError: a field is unknown, or nothing passes.
     """
@@ -36,28 +34,11 @@ def chosen(records: Iterable[CellRecord], only: Sequence[tuple[str, str]]) -> li
             raise ConfigError(f"--only {field}=...: unknown field.{hint} Fields: {', '.join(FIELDS)}.")
         wanted[field].append(pattern)
     known = list(records)
-    found = [r for r in known if all(_passes(r, field, patterns) for field, patterns in wanted.items())]
+    found = [r for r in known if all(passes(r, field, patterns) for field, patterns in wanted.items())]
     if known and not found:
         said = " ".join(f"--only {field}={pattern}" for field, pattern in only)
         raise ConfigError(f"{said}: none of the {len(known)} records passes. Drop or loosen a filter.")
     return found
-
-
-def _passes(record: CellRecord, field: str, patterns: Sequence[str]) -> bool:
-    values = {
-        "victim": (record.victim, split(record.victim)[0]),
-        "defense": (record.defense, record.defense.partition("(")[0]),
-        "attack": (record.attack, record.label, facts.attack_name(record)),
-        "dataset": (record.dataset,),
-        "threat": (record.threat.label,),
-        "weights": (record.digests["weights"],),
-    }[field]
-    ends = "*" if field == "weights" else ""
-    return any(
-        value == pattern or fnmatch.fnmatchcase(value, pattern + ends)
-        for value in values
-        for pattern in patterns
-    )
 
 
 def sort_sections(sections: Sequence[Section], key: str) -> list[Section]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from robustspike.bench.contract.specs import Access
 from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Goal
+from robustspike.bench.record import given
 from robustspike.bench.record.flags import INCOMPLETE_LEAST
 from robustspike.bench.record.flags import INCOMPLETE_SHARE
 from robustspike.bench.record.flags import SURROGATE_GAP
@@ -52,10 +53,12 @@ def row_flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
     if any(record.environment.get("attack_from") == "file" for record in records):
         raised.add("unpublished")
     raised |= declared_flags(records)
-    white = [r for r in records if r.threat.access is Access.WHITE]
-    black = [r for r in records if r.threat.access is not Access.WHITE]
+    tried = [r for r in records if not given.by(r)]  # inputs alone do not say how they were found
+    white = [r for r in tried if r.threat.access is Access.WHITE]
+    black = [r for r in tried if r.threat.access is not Access.WHITE]
     if not white:
-        raised.add("no_gradient_attack")
+        if not facts.reach(records[0]).natural:
+            raised.add("no_gradient_attack")
     else:
         transfer = [r for r in black if r.measures.get("local")]
         if black and beats(white, black):

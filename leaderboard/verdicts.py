@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from robustspike.bench.contract.specs import Status
+from robustspike.bench.record import given
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.schema import SampleRecord
 from robustspike.leaderboard import facts
@@ -47,6 +48,20 @@ def outcome(records: Sequence[CellRecord]) -> dict[int, float]:
     if records[0].threat.is_minimum_norm:
         return nearest(records)
     return {key: float(held) for key, held in robust_by_sample(records).items()}
+
+
+def credits(records: Sequence[CellRecord]) -> list[str]:
+    """Say, of each who handed in inputs alone, on how many samples they beat all else that was tried."""
+    found = []
+    for who in sorted({given.by(record) for record in records} - {""}):
+        own = [record for record in records if given.by(record) == who]
+        others = [record for record in records if given.by(record) != who]
+        if others:
+            before, now = outcome(others), outcome(records)
+            fallen = sum(now[sample] < value for sample, value in before.items())
+            where = " ".join(sorted({given.source(record) for record in own} - {""}))
+            found.append(f"{fallen} samples fall to inputs by {who} alone" + (f": {where}" if where else ""))
+    return found
 
 
 def propagations(records: Sequence[CellRecord], samples: int) -> float:

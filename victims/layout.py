@@ -21,7 +21,7 @@ VGG6: Widths = (32, (64, 64), (128, 128))
 """The small VGG of the zoo for 32x32 images: five convolutions and a linear layer, 299 k parameters."""
 
 CIFAR = Schedule(
-    epochs=10,
+    epochs=16,
     batch=128,
     lr=0.1,
     optimiser="sgd",
@@ -32,8 +32,8 @@ CIFAR = Schedule(
 )
 """How the zoo's networks are trained on CIFAR-10."""
 
-CIFAR_TUNING = dataclasses.replace(CIFAR, epochs=4, share=0.5, lr=0.01)
-"""How they are trained on from a trained network's weights: twice over the data, in four parts."""
+CIFAR_TUNING = dataclasses.replace(CIFAR, epochs=6, share=0.5, lr=0.01)
+"""How they are trained on from a trained network's weights: three times over the data, in six parts."""
 
 START_SAMPLES = 1024
 """Training samples that set scales and thresholds where training starts from a trained network."""

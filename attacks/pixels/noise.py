@@ -27,11 +27,12 @@ class Noise:
     draws: int = 10
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="noise",
-        geometries=("linf", "l2", "l0"),
-        domains=(Domain.STATIC, Domain.SPIKES),
+        geometries=("linf", "l2", "l0", "count_l0", "count_l1"),
+        domains=(Domain.STATIC, Domain.SPIKES, Domain.EVENTS),
         access=Access.LABEL,
         stochastic=True,
-        source="Control: uniform in the ball (l0: uniform flips of exactly eps elements). Differs: none.",
+        source="Control: uniform in the ball (l0: uniform flips of exactly eps elements; counts: eps "
+        "random cells or events). Differs: none.",
         cost="10 forwards",
     )
 

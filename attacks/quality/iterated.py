@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from robustspike.attacks.pixels.climbing import eot
 from robustspike.bench.api import Access
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import ConfigError
@@ -47,14 +48,17 @@ Update = Callable[[Tensor, Tensor, Tensor], Tensor]
 def climb(oracle: Oracle, x0: Tensor, *, steps: int, estimator: str, update: Update) -> Tensor:
     """Follow the gradient of the aim for some steps; return the best iterate that the oracle saw.
 
-    Cost: per row, steps gradients of the estimator and one forward for the last iterate.
+    Against a stochastic model every gradient is an average over draws of its noise (EOT).
+
+    Cost: per row, steps gradients of the estimator, each of all draws, and one forward for the last iterate.
     """
+    draws = eot(oracle, 0)
     x, aim = x0.clone(), torch.zeros(len(x0), dtype=x0.dtype, device=x0.device)
     for iteration in range(steps):
-        rows = oracle.differentiable(estimator)
+        rows = oracle.differentiable(estimator, draws=draws)
         if not len(rows):
             break
-        out = oracle.loss_and_grad(x[rows], rows, "score", estimator=estimator)
+        out = oracle.loss_and_grad(x[rows], rows, "score", estimator=estimator, draws=draws)
         if iteration == 0:
             aim[rows] = directions(oracle, out.loss)
         gradient = torch.nan_to_num(out.grad) * per_image(aim[rows], x0)

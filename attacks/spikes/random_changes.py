@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
+from dataclasses import replace
 from typing import ClassVar
 from typing import Literal
 
@@ -41,7 +42,8 @@ def draw_until_fooled(oracle: Oracle, x0: Tensor, y: Tensor, draw: Draw, *, rest
     """Draw `restarts` points at each budget until a row is fooled; return the last (or first good) draw."""
     x = x0.clone()
     done = torch.zeros(len(x0), dtype=torch.bool, device=x0.device)
-    for eps in growing_budgets(oracle, discrete(oracle, "random changes").largest(x0.shape[1:])):
+    largest = discrete(oracle, "random changes").largest(x0.shape[1:])
+    for eps in growing_budgets(oracle, int(min(largest, oracle.radius))):
         for _ in range(restarts):
             rows = oracle.active(forwards=1)
             rows = rows[~done[rows]]
@@ -137,7 +139,7 @@ class RandomRetiming:
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="retime.random",
         geometries=("retime_l0", "retime_l1", "retime_linf"),
-        domains=(Domain.SPIKES,),
+        domains=(Domain.SPIKES, Domain.EVENTS),
         access=Access.LABEL,
         goals=(Goal.UNTARGETED, Goal.TARGETED),
         stochastic=True,
@@ -148,10 +150,26 @@ class RandomRetiming:
 
     def __post_init__(self) -> None:
         if self.restarts < 1:
-            raise ConfigError(f"retime.random: restarts must be at least 1, got {self.restarts}.")
+            raise ConfigError(f"{self.spec.name}: restarts must be at least 1, got {self.restarts}.")
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
         def draw(rows: Tensor, eps: float) -> Tensor:
             return oracle.geometry.sample(x0[rows], eps=eps, bounds=oracle.threat.bounds, rng=rng, rows=rows)
 
         return draw_until_fooled(oracle, x0, y, draw, restarts=self.restarts)
+
+
+@dataclass(frozen=True)
+class RandomCounts(RandomRetiming):
+    """The best of several random changes of event counts at the budget of the threat model.
+
+    Cost: `restarts` forwards per budget.
+    """
+
+    spec: ClassVar[AttackSpec] = replace(
+        RandomRetiming.spec,
+        name="count.random",
+        geometries=("count_l0", "count_l1"),
+        domains=(Domain.EVENTS,),
+        source="Control: random counts in eps cells, or eps random events, at matched budget. Differs: none.",
+    )

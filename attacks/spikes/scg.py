@@ -51,27 +51,39 @@ def probability(grad: Tensor, *, norm: Norm = "max", scale: float = 1.0) -> Tens
     return (scale * p).view_as(grad)
 
 
-def ternary(grad: Tensor, s: Tensor, draw: Tensor, *, norm: Norm = "max", scale: float = 1.0) -> Tensor:
+def ternary(
+    grad: Tensor, s: Tensor, draw: Tensor, *, norm: Norm = "max", scale: float = 1.0, most: float = 1.0
+) -> Tensor:
     """Convert gradients to legal spike changes in {-1, 0, +1}: sample, take the sign, drop overflows.
 
     Args:
         grad: gradient of what is increased [n, ...].
-        s: spikes 0 or 1.
+        s: spikes 0 or 1, or event counts.
         draw: uniform numbers in [0, 1).
+        most: the most that an element may hold.
     """
     change = (draw < probability(grad, norm=norm, scale=scale)).to(s) * grad.sign()
-    return torch.where((s + change >= 0) & (s + change <= 1), change, 0.0)
+    return torch.where((s + change >= 0) & (s + change <= most), change, 0.0)
 
 
-def turnover(s: Tensor, draw: Tensor, *, gamma: float, flipper: Flipper = "bernoulli") -> Tensor:
-    """Flip a share gamma of the spikes at random: each with that probability, or exactly that many."""
+def turnover(
+    s: Tensor, draw: Tensor, *, gamma: float, flipper: Flipper = "bernoulli", most: float = 1.0
+) -> Tensor:
+    """Flip a share gamma of the spikes at random: each with that probability, or exactly that many.
+
+    A count (most > 1) gains or loses one event, as a lower bit of its draw says; an empty one gains, a
+    full one loses.
+    """
     if flipper == "bernoulli":
         chosen = draw < gamma
     else:
         count = int(gamma * s[0].numel()) if len(s) else 0
         order = draw.flatten(1).argsort(dim=1, stable=True)[:, :count]
         chosen = torch.zeros_like(draw.flatten(1), dtype=torch.bool).scatter_(1, order, True).view_as(s)
-    return torch.where(chosen, 1 - 2 * s, 0.0)
+    if most == 1:
+        return torch.where(chosen, 1 - 2 * s, 0.0)
+    gains = ((draw * 2**16).floor() % 2 == 0) | (s == 0)
+    return torch.where(chosen, torch.where(gains & (s < most), 1.0, -1.0), 0.0).to(s)
 
 
 @dataclass(frozen=True)
@@ -149,15 +161,15 @@ class Scg:
     own_losses: ClassVar[tuple[str, ...]] = ("mse",)
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="scg.l0",
-        geometries=("l0",),
-        domains=(Domain.SPIKES,),
+        geometries=("l0", "count_l0", "count_l1"),
+        domains=(Domain.SPIKES, Domain.EVENTS),
         goals=(Goal.UNTARGETED, Goal.TARGETED),
         stochastic=True,
         minimum_norm=True,
         source=(
             "Liang et al. 2020, arXiv:2001.01587. Differs: sampling scales as an option (c=1 is the "
             "paper's); cross-entropy by default; the zero test is made per sample. A step that would "
-            "leave a bounded threat model ends that attempt, as published."
+            "leave a bounded threat model ends that attempt, as published. On counts a step is one event."
         ),
         cost="per scale 51 forwards + 50 backwards at most",
     )
@@ -192,6 +204,8 @@ class Scg:
     ) -> Tensor:
         loss: Loss | str = squared_error if self.loss == "mse" else self.loss
         low, high = oracle.threat.bounds
+        unit = 1.0 if oracle.spec.domain is Domain.EVENTS else high - low
+        most = (high - low) / unit
         x, going = x0.clone(), torch.ones(len(x0), dtype=torch.bool, device=x0.device)
         for _ in range(self.iterations):
             rows = oracle.active(forwards=rule.forwards, backwards=rule.backwards)
@@ -202,14 +216,15 @@ class Scg:
             done = oracle.reached(out.logits, rows)
             going[rows[done]] = False
             rows, grad = rows[~done], out.grad[~done]
-            s = (x[rows] - low) / (high - low)
+            s = (x[rows] - low) / unit
             draw = rng.uniform(x0.shape[1:], rows=rows, dtype=x0.dtype)
             dead = (grad.flatten(1) == 0).all(dim=1)
-            change = ternary(grad, s, draw, norm=self.norm, scale=scale)
+            change = ternary(grad, s, draw, norm=self.norm, scale=scale, most=most)
             oracle.tally("trigger_firings", int(dead.sum()))
-            flips = turnover(s, draw, gamma=self.gamma, flipper=self.flipper)
+            flips = turnover(s, draw, gamma=self.gamma, flipper=self.flipper, most=most)
             change = torch.where(dead.view(-1, *[1] * (x.dim() - 1)), flips, change)
-            step = torch.where(change > 0, high, torch.where(change < 0, low, x[rows]))
+            after = s + change
+            step = torch.where(after >= most, high, torch.where(after <= 0, low, x[rows] + change * unit))
             inside = oracle.geometry.distance(x0[rows], step) <= oracle.radius
             going[rows[~inside]] = False
             x[rows[inside]] = step[inside]

@@ -30,6 +30,10 @@ class Sda:
     the sorted prefix finds the decision still changed. All samples advance together and the single
     flips of all of them share the victim's batches; each sample's result depends on itself alone.
 
+    On event counts a flip adds events to a cell, or takes some away, as the gradient says: one step of the
+    published rule x - sign(gradient), with the bounds of the counts in place of 0 and 1. The release itself
+    writes 1 - x into a chosen cell, which is no count where a cell holds two events or more.
+
     Args:
         k_init: candidates in the first iteration, and how many more each further one gets.
         iterations: most iterations of the generation.
@@ -43,6 +47,7 @@ class Sda:
         early_candidate_exit: whether one flip that changes the decision alone ends the generation.
         second_reduction_pass: whether reduction is repeated with fresh effects until nothing more can
             be undone; the result is then 1-minimal (no single flip can be undone).
+        events: on counts, how many events a chosen cell gains or loses, as far as the bounds allow.
 
     Cost: success after n iterations costs n + 1 forwards and backwards, k_init n (n+1) / 2 candidate
     forwards and at most log2(flips) + 1 reduction forwards; a repeated reduction costs as many
@@ -57,10 +62,11 @@ class Sda:
     keep: int = 0
     early_candidate_exit: bool = False
     second_reduction_pass: bool = False
+    events: int = 1
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="sda.l0",
-        geometries=("l0",),
-        domains=(Domain.SPIKES,),
+        geometries=("l0", "count_l0", "count_l1"),
+        domains=(Domain.SPIKES, Domain.EVENTS),
         goals=(Goal.UNTARGETED, Goal.TARGETED),
         stochastic=True,
         minimum_norm=True,
@@ -68,20 +74,21 @@ class Sda:
             "Lun et al., CVPR 2025, arXiv:2503.03272 (SDA). Differs: batched; ties go to the lower index; "
             "a loss change below tol is no effect; the gradient is that of the unclipped margin; the "
             "success test reuses the next gradient pass; a NaN difference is rejected; "
-            "selected elements are never proposed again. Targeted: the margin of the target class."
+            "selected elements are never proposed again. Targeted: the margin of the target class. "
+            "Counts: see Sda."
         ),
         cost="5 n^2 forwards + n backwards for n iterations",
     )
 
     def __post_init__(self) -> None:
-        if min(self.k_init, self.iterations) < 1 or self.keep < 0 or not self.tol >= 0:
+        if min(self.k_init, self.iterations, self.events) < 1 or self.keep < 0 or not self.tol >= 0:
             raise ConfigError(
-                f"{self.spec.name}: k_init and iterations must be at least 1, keep and tol 0 or more, got "
-                f"{self.k_init}, {self.iterations}, {self.keep} and {self.tol}."
+                f"{self.spec.name}: k_init, iterations and events must be at least 1, keep and tol 0 or "
+                f"more, got {self.k_init}, {self.iterations}, {self.events}, {self.keep} and {self.tol}."
             )
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
-        search = _Search(oracle, x0, y)
+        search = _Search(oracle, x0, y, events=self.events)
         self._generate(search, rng)
         _shrink(search, search.effect.abs(), search.found)
         if self.second_reduction_pass:
@@ -116,7 +123,9 @@ class Sda:
         """Try the proposed flips one by one and flip together those that do not raise the loss."""
         owner, place = tried.nonzero(as_tuple=True)
         picked = index[owner, place]
-        logits = search.oracle.flip_logits(search.inputs(rows), rows, owner, picked)
+        logits = search.oracle.flip_logits(
+            search.inputs(rows), rows, owner, picked, search.other(rows[owner], picked)
+        )
         change = search.loss(logits, rows[owner]) - loss[owner]
         change = torch.where(change.abs() <= self.tol, 0.0, change)
         good = change <= 0 if self.accept_zero else change < 0
@@ -148,7 +157,9 @@ class Sda:
             if not len(rows):
                 return
             owner, picked = search.flipped[rows].nonzero(as_tuple=True)
-            logits = search.oracle.flip_logits(search.inputs(rows), rows, owner, picked)
+            logits = search.oracle.flip_logits(
+                search.inputs(rows), rows, owner, picked, search.other(rows[owner], picked)
+            )
             # A flip whose undoing leaves the largest margin is the least needed.
             search.effect[rows[owner], picked] = search.shortfall(logits, rows[owner]).to(search.effect)
             again.zero_()
@@ -173,11 +184,12 @@ class SdaGreedy(Sda):
 class _Search:
     """The state of one run: which elements are flipped, with what effect; [N, P] tensors."""
 
-    def __init__(self, oracle: Oracle, x0: Tensor, y: Tensor) -> None:
+    def __init__(self, oracle: Oracle, x0: Tensor, y: Tensor, *, events: int = 1) -> None:
         self.oracle, self.shape = oracle, x0.shape
         self.clean = x0.flatten(1)
         low, high = oracle.threat.bounds
-        self.mirrored = low + high - self.clean
+        self.events = events if oracle.spec.domain is Domain.EVENTS else 0
+        self.changed = low + high - self.clean
         self.flipped = torch.zeros_like(self.clean, dtype=torch.bool)
         self.tabu = torch.zeros_like(self.flipped)
         self.effect = torch.full_like(self.clean, torch.inf)
@@ -189,8 +201,21 @@ class _Search:
 
     def inputs(self, rows: Tensor) -> Tensor:
         """Return the present inputs of some rows."""
-        x = torch.where(self.flipped[rows], self.mirrored[rows], self.clean[rows])
+        x = torch.where(self.flipped[rows], self.changed[rows], self.clean[rows])
         return x.view(len(rows), *self.shape[1:])
+
+    def other(self, rows: Tensor, index: Tensor) -> Tensor:
+        """Return what elements become when they are flipped, or flipped back: [q]."""
+        flipped = self.flipped[rows, index]
+        return torch.where(flipped, self.clean[rows, index], self.changed[rows, index])
+
+    def aim(self, rows: Tensor, grad: Tensor) -> None:
+        """On counts, decide which way every cell that is not flipped would go: up the loss, if it can."""
+        clean, bounds = self.clean[rows], self.oracle.threat.bounds
+        step = self.events * torch.where(grad < 0, -1.0, 1.0).to(clean)
+        there, back = (clean + step).clamp(*bounds), (clean - step).clamp(*bounds)
+        aimed = torch.where(there == clean, back, there)
+        self.changed[rows] = torch.where(self.flipped[rows], self.changed[rows], aimed)
 
     def open(self, *, forwards: int, backwards: int = 0) -> Tensor:
         """Return the rows without a result that can pay."""
@@ -223,8 +248,10 @@ class _Search:
         Where fewer than k elements have a useful gradient, random others follow after them.
         Returns: flat indices [n, k], and which of them are free to try and can be paid [n, k].
         """
-        now = torch.where(self.flipped[rows], self.mirrored[rows], self.clean[rows])
-        toward = torch.where(now == self.clean[rows], self.mirrored[rows], self.clean[rows]) - now
+        if self.events:
+            self.aim(rows, grad)
+        now = torch.where(self.flipped[rows], self.changed[rows], self.clean[rows])
+        toward = torch.where(now == self.clean[rows], self.changed[rows], self.clean[rows]) - now
         gain = torch.nan_to_num((toward * grad), nan=0.0).clamp(min=0)
         taken = self.flipped[rows] | self.tabu[rows]
         gain = gain.masked_fill(taken, 0.0)

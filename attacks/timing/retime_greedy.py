@@ -50,9 +50,9 @@ def pair_moves(key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class RetimeGreedy:
-    """First-order moves: moving a spike from s to t gains g[t] - g[s]; the best are made, R times over.
+    """First-order moves: moving a packet of n events from s to t gains n (g[t] - g[s]); the best are made.
 
-    Each round takes a fresh gradient, spends its share of the budget on the largest positive gains
+    Each of R rounds takes a fresh gradient, spends its share of the budget on the largest positive gains
     (gain per step under the L1 budget), and freezes what moved. A target must be empty at the start of
     the round. Under the L-inf budget a round moves at most 1/R of the spikes. For a minimum-norm
     threat the budget grows by a third each round and the moves that the hit does not need are undone
@@ -76,13 +76,14 @@ class RetimeGreedy:
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="retime.greedy",
         geometries=BUDGETS,
-        domains=(Domain.SPIKES,),
+        domains=(Domain.SPIKES, Domain.EVENTS),
         goals=(Goal.UNTARGETED, Goal.TARGETED),
         minimum_norm=True,
         source=(
             "Event retiming arm of shoaibdipu/Stealth_Is_a_Relation_Not_a_Property (code release 2026). "
             "Differs: margin instead of cross-entropy; budgets in spikes, steps or reach instead of a "
-            "share of events; gain per step under L1; minimum-norm search with reduction."
+            "share of events; gain per step under L1; minimum-norm search with reduction. On counts all "
+            "events of a cell move together."
         ),
         cost="11 forwards + 10 backwards",
     )
@@ -142,12 +143,12 @@ class _Search:
         self.found = torch.zeros(len(x0), dtype=torch.bool, device=x0.device)
         spikes = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
         self.spikes = spikes.index_add_(0, self.lines.row, self.lines.origin.sum(dim=1).double())
-        self.hard, self.still = self.lines.origin.clone(), self.lines.origin.clone()
+        self.hard, self.still = self.lines.packets.clone(), self.lines.origin.clone()
         self.spent = torch.zeros_like(spikes)
 
     def restart(self) -> None:
         """Put the spikes of all rows that were not broken back to their origins."""
-        self.hard = torch.where(self.found[self.lines.row, None], self.hard, self.lines.origin)
+        self.hard = torch.where(self.found[self.lines.row, None], self.hard, self.lines.packets)
         self.still = self.lines.origin.clone()
         self.spent = torch.zeros_like(self.spent)
 
@@ -165,22 +166,22 @@ class _Search:
 
     def frames(self) -> Tensor:
         everyone = torch.arange(len(self.x0), device=self.x0.device)
-        return self.lines.frames(self.hard, everyone, self.oracle.threat.bounds[1])
+        return self.lines.frames(self.hard, everyone)
 
     def advance(self, budget: Tensor, *, reach: float) -> None:
         """Spend up to the cumulative budget on the moves that the gradient rewards most."""
         rows = self.standing(forwards=1, backwards=1)
         if not len(rows):
             return
-        x = self.lines.frames(self.hard, rows, self.oracle.threat.bounds[1])
+        x = self.lines.frames(self.hard, rows)
         out = self.oracle.loss_and_grad(x, rows, self.attack.loss, estimator=self.attack.estimator)
         wrong = meets_goal(self.oracle, out.logits.argmax(dim=1), rows, self.y)
         self.found[rows] = wrong
         rows, grad = rows[~wrong], out.grad[~wrong]
         at = self.lines.of(rows)
         slope = self.lines.gradients(grad, rows)
-        gain = slope[:, None, :] - slope[:, :, None]
-        allowed = self.still[at][:, :, None] & ~self.hard[at][:, None, :] & (self.lines.shift <= reach)
+        gain = (slope[:, None, :] - slope[:, :, None]) * self.lines.packets[at][:, :, None]
+        allowed = self.still[at][:, :, None] & (self.hard[at] == 0)[:, None, :] & (self.lines.shift <= reach)
         if self.attack.window:
             steps = torch.arange(slope.shape[1], device=slope.device) // self.attack.window
             allowed &= steps[:, None] == steps[None, :]
@@ -189,13 +190,13 @@ class _Search:
         price = self.cost[source, target]
         chosen = within(self.lines.row[at[line]], key[line, source, target], price, budget - self.spent)
         line, source, target = at[line[chosen]], source[chosen], target[chosen]
-        self.hard[line, source] = False
+        self.hard[line, target] = self.lines.packets[line, source]
+        self.hard[line, source] = 0
         self.still[line, source] = False
-        self.hard[line, target] = True
         self.spent.index_add_(0, self.lines.row[line], price[chosen].double())
 
     def ask(self) -> None:
         """See which rows are broken now."""
         rows = self.standing(forwards=1)
-        x = self.lines.frames(self.hard, rows, self.oracle.threat.bounds[1])
+        x = self.lines.frames(self.hard, rows)
         self.found[rows] = fooled(self.oracle, x, rows, self.y)

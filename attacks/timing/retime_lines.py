@@ -23,6 +23,7 @@ class Lines:
     Attributes:
         row: the sample of every line [M], in rising order.
         origin: the occupied steps of x0 [M, T] bool.
+        packets: what they hold, a spike or all events of a cell [M, T].
         shift: distance in steps from source s to target t [T, T].
     """
 
@@ -31,6 +32,7 @@ class Lines:
         self.busy = occupied.any(dim=2)
         self.row = self.busy.nonzero()[:, 0]
         self.origin = occupied[self.busy]
+        self.packets = to_lines(x0)[self.busy]
         self.like = x0
         steps = torch.arange(x0.shape[1], device=x0.device)
         self.shift = (steps[None, :] - steps[:, None]).abs()
@@ -39,11 +41,11 @@ class Lines:
         """Return the positions of the lines of some rows."""
         return torch.isin(self.row, rows).nonzero().squeeze(1)
 
-    def frames(self, occupied: Tensor, rows: Tensor, high: float) -> Tensor:
-        """Make the frames [n, T, ...] of some rows from the occupied steps of all lines [M, T]."""
-        grid = torch.zeros(*self.busy.shape, occupied.shape[1], dtype=torch.bool, device=occupied.device)
-        grid[self.busy] = occupied
-        return from_lines(grid[rows], self.like[rows]).to(self.like.dtype) * high
+    def frames(self, held: Tensor, rows: Tensor) -> Tensor:
+        """Make the frames [n, T, ...] of some rows from what all lines hold [M, T]."""
+        grid = held.new_zeros(*self.busy.shape, held.shape[1])
+        grid[self.busy] = held
+        return from_lines(grid[rows], self.like[rows])
 
     def spread(self, values: Tensor, lines: Tensor, rows: Tensor) -> Tensor:
         """Make real-valued frames [n, T, ...] of some rows from values on their lines [lines, T]."""

@@ -46,7 +46,7 @@ class RetimePgd:
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="retime.pgd",
         geometries=BUDGETS,
-        domains=(Domain.SPIKES,),
+        domains=(Domain.SPIKES, Domain.EVENTS),
         goals=(Goal.UNTARGETED, Goal.TARGETED),
         minimum_norm=True,
         source=(

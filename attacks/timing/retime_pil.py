@@ -23,33 +23,33 @@ _SYNC = 16
 """Candidates between two looks at whether every budget is spent."""
 
 
-def strict_windows(pi: Tensor, origin: Tensor, allowed: Tensor) -> Tensor:
-    """Place every spike of every line, the globally best (spike, time) first; nobody is left over.
+def strict_windows(pi: Tensor, packets: Tensor, allowed: Tensor) -> Tensor:
+    """Place every packet of every line, the globally best (packet, time) first; nobody is left over.
 
-    A time is closed to a spike if another has been placed there, or if it is the origin of another
+    A time is closed to a packet if another has been placed there, or if it is the origin of another
     that is not placed yet; so staying is always open.
 
-    Shape: pi [M, T, T] (from, to), origin [M, T] bool, allowed [M, T, T] bool -> [M, T] bool.
+    Shape: pi [M, T, T] (from, to), packets [M, T] (0: none), allowed [M, T, T] bool -> packets [M, T].
     Cost: T passes over the M lines.
     """
-    lines, steps = origin.shape
-    waiting, placed = origin.clone(), torch.zeros_like(origin)
+    lines, steps = packets.shape
+    waiting, placed = packets != 0, torch.zeros_like(packets)
     own = torch.eye(steps, dtype=torch.bool, device=pi.device)
     every = torch.arange(lines, device=pi.device)
     for _ in range(steps):
-        free = ~placed[:, None, :] & (~waiting[:, None, :] | own)
+        free = (placed == 0)[:, None, :] & (~waiting[:, None, :] | own)
         open_now = allowed & waiting[:, :, None] & free
         best = pi.masked_fill(~open_now, -torch.inf).flatten(1).argmax(dim=1)
         left = waiting.any(dim=1)
         source, target = best // steps, best % steps
         waiting[every[left], source[left]] = False
-        placed[every[left], target[left]] = True
+        placed[every[left], target[left]] = packets[every[left], source[left]]
     return placed
 
 
 def strict_budget(
     pi: Tensor,
-    origin: Tensor,
+    packets: Tensor,
     allowed: Tensor,
     cost: Tensor,
     row: Tensor,
@@ -59,16 +59,16 @@ def strict_budget(
 ) -> Tensor:
     """Carry out moves in the order of their probability while the budget of their row lasts.
 
-    A move is skipped if its spike has moved, its target is occupied, or it costs more than is left.
+    A move is skipped if its packet has moved, its target is occupied, or it costs more than is left.
     Moves less likely than staying are not carried out, unless all of the budget is to be spent; moves
     of probability 0 never are.
 
-    Shape: pi, allowed [M, T, T]; origin [M, T]; cost [T, T]; row [M]; budget [N] -> [M, T] bool.
+    Shape: pi, allowed [M, T, T]; packets [M, T] (0: none); cost [T, T]; row [M]; budget [N] -> [M, T].
     Cost: as many steps as the longest list of candidate moves of a row, each over all rows.
     """
-    hard, still = origin.clone(), origin.clone()
+    hard, still = packets.clone(), packets != 0
     stay = pi.diagonal(dim1=1, dim2=2)
-    moves = allowed & origin[:, :, None] & (cost > 0) & (pi > 0)
+    moves = allowed & still[:, :, None] & (cost > 0) & (pi > 0)
     if not spend:
         moves &= pi > stay[:, :, None]
     line, source, target = moves.nonzero().unbind(dim=1)
@@ -85,11 +85,11 @@ def strict_budget(
         at = first[(count > turn) & (left > 0)] + turn
         m, s, t = line[at], source[at], target[at]
         price = cost[s, t].to(left)
-        go = still[m, s] & ~hard[m, t] & (price <= left[owner[at]])
+        go = still[m, s] & (hard[m, t] == 0) & (price <= left[owner[at]])
         m, s, t, at, price = m[go], s[go], t[go], at[go], price[go]
-        hard[m, s] = False
+        hard[m, s] = 0
         still[m, s] = False
-        hard[m, t] = True
+        hard[m, t] = packets[m, s]
         left[owner[at]] -= price
     return hard
 
@@ -127,12 +127,13 @@ class RetimePil:
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="retime.pil",
         geometries=BUDGETS,
-        domains=(Domain.SPIKES,),
+        domains=(Domain.SPIKES, Domain.EVENTS),
         goals=(Goal.UNTARGETED, Goal.TARGETED),
         source=(
             "Yu et al. 2026, arXiv:2602.03284. Differs: probabilities are normalised over feasible times; "
             "an unaffordable move is skipped, it does not end the schedule; the crowding penalty is averaged "
-            "over spikes; stops at the first hit; targeted runs pursue the target."
+            "over spikes; stops at the first hit; targeted runs pursue the target. On counts a cell is one "
+            "packet that carries all of its events, as in the paper's integer setting."
         ),
         cost="41 forwards + 40 backwards",
     )
@@ -147,7 +148,6 @@ class RetimePil:
         x, best = x0.clone(), x0.clone()
         top = torch.full((len(x0),), -torch.inf, dtype=torch.float64, device=x0.device)
         lines = Lines(x0)
-        high = oracle.threat.bounds[1]
         problem = _Problem(oracle, lines, self)
         for _ in range(self.steps):
             rows = oracle.active(forwards=1, backwards=1)
@@ -155,7 +155,7 @@ class RetimePil:
                 break
             at = lines.of(rows)
             pi = problem.probabilities(at)
-            x[rows] = lines.frames(problem.project(pi, at), rows, high)
+            x[rows] = lines.frames(problem.project(pi, at), rows)
             out = oracle.loss_and_grad(x[rows], rows, self.loss, estimator=self.estimator)
             better = rows[out.loss > top[rows]]
             best[better] = x[better]
@@ -164,7 +164,7 @@ class RetimePil:
         rows = oracle.active(forwards=1)
         if len(rows):
             at = lines.of(rows)
-            x[rows] = lines.frames(problem.project(problem.probabilities(at), at), rows, high)
+            x[rows] = lines.frames(problem.project(problem.probabilities(at), at), rows)
             loss, _ = oracle.loss(x[rows], rows, self.loss)
             better = rows[loss > top[rows]]
             best[better] = x[better]
@@ -195,17 +195,17 @@ class _Problem:
         return pi * self.lines.origin[at][:, :, None]
 
     def project(self, pi: Tensor, at: Tensor) -> Tensor:
-        """Return the strict frames as occupied steps of all lines [M, T]; other lines stay."""
-        hard, origin = self.lines.origin.clone(), self.lines.origin[at]
-        steps = origin.shape[1]
+        """Return the strict frames as what all lines hold [M, T]; other lines stay."""
+        hard, packets = self.lines.packets.clone(), self.lines.packets[at]
+        steps = packets.shape[1]
         ranked = pi + _TIE * (steps - 1 - self.lines.shift) * (pi > 0)
         if self.windowed:
-            hard[at] = strict_windows(ranked, origin, self.allowed[at])
+            hard[at] = strict_windows(ranked, packets, self.allowed[at])
         else:
             budget = torch.full_like(self.spikes, self.eps)
             hard[at] = strict_budget(
                 ranked,
-                origin,
+                packets,
                 self.allowed[at],
                 self.cost,
                 self.lines.row[at],
@@ -218,8 +218,8 @@ class _Problem:
         """Return the derivative of the objective in the logits of some lines [m, T, T]."""
         row = self.lines.row[at]
         crowd = (pi.sum(dim=1) - 1).clamp(min=0)
-        pull = gradient - 2 * self.attack.capacity * crowd / self.spikes[row, None].to(pi)
-        worth = pull[:, None, :].expand_as(pi)
+        press = 2 * self.attack.capacity * crowd / self.spikes[row, None].to(pi)
+        worth = self.lines.packets[at][:, :, None] * gradient[:, None, :] - press[:, None, :]
         if not self.windowed and 0 < self.eps < torch.inf:
             moving = (pi * self.cost).flatten(1).sum(dim=1).double()
             expected = torch.zeros_like(self.spikes).index_add_(0, row, moving)

@@ -37,6 +37,7 @@ from robustspike.bench.attack.fitting import misfit
 from robustspike.bench.attack.fitting import refused_gradient
 from robustspike.bench.attack.guard import _run
 from robustspike.bench.attack.judge import judge
+from robustspike.bench.attack.known import Known
 from robustspike.bench.attack.limits import NO_LIMITS
 from robustspike.bench.attack.limits import Limits
 from robustspike.bench.attack.meter import Meter
@@ -52,6 +53,7 @@ from robustspike.bench.attack.saving import save
 from robustspike.bench.attack.task import rules_of
 from robustspike.bench.attack.trace import late_hits
 from robustspike.bench.contract.registry import registry
+from robustspike.bench.contract.specs import Access
 from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Goal
 from robustspike.bench.contract.specs import Status
@@ -89,6 +91,7 @@ def evaluate_shard(
     seed: int = 0,
     limits: Limits = NO_LIMITS,
     events: Callable[[], EventLists | None] | None = None,
+    known: Known | None = None,
 ) -> ShardResult:
     """Attack one batch and judge every sample.
 
@@ -100,6 +103,7 @@ def evaluate_shard(
         seed: root seed; every sample's random numbers derive from (seed, attack, sample).
         limits: time and memory that the attack may take on this batch; by default as much as it likes.
         events: returns the raw events behind the samples, for attacks on them; called where one asks.
+        known: what is known of the victim on this batch with this seed, from attacks on it before.
 
     Returns: verdicts; failures of the attack and of the victim are ERROR rows with a message, no exceptions.
     """
@@ -107,7 +111,17 @@ def evaluate_shard(
         x, y, ids = (part.to(victim.device) for part in (x, y, ids))
         result = blank(x, y, ids)
         try:
-            _evaluate(victim, attack, threat, result, x, seed=seed, limits=limits, events=events)
+            _evaluate(
+                victim,
+                attack,
+                threat,
+                result,
+                x,
+                seed=seed,
+                limits=limits,
+                events=events,
+                known=known or Known(),
+            )
         except (ContractError, MemoryError) as error:  # the attack is guarded: this is the victim's own fault
             result.status[:] = ERROR
             text = str(error) if isinstance(error, ContractError) else "MemoryError"
@@ -134,16 +148,17 @@ def _evaluate(
     seed: int,
     limits: Limits,
     events: Callable[[], EventLists | None] | None,
+    known: Known,
 ) -> None:
     """Attack the samples of a blank result, inputs x, and write the verdicts into it."""
     rules, y, ids, device = rules_of(victim.spec), result.labels, result.ids, x.device
     geometry: Geometry = registry("geometries").get(threat.geometry)
     verify = RowStreams.derive(ids, seed, "verify", device=device)
-    clean = decide(victim, x, y, verify.fork("clean"))
-    result.clean, result.clean_score = clean.label, clean.score
+    clean = known.once("clean", lambda: decide(victim, x, y, verify.fork("clean")))
+    result.clean, result.clean_score = clean.label.clone(), clean.score.clone()
     result.adv, result.adv_score = clean.label.clone(), clean.score.clone()
     if victim.spec.stochastic and rules.confirms_hits:
-        result.extras = {"right_clean": clean.right, "right_attacked": clean.right.clone()}
+        result.extras = {"right_clean": clean.right.clone(), "right_attacked": clean.right.clone()}
     targeted = threat.goal is Goal.TARGETED
     right = rules.correct(clean.label, y)
     result.status[~right] = WRONG
@@ -189,9 +204,19 @@ def _evaluate(
         result.counts["rising"] = int((~meter.hit & meter.trace.rising(meter.forwards)).sum())
         result.counts["late_hits"] = int(late_hits(meter.first_hit, meter.forwards, meter.hit).sum())
     if rules.confirms_hits and returned is not None:
-        again = decide(victim, meter.x0, meter.y, verify.fork("again", rows=rows)).label
-        streams = verify.fork("probe", rows=rows)
-        result.counts |= rules.beside(victim, meter.x0, meter.y, again, threat.access, streams)
+        result.counts |= known.once(
+            ("beside", threat.access is Access.WHITE),
+            lambda: rules.beside(
+                victim,
+                meter.x0,
+                meter.y,
+                known.once(
+                    "again", lambda: decide(victim, meter.x0, meter.y, verify.fork("again", rows=rows)).label
+                ),
+                threat.access,
+                verify.fork("probe", rows=rows),
+            ),
+        )
     if victim.spec.stochastic:
         result.counts["hit_once"] = int(meter.hit.sum())  # on one draw, or on the mean of a few
     result.errors += meter.failures
@@ -204,8 +229,8 @@ def _evaluate(
         return
     judge(victim, meter, returned, rows, verify, result)
     result.extras |= rules.extras(victim, x, y, result.x_adv, verify.fork("extras"))
-    if victim.spec.domain is Domain.SPIKES:
-        result.extras |= spike_extras(x, result.x_adv)
+    if victim.spec.domain is not Domain.STATIC:
+        result.extras |= spike_extras(x, result.x_adv, counts=victim.spec.domain is Domain.EVENTS)
         if meter.lists and events is not None and (raw := events()) is not None:
             lists = {int(rows[place]): final for place, final in meter.lists.items()}
             result.extras |= event_extras(raw, lists, result.x_adv)
@@ -389,7 +414,10 @@ def evaluate(
             if shards[-1].cause is not None and not keep_errors:
                 raise shards[-1].cause
         tell(chosen, len(x), len(x), started)
-    of = Evaluated(victim.spec, len(victim.neurons), chosen, threat, x, y, seed, shard, str(victim.device))
+    cut = victim.cut(min(shard, len(x)))
+    of = Evaluated(
+        victim.spec, len(victim.neurons), chosen, threat, x, y, seed, shard, str(victim.device), cut
+    )
     return dataclasses.replace(_counted(len(x), shards), of=of)
 
 

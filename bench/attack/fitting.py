@@ -25,10 +25,19 @@ def misfit(attack: Attack, threat: ThreatModel, spec: VictimSpec) -> str | None:
             return f"it is for the {what} {' or '.join(map(str, needs))}, not {has}"
     if threat.domain is not spec.domain:
         return f"the threat model is for the domain {threat.domain}, the victim's is {spec.domain}"
+    meant = domains_of(threat.geometry)
+    if meant is not None and spec.domain not in meant:
+        return f"the geometry {threat.geometry} is for the domain {' or '.join(meant)}, not {spec.domain}"
     if threat.is_minimum_norm and not known.minimum_norm:
         return "it needs a budget: it does not minimise the distance by itself"
     refuses = getattr(attack, "fits", None)  # optional: why the attack cannot run on a victim
     return refuses(spec) if callable(refuses) else None
+
+
+def domains_of(geometry: str) -> tuple[str, ...] | None:
+    """Return the input domains that a geometry declares to be for; None where it declares none."""
+    declared: tuple[str, ...] | None = getattr(registry("geometries").get(geometry), "domains", None)
+    return declared
 
 
 def needs_of(attack: Attack) -> tuple[GradientEstimator | str, ...]:

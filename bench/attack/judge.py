@@ -6,9 +6,12 @@ the oracle remembered.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from robustspike.bench.attack.decide import Answer
 from robustspike.bench.attack.decide import decide
 from robustspike.bench.attack.meter import Meter
 from robustspike.bench.attack.result import BROKEN
@@ -16,8 +19,11 @@ from robustspike.bench.attack.result import ERROR
 from robustspike.bench.attack.result import ROBUST
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.attack.task import rules_of
+from robustspike.bench.contract.specs import ThreatModel
 from robustspike.bench.errors import ThreatViolation
 from robustspike.bench.numbers.rng import RowStreams
+from robustspike.bench.threats.geometry import TOLERANCE
+from robustspike.bench.threats.geometry import Geometry
 from robustspike.bench.threats.geometry import on_grid
 from robustspike.bench.victim.module import ModuleVictim
 
@@ -39,7 +45,8 @@ def judge(
     eps, bounds = meter.eps, threat.bounds
     legal = meter.geometry.legal(x0, returned, eps=eps, bounds=bounds)
     if not bool(legal.all()):
-        result.cause = ThreatViolation(_violation(meter, returned, legal, result.ids[rows]))
+        what = violation(meter.geometry, threat, x0, returned, legal, result.ids[rows])
+        result.cause = ThreatViolation(f"{what} Call oracle.project before returning.")
         result.errors.append(str(result.cause))
     everyone = torch.arange(len(rows), device=rows.device)
     settled = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
@@ -47,11 +54,15 @@ def judge(
     final, adv, score = x0.clone(), result.adv[rows], result.adv_score[rows]
     reached_by: list[Tensor] = []
     finite, held = torch.ones_like(settled), torch.ones_like(merit)
+    answer: Answer | None = None
+    safe = x0
     for name, candidate, usable in (("returned", returned, legal), ("best", meter.best, meter.hit)):
-        safe = torch.where(_expand(usable, x0), candidate, x0)
+        asked = safe  # what is not usable is not looked at, so that the first candidate may stand there
+        safe = torch.where(_expand(usable, x0), candidate, asked)
         if threat.levels:
             safe = on_grid(meter.geometry, x0, safe, eps=eps, bounds=bounds, levels=threat.levels)
-        answer = decide(victim, safe, y, verify.fork(name, rows=rows))
+        if answer is None or victim.spec.stochastic or not torch.equal(safe, asked):
+            answer = decide(victim, safe, y, verify.fork(name, rows=rows))
         votes = torch.stack([meter.judge(part, everyone)[0] for part in answer.draws]).sum(dim=0)
         worth = meter.judge(answer.logits, everyone)[1]
         reached = rules.succeeds(votes, answer.needed, worth) & usable & answer.finite
@@ -87,22 +98,31 @@ def judge(
         result.counts["silent"] = int((reached_by[1] & ~reached_by[0]).sum())
 
 
-def _violation(meter: Meter, returned: Tensor, legal: Tensor, ids: Tensor) -> str:
+def violation(
+    geometry: Geometry, threat: ThreatModel, x0: Tensor, x: Tensor, legal: Tensor, ids: Tensor
+) -> str:
+    """Say which of some inputs x leave a threat model around x0, and how the first of them does.
+
+    Args:
+        geometry, threat: the threat model.
+        x0, x: [N, ...].
+        legal: [N] bool, which are legal; not all.
+        ids: [N], their samples.
+    """
     at = int((~legal).nonzero()[0])
-    threat, row = meter.threat, returned[at : at + 1]
-    distance = float(meter.geometry.distance(meter.x0[at : at + 1], row))
+    row, eps = x[at : at + 1], math.inf if threat.eps is None else float(threat.eps)
+    distance = float(geometry.distance(x0[at : at + 1], row))
     if not bool(torch.isfinite(row).all()):
         what = "the returned tensor holds NaN or infinity"
-    elif distance > meter.eps:
-        what = f"{threat.geometry} distance {distance:.6g} > eps = {threat.eps} ({meter.eps:.6g})"
+    elif distance > eps + TOLERANCE:
+        what = f"{threat.geometry} distance {distance:.6g} > eps = {threat.eps} ({eps:.6g})"
     else:
         low, high = float(row.min()), float(row.max())
         what = f"values in [{low:.6g}, {high:.6g}] leave the domain {list(threat.bounds)}"
         if threat.geometry == "l0":
             what += " or are not binary"
     return (
-        f"sample {int(ids[at])} leaves the threat model ({int((~legal).sum())} of {len(legal)} do): "
-        f"{what}. Call oracle.project before returning."
+        f"sample {int(ids[at])} leaves the threat model ({int((~legal).sum())} of {len(legal)} do): {what}."
     )
 
 

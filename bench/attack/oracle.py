@@ -302,8 +302,10 @@ class Oracle:
         self._allow(Access.WHITE, Access.SCORE)
         return self._forward(x, rows)
 
-    def flip_logits(self, x: Tensor, rows: Tensor, owner: Tensor, index: Tensor) -> Tensor:
-        """Return the logits of inputs with one element mirrored in the bounds, [q, K].
+    def flip_logits(
+        self, x: Tensor, rows: Tensor, owner: Tensor, index: Tensor, value: Tensor | None = None
+    ) -> Tensor:
+        """Return the logits of inputs with one element changed, [q, K].
 
         The single flips of all samples share the victim's batches, and a victim may answer them faster
         than by a full pass each. Costs one forward of row rows[owner] per flip; SCORE or WHITE.
@@ -313,6 +315,7 @@ class Oracle:
             rows: positions of the samples.
             owner: which input is flipped [q], in 0..n-1.
             index: which element of it is flipped, counted in the flattened input [q].
+            value: what it becomes [q]; None mirrors it in the bounds.
         """
         self._allow(Access.WHITE, Access.SCORE)
         self._check_rows(x, rows)
@@ -322,10 +325,11 @@ class Oracle:
         meter.charge(at, 1, 0)
         noise = meter.fresh_noise(at, 0)
         with torch.no_grad():
-            logits = meter.victim.flip_logits(x.detach(), owner, index, noise=noise)
+            logits = meter.victim.flip_logits(x.detach(), owner, index, value, noise=noise)
         reached = (meter.judge(logits, at)[0] | ~torch.isfinite(logits).all(dim=1)).nonzero().squeeze(1)
         if len(reached):
-            flipped = meter.victim.flipped(x, owner[reached], index[reached])
+            chosen = None if value is None else value[reached]
+            flipped = meter.victim.flipped(x, owner[reached], index[reached], chosen)
             meter.note(flipped, logits[reached], at[reached])
         return logits
 

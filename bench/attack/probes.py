@@ -78,25 +78,37 @@ def probe_gradient(victim: ModuleVictim, x: Tensor, y: Tensor, streams: RowStrea
     x, y = x[:PROBED], y[:PROBED]
     rows = torch.arange(len(x), device=x.device)
     step = (streams.uniform(x.shape[1:], rows=rows, dtype=x.dtype) * 2 - 1) * PROBE_RADIUS * (high - low)
+    moved = (x + step).clamp(low, high)
 
-    def gradient(point: Tensor) -> Tensor:
-        noise = streams.fork("noise", rows=rows) if victim.spec.stochastic else None
-        out = victim.loss_and_grad(point, y, LOSSES["margin"], Native(), noise=noise)
+    def gradient(point: Tensor, part: slice) -> Tensor:
+        noise = streams.fork("noise", rows=rows[part]) if victim.spec.stochastic else None
+        out = victim.loss_and_grad(point[part], y[part], LOSSES["margin"], Native(), noise=noise)
         return out.grad.flatten(1)
 
+    here, there, shares = [], [], []
     try:
-        with TURN, watched(victim.neurons, len(x)) as shares:  # a pass of another thread is not counted
-            here = gradient(x)
-        there = gradient((x + step).clamp(low, high))
+        for part in victim.passes(len(x), gradient=True):
+            with TURN, watched(victim.neurons, len(x[part])) as seen:  # no pass of another thread is counted
+                here.append(gradient(x, part))
+            shares.append(seen)
+            there.append(gradient(moved, part))
     except ContractError:
         return {"probed": 0, "cosine_milli": 0}  # no gradient of its own; an estimator may still give one
+    return _agreement(torch.cat(here), torch.cat(there)) | _layers(shares, len(x))
+
+
+def _agreement(here: Tensor, there: Tensor) -> dict[str, int]:
     finite = torch.isfinite(here).all(dim=1) & torch.isfinite(there).all(dim=1)
     alive = finite & (here != 0).any(dim=1) & (there != 0).any(dim=1)
     agreement = torch.nn.functional.cosine_similarity(here, there, dim=1)
-    found = {"probed": int(alive.sum()), "cosine_milli": int((agreement[alive] * 1000).round().sum())}
-    if shares:
-        found["layer_probed"] = len(x)
-    for name, share in shares.items():
+    return {"probed": int(alive.sum()), "cosine_milli": int((agreement[alive] * 1000).round().sum())}
+
+
+def _layers(shares: Sequence[Mapping[str, Tensor]], n: int) -> dict[str, int]:
+    """Count the samples whose gradient does not reach a layer, from the shares of each pass."""
+    found = {"layer_probed": n} if any(shares) else {}
+    for name in dict.fromkeys(name for seen in shares for name in seen):
+        share = torch.cat([seen[name] for seen in shares if name in seen])
         found[f"zero_layer:{name}"] = int((share == 0).sum())
         found[f"sparse_layer:{name}"] = int((share < SPARSE).sum())
     return found
@@ -143,17 +155,17 @@ def watched(neurons: Sequence[Neuron], n: int) -> Iterator[dict[str, Tensor]]:
     shares |= {name: count.double() / entries[name] for name, count in alive.items()}
 
 
-def spike_extras(x0: Tensor, x: Tensor) -> dict[str, Tensor]:
-    """Count what became of the spikes of binary frames: [N] float64 each.
+def spike_extras(x0: Tensor, x: Tensor, *, counts: bool = False) -> dict[str, Tensor]:
+    """Count what became of the spikes of binary frames, or of the events of counts: [N] float64 each.
 
-    Returns: spikes (of the clean input), added and removed (cells that x has and x0 has not, and the other
-        way round; a moved spike is one of each).
+    Returns: spikes (of the clean input), added and removed (spikes or events that x has and x0 has not, and
+        the other way round; a moved one is one of each).
     """
-    before, after = (x0 != 0).flatten(1), (x != 0).flatten(1)
+    before, after = (x.flatten(1).double() if counts else (x != 0).flatten(1).double() for x in (x0, x))
     return {
-        "spikes": before.sum(dim=1).double(),
-        "added": (after & ~before).sum(dim=1).double(),
-        "removed": (before & ~after).sum(dim=1).double(),
+        "spikes": before.sum(dim=1),
+        "added": (after - before).clamp(min=0).sum(dim=1),
+        "removed": (before - after).clamp(min=0).sum(dim=1),
     }
 
 

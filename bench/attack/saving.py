@@ -6,6 +6,7 @@ import dataclasses
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -51,6 +52,7 @@ class Evaluated:
         x, y: the samples.
         seed, shard: as in `evaluate`.
         device: where the victim was.
+        cut: samples of each pass, where a shard was more than one.
     """
 
     victim: VictimSpec
@@ -62,6 +64,7 @@ class Evaluated:
     seed: int
     shard: int
     device: str
+    cut: Mapping[str, int]
 
 
 def save(
@@ -106,7 +109,8 @@ def save(
             "notes": list(of.victim.notes),
             "neurons": of.neurons,
             "training_passes": {},
-        },
+        }
+        | ({"samples_a_pass": dict(of.cut)} if of.cut else {}),
     }
     named: dict[str, Any] = {
         "victim": of.victim.name,

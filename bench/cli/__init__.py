@@ -20,14 +20,24 @@ VERBS = {
     "compare": "Compare two sets of records row by row.",
     "list": "List what is registered.",
     "show": "Describe one component: what it is, its source, parameters and cost.",
-    "pictures": "Draw contact sheets of attacked images with their scores.",
+    "pictures": "Draw attacked images and events as sheets, results as curves.",
     "train": "Train a victim, plain or hardened by a defense.",
     "download": "Fetch a published data set into a folder for --data.",
     "new": "Write a small, working, installable plugin package.",
+    "cards": "Write what is known of victims, defenses and attacks as Markdown pages.",
+    "export": "Write the tables as a data set: CSV, Croissant, eval.yaml, a card.",
+    "completion": "Print what completes verbs, options and names in bash, zsh or fish.",
     "validate": "Run the contract checks on a component or a plugin file.",
     "verify": "Check records: answer the stored adversarial inputs afresh.",
     "submit": "Pack records into one bundle that anyone can verify.",
+    "check-submission": "Check a bundle that was handed in; report what it would change.",
+    "reproduce": "Run a record, or a row, again from its command and compare.",
+    "rescore": "Judge adversarial inputs alone on the rows that they break.",
 }
+
+
+COMPLETE = "_ROBUSTSPIKE_COMPLETE"
+"""Environment variable by which a shell asks for completions."""
 
 
 class _Verbs(click.Group):
@@ -39,7 +49,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f"robustspike.bench.cli.{cmd_name}")
+        module = importlib.import_module(f"robustspike.bench.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 
@@ -67,7 +77,7 @@ def robustspike() -> None:
 def main() -> None:
     """Run the command line; every expected failure is one message and an exit code."""
     try:
-        code = robustspike.main(standalone_mode=False)
+        code = robustspike.main(standalone_mode=False, complete_var=COMPLETE)
     except BenchError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -89,8 +89,36 @@ def first_sentence(component: Any) -> str:
     return text.split(". ")[0].rstrip(".") + "." if text else ""
 
 
+def _about(kind: str, component: Any) -> str:
+    """Return the first sentence of a component, after what sets it apart from others of its class."""
+    return ": ".join(filter(None, [_apart(kind, component), first_sentence(component)]))
+
+
+_NAMING = ("name", "dataset", "schedule", "starts", "shares")
+"""Fields that every recipe of a class sets, beside what its network is."""
+
+
+def _apart(kind: str, component: Any) -> str:
+    """Return the parameters that are not the defaults, and the data where others differ by that alone."""
+    if isinstance(component, type) or not dataclasses.is_dataclass(component):
+        return ""
+    said = [f"{name}={value}" for name, value in _changed(component).items()]
+    known = registry(kind)
+    others = [known.get(name) for name in known.names() if known.entry(name).distribution == _OURS]
+    alike = [o for o in others if type(o) is type(component) and _changed(o) == _changed(component)]
+    data = getattr(component, "dataset", None)
+    if any(getattr(other, "dataset", None) != data for other in alike):
+        said.append(f"on {data}")
+    return ", ".join(said)
+
+
+def _changed(component: Any) -> dict[str, Any]:
+    values = {f.name: (getattr(component, f.name), f.default) for f in dataclasses.fields(component)}
+    return {n: value for n, (value, usual) in values.items() if value != usual and n not in _NAMING}
+
+
 def _row(kind: str, component: Any) -> dict[str, Any]:
-    about = first_sentence(component)
+    about = _about(kind, component)
     if kind == "attacks":
         spec = component.spec
         return {

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import click
 
+from robustspike.bench.cli.completion import names
+
 
 @click.command("download")
-@click.argument("dataset")
+@click.argument("dataset", shell_complete=names("datasets"))
 @click.option(
     "--to",
     "folder",

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from robustspike.bench.cli.completion import names
 from robustspike.bench.cli.inspect import network_options
 from robustspike.bench.cli.inspect import request
 
@@ -18,6 +19,7 @@ from robustspike.bench.cli.inspect import request
 @click.option("--eps", default="8/255", show_default=True, help="Budgets, separated by commas: 2/255,4/255.")
 @click.option(
     "--attack",
+    shell_complete=names("attacks"),
     multiple=True,
     help="A registered attack, with parameters as a call: 'pgd.linf(estimator=pdsg)'. Default: the standard "
     "verdict of the domain.",

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 if TYPE_CHECKING:
     from robustspike.bench.record.schema import CellRecord
+    from robustspike.leaderboard.board import Board
+    from robustspike.leaderboard.board import Edition
     from robustspike.leaderboard.sections import Section
     from robustspike.leaderboard.text import Table
 
@@ -20,13 +23,17 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command("leaderboard")
-@click.argument("folders", nargs=-1, required=True, type=_PATH, metavar="DIR|BUNDLE...")
+@click.argument("folders", nargs=-1, type=_PATH, metavar="DIR|BUNDLE...")
 @click.option("--only", multiple=True, metavar="KEY=GLOB", help="Records to keep; one key twice: either.")
 @click.option("--sort", metavar="COLUMN[:desc]", help="Sort rows by this column instead of by rank.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the whole leaderboard as JSON instead of tables."
 )
 @click.option("--wide", is_flag=True, help="Print every column and table, whatever the terminal's width.")
+@click.option("--board", "kept", type=_PATH, help="The board's folder: checks, disputes, editions.")
+@click.option("--edition", metavar="NAME", help="The tables of an edition of --board, from its bundles.")
+@click.option("--cut", metavar="NAME", help="Keep these bundles and the board's notes as an edition.")
+@click.option("--editions", "listed", is_flag=True, help="List the editions of --board, and nothing else.")
 @click.option("--out", type=_PATH, help="Write leaderboard.json, .md, .html, rows.csv, cells.csv there.")
 @click.option("--csv", type=_PATH, help="Write one wide CSV: a row a table row, a column an attack.")
 @click.option("--md", type=_PATH, help="Write this Markdown file.")
@@ -37,6 +44,10 @@ def command(
     sort: str | None,
     as_json: bool,
     wide: bool,
+    kept: Path | None,
+    edition: str | None,
+    cut: str | None,
+    listed: bool,
     out: Path | None,
     csv: Path | None,
     md: Path | None,
@@ -48,13 +59,42 @@ def command(
     worst case is then over the attacks that are left. --sort takes any column of rows.csv or "acc:ATTACK".
     Records measured under another protocol are refused, a line a folder; the others make the tables, and
     the exit code is 1.
+
+    --board adds what its maintainers keep on file: the status of every row, disputes and withdrawals. An
+    edition is made with --cut NAME from bundles, and built again with --edition NAME from the same ones.
     """
+    from robustspike.bench.cli.editions import choose
+    from robustspike.bench.cli.editions import cut_edition
+    from robustspike.bench.cli.editions import tell
     from robustspike.bench.cli.options import parse_only
+    from robustspike.bench.errors import ConfigError
+    from robustspike.leaderboard.board import NO_BOARD
+    from robustspike.leaderboard.board import read_board
     from robustspike.leaderboard.filters import chosen
 
+    if kept is None and (edition or cut or listed):
+        raise ConfigError("--edition, --cut and --editions: of which board? Add --board DIR.")
+    if (edition or cut) and (only or (edition and cut)):
+        raise ConfigError("an edition is a whole board: give --edition or --cut, and neither with --only.")
+    board = NO_BOARD if kept is None else read_board(kept)
+    if listed:
+        return tell(board)
+    if not folders:
+        raise ConfigError(
+            "no folder of records and no bundle was given: robustspike leaderboard DIR|BUNDLE..."
+        )
+    chosen_edition = None
+    if kept is not None and edition is not None:
+        chosen_edition = board.edition(edition)
+        folders, board = choose(chosen_edition, folders, kept)
     records, about, refused = read_folders(folders)
     for line in refused:
         click.echo(line, err=True)
+    if kept is not None and cut is not None:
+        if refused:
+            raise ConfigError(f"--cut {cut}: an edition cannot hold records that are refused.")
+        chosen_edition = cut_edition(cut, folders, kept, board, records)
+        board = read_board(kept)
     records = chosen(records, parse_only(only))
     if records or not refused:
         publish(
@@ -68,6 +108,8 @@ def command(
             only=only,
             as_json=as_json,
             wide=wide,
+            board=board,
+            edition=chosen_edition,
         )
     return 1 if refused else 0
 
@@ -122,6 +164,8 @@ def publish(
     as_json: bool = False,
     wide: bool = False,
     title: str = "",
+    board: Board | None = None,
+    edition: Edition | None = None,
 ) -> None:
     """Print the tables and write the files asked for.
 
@@ -135,28 +179,49 @@ def publish(
         as_json: print JSON instead of tables.
         wide: print every column and table.
         title: the suite, for a closing line.
+        board: what the board says of the records; None for no board.
+        edition: the edition that the tables are.
     """
     from robustspike.bench.contract.registry import registry
     from robustspike.bench.files import write_atomic
+    from robustspike.leaderboard.board import NO_BOARD
     from robustspike.leaderboard.filters import sort_sections
     from robustspike.leaderboard.sections import build
     from robustspike.leaderboard.write.csv import tidy_csv
     from robustspike.leaderboard.write.csv import wide_csv
     from robustspike.leaderboard.write.json import document
+    from robustspike.leaderboard.write.json import edition_entry
     from robustspike.leaderboard.write.json import to_json
     from robustspike.leaderboard.write.markdown import to_markdown
     from robustspike.leaderboard.write.page import to_html
 
-    built = build(records)
+    board = board or NO_BOARD
+    built = build(records, board)
+    made = None if edition is None else edition_entry(edition, built)
+    if edition and made and not made["reproduced"]:
+        click.echo(
+            f"edition {edition.name}: this version builds other tables from its records than robustspike "
+            f"{edition.version} did; cite what that version prints.",
+            err=True,
+        )
     if sort:
         built = sort_sections(built, sort)
     left_out = registry("defenses").left_out()
-    told = [*about, *(f"--only {value}: worst cases are over what passes this filter" for value in only)]
+    cited = [] if edition is None else [f"edition {edition.name} of {edition.date}, sha256 {edition.digest}"]
+    told = [
+        *about,
+        *cited,
+        *(f"--only {value}: worst cases are over what passes this filter" for value in only),
+    ]
+
+    def whole() -> dict[str, Any]:
+        return document(built, records, about, only, board=board, edition=made)
+
     wanted = [(csv, lambda: wide_csv(built)), (md, lambda: to_markdown(built, told, left_out))]
     wanted.append((html, lambda: to_html(built, told, left_out)))
     if out is not None:
         wanted += [
-            (out / "leaderboard.json", lambda: to_json(document(built, records, about, only))),
+            (out / "leaderboard.json", lambda: to_json(whole())),
             (out / "leaderboard.md", lambda: to_markdown(built, told, left_out)),
             (out / "leaderboard.html", lambda: to_html(built, told, left_out)),
             *((out / f"{n}.csv", lambda t=t: t) for n, t in tidy_csv(built, records).items()),
@@ -166,7 +231,7 @@ def publish(
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, text().encode())
     if as_json:
-        click.echo(to_json(document(built, records, about, only)), nl=False)
+        click.echo(to_json(whole()), nl=False)
     else:
         _print(built, title, wide=wide)
 

@@ -19,7 +19,18 @@ LEAST_ABOUT = 24
 """Characters of a description below which it says nothing: the column is then left out."""
 
 _GAP = 2
-_GO_FIRST = ("from", "nJ", "domain", "access", "about", "adaptive attack", "clean on test", "classes", "T")
+_GO_FIRST = (
+    "from",
+    "nJ",
+    "domain",
+    "access",
+    "adaptive attack",
+    "clean on test",
+    "classes",
+    "data",
+    "about",
+    "T",
+)
 """Columns in the order in which they make room in a narrow terminal."""
 
 

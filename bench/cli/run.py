@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from robustspike.bench.cli.completion import names
+
 if TYPE_CHECKING:
     from robustspike.bench.suite.cell import NotApplicable
 
 
 @click.command("run")
-@click.argument("suite", default="quick")
+@click.argument("suite", default="quick", shell_complete=names("suites", files=True))
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("robustspike-results"), show_default=True
 )
@@ -34,6 +36,12 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Worker processes; default: the cores that it may use."
+)
+@click.option(
+    "--part",
+    metavar="NUMBER/OF",
+    help="Measure one part of the cells, e.g. 3/8 on the third of eight machines; robustspike leaderboard "
+    "joins their folders.",
 )
 @click.option(
     "--ray",
@@ -57,7 +65,8 @@ if TYPE_CHECKING:
     "--memory",
     type=click.FloatRange(min=0),
     help="GiB an attack may add to its process on one shard; 0 for no limit; default: 80 % of the machine's "
-    "memory, shared out among the jobs (none with --device cuda).",
+    "memory, shared out among the jobs (none with --device cuda). Without --jobs, as many workers start as "
+    "have it.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print the tables and errors alone.")
 @click.option("-v", "--verbose", is_flag=True, help="Print a line for every shard that is done.")
@@ -69,6 +78,7 @@ def command(
     seed: int | None,
     device: str,
     jobs: int | None,
+    part: str | None,
     cluster: str | None,
     data: Path | None,
     weights: Path | None,
@@ -96,15 +106,19 @@ def command(
     from robustspike.bench.record import provenance
     from robustspike.bench.run.compute import Settings
     from robustspike.bench.run.pool import memory_share
+    from robustspike.bench.run.pool import workers_for
     from robustspike.bench.run.run import run
     from robustspike.bench.suite.file import read_suite
+    from robustspike.bench.suite.part import WHOLE
+    from robustspike.bench.suite.part import Part
     from robustspike.bench.suite.plan import make_plan
     from robustspike.bench.suite.plan import recipes_of
 
+    share = WHOLE if part is None else Part.parse(part)
     for path in plugin:
         load_file(path)
     device = choose_device(device)
-    workers = jobs or (1 if device != "cpu" else provenance.cores())
+    workers = jobs or (1 if device != "cpu" else workers_for(provenance.cores(), memory))
     if memory is None and device == "cpu":  # drivers of other devices reserve memory as they like
         memory = memory_share(workers)
     settings = Settings(
@@ -136,11 +150,15 @@ def command(
             plan,
             settings,
             jobs=workers,
+            part=share,
             cluster=cluster,
             on_tick=watcher.on_tick,
             on_start=watcher.on_start,
             on_misfit=misfits.append,
         )
+    if not records:
+        click.echo(f"part {share} holds none of the {len(plan.cells)} cells; the other parts do.", err=True)
+        return 0
     listed = _tell_misfits(misfits, quiet=quiet)
     about = provenance.lines(provenance.read(out))
     publish(records, about, out=out, csv=out / "leaderboard.csv", title=plan.suite.name)

@@ -7,16 +7,23 @@ from typing import Any
 
 import click
 
+from robustspike.bench.cli.completion import names
+from robustspike.bench.contract.registry import KINDS
+from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.suggest import did_you_mean
 from robustspike.bench.errors import ConfigError
 
 
 @click.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=names(*KINDS, "suites"))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-def command(name: str, as_json: bool) -> None:
+@click.option("--card", "as_card", is_flag=True, help="Print its card, a page in Markdown.")
+def command(name: str, as_json: bool, as_card: bool) -> None:
     """Describe the component or suite NAME."""
     found = describe(name)
+    if as_card:
+        click.echo("\n".join(_cards(name)), nl=False)
+        return
     if as_json:
         click.echo(json.dumps(found, indent=1, default=str))
         return
@@ -35,12 +42,20 @@ def command(name: str, as_json: bool) -> None:
                 click.echo(f"{key}: {value}")
 
 
+def _cards(name: str) -> list[str]:
+    """Return the cards of everything that has a name. Raises: ConfigError: only a suite has."""
+    from robustspike.bench.cli.cards import card
+
+    found = [card(kind, name) for kind in KINDS if name in registry(kind).names()]
+    if not found:
+        raise ConfigError(f"show {name} --card: a suite has no card. Without --card its cells are described.")
+    return found
+
+
 def describe(name: str) -> list[dict[str, Any]]:
     """Describe everything that has a name, whatever its kind. Raises: ConfigError: nothing has it."""
     from robustspike.bench.cli.catalogue import description
     from robustspike.bench.contract.decode import encode
-    from robustspike.bench.contract.registry import KINDS
-    from robustspike.bench.contract.registry import registry
     from robustspike.bench.suite.file import read_suite
     from robustspike.bench.suite.file import shipped_suites
 

@@ -7,10 +7,18 @@ from pathlib import Path
 
 import click
 
+from robustspike.bench.cli.completion import names
+
 
 @click.command("train")
-@click.argument("victim")
-@click.option("--defense", default="none", show_default=True, help="NAME, or 'NAME(key=value, ...)'.")
+@click.argument("victim", shell_complete=names("victims"))
+@click.option(
+    "--defense",
+    default="none",
+    show_default=True,
+    shell_complete=names("defenses"),
+    help="NAME, or 'NAME(key=value, ...)'.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("robustspike-weights"), show_default=True

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from robustspike.bench.cli.completion import names
 from robustspike.bench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ KINDS = {
 
 
 @click.command("validate")
-@click.argument("name", metavar="NAME|FILE.py")
+@click.argument("name", metavar="NAME|FILE.py", shell_complete=names(*KINDS.values(), files=True))
 @click.option("--kind", type=click.Choice(list(KINDS)), help="Where several components have the name.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of weights of victims.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")

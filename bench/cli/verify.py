@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import click
 
 if TYPE_CHECKING:
+    from robustspike.bench.run.compute import Settings
     from robustspike.bench.run.verify import Verdict
 
 
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 @click.option(
     "--trust", multiple=True, metavar="DIGEST", help="Run the enclosed plugin file whose sha256 starts so."
 )
+@click.option(
+    "--note", type=click.Path(path_type=Path), help="Keep what was found in this CSV file, for a board."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def command(
     source: Path,
@@ -38,6 +44,7 @@ def command(
     weights: Path | None,
     plugin: tuple[Path, ...],
     trust: tuple[str, ...],
+    note: Path | None,
     as_json: bool,
 ) -> int:
     """Judge the stored adversarial inputs afresh and say which records hold.
@@ -45,32 +52,16 @@ def command(
     Each is confirmed, refuted, or cannot be checked here, with what is missing. Exit code 0: all are
     confirmed; 1: one or more are refuted; 3: none is refuted, but some could not be checked.
     """
-    from contextlib import nullcontext
-
-    from robustspike.bench.cli.options import existing_folder
     from robustspike.bench.errors import ConfigError
-    from robustspike.bench.record.bundle import unpacked
     from robustspike.bench.record.store import record_folders
-    from robustspike.bench.run.compute import Settings
-    from robustspike.bench.run.run import prepare
     from robustspike.bench.run.sampling import parse_share
     from robustspike.bench.run.sampling import sample
     from robustspike.bench.run.verify import Finding
     from robustspike.bench.run.verify import verify
 
-    if not source.exists():
-        raise ConfigError(f"{source}: no such folder or bundle.")
     part = None if share is None else parse_share(share)
     verdicts = []
-    with unpacked(source) if source.is_file() else nullcontext(source) as root:
-        trusted = _trusted(root, source, plugin, trust)
-        settings = Settings(
-            out=source,
-            weights=existing_folder(weights, "--weights"),
-            root=existing_folder(data, "--data"),
-            plugins=(*plugin, *trusted),
-        )
-        prepare(settings)
+    with opened(source, data=data, weights=weights, plugin=plugin, trust=trust) as (root, settings):
         known = record_folders(root)
         places = [p for p in known if not keys or p.name.startswith(keys)]
         if not places:
@@ -85,6 +76,8 @@ def command(
             verdicts.append(verify(place, settings, rerun=rerun))
             if not as_json:
                 _print(verdicts[-1])
+    if note is not None:
+        keep(note, verdicts, rerun=rerun)
     counts = Counter(verdict.finding for verdict in verdicts)
     if as_json:
         click.echo(json.dumps([_row(verdict) for verdict in verdicts], indent=1))
@@ -93,6 +86,72 @@ def command(
         parts = [f"{counts[finding]} {finding}" for finding in Finding if counts[finding]]
         click.echo(f"{len(verdicts)} records: {', '.join(parts)} ({how}).")
     return 1 if counts[Finding.REFUTED] else 3 if counts[Finding.CANNOT] else 0
+
+
+@contextmanager
+def opened(
+    source: Path,
+    *,
+    data: Path | None = None,
+    weights: Path | None = None,
+    plugin: Sequence[Path] = (),
+    trust: Sequence[str] = (),
+) -> Iterator[tuple[Path, Settings]]:
+    """Open a folder or bundle of records for the length of the block, with what its records need loaded.
+
+    Returns: the folder, and the settings to check its records with.
+
+    Raises: ConfigError: it is not there, or a digest that no enclosed file has. ArtefactError: no bundle.
+    """
+    from contextlib import nullcontext
+
+    from robustspike.bench.cli.options import existing_folder
+    from robustspike.bench.errors import ConfigError
+    from robustspike.bench.record.bundle import unpacked
+    from robustspike.bench.run.compute import Settings
+    from robustspike.bench.run.run import prepare
+
+    if not source.exists():
+        raise ConfigError(f"{source}: no such folder or bundle.")
+    with unpacked(source) if source.is_file() else nullcontext(source) as root:
+        settings = Settings(
+            out=source,
+            weights=existing_folder(weights, "--weights"),
+            root=existing_folder(data, "--data"),
+            plugins=(*plugin, *_trusted(root, source, plugin, trust)),
+        )
+        prepare(settings)
+        yield root, settings
+
+
+def keep(path: Path, verdicts: Sequence[Verdict], *, rerun: bool) -> None:
+    """Write what was found of records into a file of checks; what could not be checked is left out."""
+    import datetime
+    from importlib.metadata import version
+
+    from robustspike.bench.record.checks import Check
+    from robustspike.bench.record.checks import Found
+    from robustspike.bench.record.checks import How
+    from robustspike.bench.record.checks import stored_digest
+    from robustspike.bench.record.checks import write_checks
+
+    day, package = datetime.datetime.now(datetime.UTC).date().isoformat(), version("robustspike")
+    found = {"confirmed": Found.CONFIRMED, "refuted": Found.REFUTED}
+    write_checks(
+        path,
+        [
+            Check(
+                key=verdict.record.key,
+                stored=stored_digest(verdict.record),
+                found=found[verdict.finding],
+                how=How.RERUN if rerun else How.INPUTS,
+                date=day,
+                version=package,
+            )
+            for verdict in verdicts
+            if verdict.record is not None and verdict.finding in found
+        ],
+    )
 
 
 def _trusted(root: Path, source: Path, given: Sequence[Path], trust: Sequence[str]) -> list[Path]:

@@ -14,6 +14,8 @@ _WORDS = {"true": True, "false": False, "none": None}
 def parse_call(text: str) -> tuple[str, dict[str, Any]]:
     """Read "name" or "name(key=value, ...)": values are numbers, strings, tuples, or bare words.
 
+    A bare word may stand first without a key; it is the parameter `kind`: "tonic(NMNIST, steps=8)".
+
     Raises: ConfigError: the text is not of that form.
     """
     name, bracket, arguments = text.partition("(")
@@ -21,12 +23,17 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
         return text, {}
     try:
         call = ast.parse(f"f({arguments}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or not name.strip():
+        if not isinstance(call, ast.Call) or not name.strip():
             raise ValueError("only key=value arguments are allowed")
+        if len(call.args) > 1 or not all(isinstance(first, ast.Name) for first in call.args):
+            raise ValueError("only key=value arguments are allowed, after one bare word at most")
+        leading = [ast.keyword("kind", first) for first in call.args]
         params: dict[str, Any] = {}
-        for word in call.keywords:
+        for word in leading + call.keywords:
             if word.arg is None:
                 raise ValueError("** is not allowed")
+            if word.arg in params:
+                raise ValueError(f"{word.arg} is given twice")
             bare = isinstance(word.value, ast.Name)
             value = word.value.id if isinstance(word.value, ast.Name) else ast.literal_eval(word.value)
             params[word.arg] = _WORDS.get(value, value) if bare else value

@@ -107,6 +107,14 @@ class RowStreams:
             salt = salt + index.to(keys) * _GAMMA
         return RowStreams(_mix(keys ^ _mix(salt)))
 
+    def part(self, rows: Tensor) -> RowStreams:
+        """Return the streams of some rows, as they stand; what is drawn there, `advance` books here."""
+        return RowStreams(self._keys[rows], self._counters[rows])
+
+    def advance(self, rows: Tensor, part: RowStreams) -> None:
+        """Let the streams of some rows go on from where a `part` of them stands."""
+        self._counters = self._counters.index_put((rows,), part._counters)
+
     def _bits(self, rows: Tensor | None, shape: Sequence[int]) -> Tensor:
         count = math.prod(shape)
         if rows is None:

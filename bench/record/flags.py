@@ -66,6 +66,19 @@ class Flag:
 
 
 FLAGS: dict[str, Flag] = {
+    "refuted": Flag(
+        "a check on file found that something in its records does not hold",
+        "run robustspike verify on its records, mend what it names, and measure the row again",
+    ),
+    "withdrawn": Flag(
+        "whoever handed it in takes it back; the note beneath the table says why",
+        "do not cite the row",
+    ),
+    "disputed": Flag(
+        "somebody disputes it; the note beneath the table says who, and why",
+        "read the dispute before citing the row; if it is yours, answer it",
+        blocks=False,  # anyone may dispute a row: only what comes of it can cost the rank
+    ),
     "errors": Flag(
         "some samples could not be computed and count as neither robust nor broken",
         "read the messages in record.json and fix the attack or the victim",

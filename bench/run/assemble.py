@@ -166,16 +166,20 @@ def _declared(cell: Cell, victim: ModuleVictim, weights: Path | None) -> dict[st
     """Return what victim and defense say about themselves, for a table that runs no model."""
     variant = variant_of(cell, weights)
     declared = job_of(cell).declared(cell.rules.get(cell.attack, **dict(cell.attack_params)))
+    if cut := victim.cut(cell.shard):
+        declared = declared | {"samples_a_pass": cut}
     geometry = registry("geometries").get(cell.threat.geometry)
     return declared | {
         "geometry": {
             "unit": getattr(geometry, "unit", "distance"),
             "everywhere": getattr(geometry, "everywhere", True),
             "moves": getattr(geometry, "moves", False),
+            "natural": getattr(geometry, "natural", False),
         },
         "score_label": registry("datasets").get(cell.dataset).score_label,
         "draws": VERIFICATION_DRAWS if victim.spec.stochastic else 1,
         "steps": victim.spec.steps,
+        "family": variant.recipe.family,
         "adaptive": [need for need in variant.rule.spec.adaptive if _applies(need, cell, victim)],
         "notes": list(victim.spec.notes),
         "neurons": len(victim.neurons),
@@ -191,7 +195,7 @@ def _applies(need: str, cell: Cell, victim: ModuleVictim) -> bool:
     return need not in attacks.names() or fits(attacks.get(need), cell.threat, victim.spec)
 
 
-def sources(cell: Cell, weights: str, settings: Settings) -> dict[str, str]:
+def sources(cell: Cell, weights: str, settings: Settings, *, attacked: bool = True) -> dict[str, str]:
     """Say where the components of a cell came from, and keep in the results folder what no package brings.
 
     Returns: attack_from, victim_from, defense_from and data_from: a distribution, or "file" for a plugin
@@ -200,10 +204,11 @@ def sources(cell: Cell, weights: str, settings: Settings) -> dict[str, str]:
 
     Args:
         weights: the digest of the victim's parameters and buffers.
+        attacked: whether its attack is among them; inputs that were handed in alone have none.
     """
     variant = variant_of(cell, settings.weights)
-    named = {
-        "attack": cell.rules.entry(cell.attack),
+    named = {"attack": cell.rules.entry(cell.attack)} if attacked else {}
+    named |= {
         "victim": registry("victims").entry(cell.victim),
         "defense": registry("defenses").entry(variant.family),
         "data": registry("datasets").entry(parse_call(cell.dataset)[0]),

@@ -14,6 +14,8 @@ from robustspike.bench.attack.contract import Attack
 from robustspike.bench.attack.evaluate import evaluate_shard
 from robustspike.bench.attack.evaluate import failed
 from robustspike.bench.attack.fitting import refused_gradient
+from robustspike.bench.attack.known import Known
+from robustspike.bench.attack.known import known_of
 from robustspike.bench.attack.limits import NO_LIMITS
 from robustspike.bench.attack.limits import Limits
 from robustspike.bench.attack.oracle import Oracle
@@ -39,6 +41,7 @@ from robustspike.bench.suite.loading import VICTIMS
 from robustspike.bench.suite.loading import samples_of
 from robustspike.bench.victim.energy import CONVENTIONS
 from robustspike.bench.victim.energy import EnergyCost
+from robustspike.bench.victim.energy import SynapticCounts
 from robustspike.bench.victim.energy import count_synops
 from robustspike.bench.victim.module import ModuleVictim
 from robustspike.bench.victim.state import weights_now
@@ -175,6 +178,15 @@ class Attacking:
         self, unit: Unit, victim: ModuleVictim, rule: Attack, data: Split, settings: Settings
     ) -> ShardResult:
         cell = unit.cell
+        known = known_of(
+            victim,
+            {
+                "data": samples_of(cell, settings.root).digest,
+                "start": unit.index * cell.shard,
+                "n": len(data),
+                "seed": cell.seed,
+            },
+        )
         result = evaluate_shard(
             victim,
             rule,
@@ -185,9 +197,10 @@ class Attacking:
             seed=cell.seed,
             limits=settings.limits,
             events=lambda: _events(cell, unit.index, settings),
+            known=known,
         )
         try:
-            result.counts |= energy_of(victim, data, result, seed=cell.seed)
+            result.counts |= energy_of(victim, data, result, known, seed=cell.seed)
         except ContractError as error:  # the verdicts stand; what the victim costs is not known
             result.errors.append(str(error))
         made_from = registry("datasets").get(cell.dataset).sources(data.ids, root=settings.root)
@@ -239,7 +252,9 @@ def job_of(cell: Cell) -> Job:
     return JOBS[cell.kind]
 
 
-def energy_of(victim: ModuleVictim, data: Split, result: ShardResult, *, seed: int) -> dict[str, int]:
+def energy_of(
+    victim: ModuleVictim, data: Split, result: ShardResult, known: Known, *, seed: int
+) -> dict[str, int]:
     """Measure the energy of the clean answers, and of the broken samples before and after the attack.
 
     Returns: whole picojoules of one draw, summed over samples: energy_clean_pj (all n), energy_broken_pj (the
@@ -248,20 +263,20 @@ def energy_of(victim: ModuleVictim, data: Split, result: ShardResult, *, seed: i
     """
     everyone = torch.arange(len(data))
     broken = everyone[result.status == STATUS.index(Status.BROKEN)]
-    parts = {
-        "clean": (data.x, everyone),
-        "broken": (data.x[broken], broken),
-        "adv": (result.x_adv[broken], broken),
-    }
     streams = RowStreams.derive(data.ids, seed, "energy", device=victim.device)
-    found = {}
-    for name, (x, rows) in parts.items():
+
+    def counted(x: Tensor, rows: Tensor) -> SynapticCounts | None:
         noise = streams.fork("draw", rows=rows.to(victim.device)) if victim.spec.stochastic else None
-        counts = count_synops(victim, x.to(victim.device), noise=noise) if len(x) else None
-        for convention, cost in CONVENTIONS.items() if name == "clean" else [(name, EnergyCost())]:
-            total = 0.0 if counts is None else float(counts.energy_nj(cost).sum())
-            found[f"energy_{convention}_pj"] = round(total * 1000)
-    return found
+        return count_synops(victim, x.to(victim.device), noise=noise) if len(x) else None
+
+    def total(counts: SynapticCounts | None, cost: EnergyCost) -> int:
+        return round((0.0 if counts is None else float(counts.energy_nj(cost).sum())) * 1000)
+
+    clean = known.once("energy", lambda: counted(data.x, everyone))
+    found = {f"energy_{name}_pj": total(clean, cost) for name, cost in CONVENTIONS.items()}
+    usual = EnergyCost()
+    found["energy_broken_pj"] = total(counted(data.x[broken], broken), usual)
+    return found | {"energy_adv_pj": total(counted(result.x_adv[broken], broken), usual)}
 
 
 def shard_of(cell: Cell, index: int, settings: Settings) -> Split:

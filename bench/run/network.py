@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from robustspike.bench.attack.fitting import domains_of
 from robustspike.bench.contract.calls import parse_call
 from robustspike.bench.contract.registry import load_file
 from robustspike.bench.contract.registry import registry
@@ -54,6 +55,13 @@ from robustspike.bench.victim.sites import Site
 
 LOOKED_AT = 500
 """Samples of which the clean accuracy is told before anything is attacked."""
+
+_STANDARD = {
+    Domain.STATIC: ("autoattack.snn",),
+    Domain.SPIKES: ("autoattack.spikes",),
+    Domain.EVENTS: ("sda.l0", "scg.l0", "count.random"),
+}
+"""What is run on a network without a word on attacks. On counts no single attack is the standard verdict."""
 
 _KNOWN_NORMALISATIONS: dict[int, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
     3: {
@@ -332,16 +340,17 @@ def own_suite(
 
     Without attacks it is the standard verdict of the domain.
     """
-    static = found.victim.spec.domain is Domain.STATIC
-    chosen = list(attacks) or ["autoattack.snn" if static else "autoattack.spikes"]
-    domain = str(found.victim.spec.domain)
+    domain = found.victim.spec.domain
+    static = domain is Domain.STATIC
+    chosen = list(attacks) or list(_STANDARD[domain])
     calls = [parse_call(attack) for attack in chosen]
     known = registry("attacks")
     geometries: dict[str, None] = {}
     for attack in chosen:
-        geometries |= dict.fromkeys(known.get(attack).spec.geometries[:1])
+        fit = [g for g in known.get(attack).spec.geometries if domain in (domains_of(g) or (domain,))]
+        geometries |= dict.fromkeys(fit[:1])
     threats: list[dict[str, Any]] = [
-        {"domain": domain, "geometry": geometry, "eps": size, "attacks": names_of(calls)}
+        {"domain": str(domain), "geometry": geometry, "eps": size, "attacks": names_of(calls)}
         for geometry in geometries
         for size in eps
     ]
@@ -349,7 +358,7 @@ def own_suite(
     if static and "linf" in geometries:
         low, high = found.victim.spec.bounds
         check = {"name": "pgd.linf", "params": {"steps": 20}}
-        whole = {"domain": domain, "geometry": "linf", "eps": str(high - low)}
+        whole = {"domain": str(domain), "geometry": "linf", "eps": str(high - low)}
         threats.append(whole | {"attacks": [_label(check)]})
         entries += [] if check in entries else [check]
     value = {

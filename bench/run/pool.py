@@ -28,6 +28,25 @@ def memory_share(jobs: int) -> float | None:
 
     None where the platform does not say how much it has.
     """
+    usable = usable_memory()
+    return None if usable is None else usable / jobs
+
+
+def workers_for(cores: int, gib: float | None) -> int:
+    """Return how many workers to start where nobody says: one a core, or as many as memory holds.
+
+    Args:
+        cores: processor cores that this process may use.
+        gib: memory that each worker is allowed to add; None or 0 where that was not said.
+    """
+    usable = usable_memory()
+    if not gib or usable is None:
+        return cores
+    return max(1, min(cores, int(usable / gib)))
+
+
+def usable_memory() -> float | None:
+    """Return four fifths of this machine's (or control group's) memory in GiB; None where nothing says."""
     if not hasattr(os, "sysconf"):
         return None
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -36,7 +55,7 @@ def memory_share(jobs: int) -> float | None:
             total = min(total, int((Path("/sys/fs/cgroup") / name).read_text("ascii", "replace")))
         except (OSError, ValueError):
             continue
-    return 0.8 * total / 2**30 / jobs
+    return 0.8 * total / 2**30
 
 
 @contextmanager

@@ -42,6 +42,8 @@ from robustspike.bench.suite.file import Suite
 from robustspike.bench.suite.identity import identity
 from robustspike.bench.suite.loading import samples_of
 from robustspike.bench.suite.loading import victim_of
+from robustspike.bench.suite.part import WHOLE
+from robustspike.bench.suite.part import Part
 from robustspike.bench.suite.plan import Plan
 from robustspike.bench.victim.checks import check_victim
 from robustspike.bench.victim.module import ModuleVictim
@@ -91,6 +93,7 @@ def run(
     settings: Settings,
     *,
     jobs: int = 1,
+    part: Part = WHOLE,
     cluster: str | None = None,
     on_tick: Callable[[Tick], None] | None = None,
     on_start: Callable[[Cell], None] | None = None,
@@ -103,6 +106,7 @@ def run(
 
     Args:
         jobs: worker processes here.
+        part: measure these cells alone; none of the plan may be among them.
         cluster: address of a Ray cluster to work on instead, or "local" (see `in_ray`).
         on_tick: called after each shard.
         on_start: called with the cell of each shard that starts, where it starts here.
@@ -114,7 +118,9 @@ def run(
     store = Store(settings.out)
     with store.locked():
         store.clean()
-        keyed = _identify(plan, settings)
+        keyed = [entry for entry in _identify(plan, settings) if part.has(entry[0])]
+        if not keyed:
+            return []
         records = {key: _adopt(store, key, plan.suite) for key, _, _, _ in keyed if store.has(key)}
         missing = [cell for key, cell, _, _ in keyed if key not in records]
         faults, misfits = _examine(missing, settings)

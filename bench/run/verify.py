@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
@@ -48,6 +49,7 @@ from robustspike.bench.errors import ContractError
 from robustspike.bench.errors import ProtocolError
 from robustspike.bench.files import sha256
 from robustspike.bench.numbers.rng import RowStreams
+from robustspike.bench.record import given
 from robustspike.bench.record.adversarials import unpack_adversarials
 from robustspike.bench.record.enclosures import enclosed_weights
 from robustspike.bench.record.schema import CellRecord
@@ -149,7 +151,7 @@ def _absent(cell: Cell, record: CellRecord) -> list[str]:
         "victim": ("victims", cell.victim),
         "defense": ("defenses", parse_call(cell.defense)[0]),
         "data": ("datasets", parse_call(cell.dataset)[0]),
-        "attack": (cell.rules.kind, cell.attack),
+        **({} if given.by(record) else {"attack": (cell.rules.kind, cell.attack)}),
     }
     found = []
     for what, (kind, name) in named.items():
@@ -187,7 +189,7 @@ def _verify(found: _Found, record: CellRecord, folder: Path, settings: Settings,
     try:
         cell = cell_of(record)
         found.missing += _absent(cell, record)
-        attack_is_here = not found.missing
+        attack_is_here = not found.missing and not given.by(record)
         victim = victim_of(cell, weights=settings.weights, device=settings.device)
         data = samples_of(cell, settings.root)
     except BenchError as error:  # no such victim, weights or data here
@@ -202,6 +204,8 @@ def _verify(found: _Found, record: CellRecord, folder: Path, settings: Settings,
     inputs = read_limited(path) if path.exists() else None
     if inputs is not None and sha256(inputs) != record.digests.get("adversarials"):
         found.problems.append("its adversarial inputs are not those that were written (sha256)")
+    if given.by(record):
+        _check_given(found, record, rerun=rerun)
     if attack_is_here:
         same_code = _identified(found, record, cell, settings)
         if rerun or record.task is Task.CERTIFY:  # a certificate is checked by proving it again
@@ -215,6 +219,17 @@ def _verify(found: _Found, record: CellRecord, folder: Path, settings: Settings,
         found.problems.append(str(error))
         stored = None
     _judge_again(found, record, victim, data, stored)
+
+
+def _check_given(found: _Found, record: CellRecord, *, rerun: bool) -> None:
+    """Check the key of inputs that were handed in alone; what they do is checked as of any record."""
+    try:
+        if given.key_of(record) != record.key:
+            found.problems.append("its key is not the digest of its parameters")
+    except KeyError as error:
+        found.problems.append(f"it does not say {error} of the inputs that were handed in")
+    if rerun:
+        found.notes.append("its inputs were handed in alone: there is no attack to run again")
 
 
 def _identified(found: _Found, record: CellRecord, cell: Cell, settings: Settings) -> bool:
@@ -250,23 +265,15 @@ def _run_again(
         return None
     rows = tuple(row for shard in shards for row in sample_records(shard))
     inputs = adversarials_of(cell, shards)
-    if encode_samples(rows) != encode_samples(record.rows):
-        differ = sum(a != b for a, b in zip(rows, record.rows, strict=True))
-        line = f"running {record.label} again changes {differ} of {len(rows)} samples"
-    elif sha256(inputs) != record.digests.get("adversarials"):
-        line = f"running {record.label} again gives other adversarial inputs (sha256)"
-    else:
+    line = difference(record, rows, sha256(inputs))
+    if line is None:
         found.notes.append("run again, to the same bytes")
         return inputs
-    here = environment(settings)
-    others = [name for name in _BYTES_HANG_ON if record.environment.get(name) != here[name]]
+    others = elsewhere(record, environment(settings))
     if same_code and not others:
         found.problems.append(line)
         return inputs
-    moved = sum(
-        (a.status, a.clean, a.adv) != (b.status, b.clean, b.adv)
-        for a, b in zip(rows, record.rows, strict=True)
-    )
+    moved = verdicts_moved(record, rows)
     line += f", {moved} of them in their verdicts; not as when it was measured: " + ", ".join(
         [*(["code"] * (not same_code)), *others]
     )
@@ -275,6 +282,35 @@ def _run_again(
     else:
         found.notes.append(line)
     return inputs
+
+
+def difference(record: CellRecord, rows: Sequence[SampleRecord], inputs: str) -> str | None:
+    """Say how running a record again differs from it; None where it gives the same bytes.
+
+    Args:
+        record: the record.
+        rows: the samples, run again.
+        inputs: sha256 of the adversarial inputs, run again.
+    """
+    if encode_samples(tuple(rows)) != encode_samples(record.rows):
+        differ = sum(a != b for a, b in zip(rows, record.rows, strict=True))
+        return f"running {record.label} again changes {differ} of {len(rows)} samples"
+    if inputs != record.digests.get("adversarials"):
+        return f"running {record.label} again gives other adversarial inputs (sha256)"
+    return None
+
+
+def elsewhere(record: CellRecord, here: Mapping[str, str]) -> list[str]:
+    """Return what differs between an environment and a record's, of all that its bytes hang on."""
+    return [name for name in _BYTES_HANG_ON if record.environment.get(name) != here[name]]
+
+
+def verdicts_moved(record: CellRecord, rows: Sequence[SampleRecord]) -> int:
+    """Return how many samples, run again, have another verdict or answer."""
+    return sum(
+        (a.status, a.clean, a.adv) != (b.status, b.clean, b.adv)
+        for a, b in zip(rows, record.rows, strict=True)
+    )
 
 
 def _judge_again(
@@ -416,8 +452,9 @@ def _check_broken(
     distance = torch.tensor([row.distance for row in rows], dtype=torch.float64)
     if not torch.allclose(geometry.distance(x0, x), distance, atol=1e-6):
         found.problems.append("recorded distances differ from those of the stored inputs")
-    if victim.spec.domain is Domain.SPIKES:
-        found.problems += _miscounted(spike_extras(x0, x), rows)
+    if victim.spec.domain is not Domain.STATIC:
+        counts = victim.spec.domain is Domain.EVENTS
+        found.problems += _miscounted(spike_extras(x0, x, counts=counts), rows)
 
 
 def _close(now: Tensor, recorded: Tensor) -> Tensor:

@@ -75,6 +75,14 @@ class GradientEstimator:
     detach_reset: bool | None = None
 
     @property
+    def mixes_samples(self) -> bool:
+        """Whether the gradient of a sample hangs on its batch mates: where a parameter `scope` is "batch".
+
+        Its batches are never cut into several passes, whatever memory they take.
+        """
+        return getattr(self, "scope", "sample") == "batch"
+
+    @property
     def checked_as(self) -> GradientEstimator:
         """The estimator that is tried to see whether this one applies: itself, unless it draws numbers."""
         return self

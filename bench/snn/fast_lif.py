@@ -4,6 +4,9 @@ A node that runs T steps out of a dozen small operations each spends most of its
 the same arithmetic, in the same order, is done in place on pieces that stay in a cache: the spikes are the
 node's own bit for bit, and the gradient is that of the unrolled steps (bit for bit too where the reset
 is detached). Everything else, and every node on an accelerator, is left to the node itself.
+
+Where the machine has a C compiler, all steps of a float32 layer are one call of compiled code (`fused`), with
+the same bits.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from functools import partial
 from typing import Any
 
@@ -20,6 +25,7 @@ import torch
 from torch import Tensor
 from torch import nn
 
+from robustspike.bench.snn import fused
 from robustspike.bench.snn.neurons import DeferredRule
 from robustspike.bench.snn.neurons import FunctionRule
 from robustspike.bench.snn.neurons import SpikeRule
@@ -69,6 +75,9 @@ def run(node: Any, current: Tensor, before: Tensor | None, *, out: Tensor) -> Te
     Returns: the potential after the last step.
     """
     v = torch.full_like(current[0], node.v) if before is None else before
+    if fused.serves(current, v, out):
+        fused.forward(_layer(node), current, v, charged=None, spikes=out)
+        return v
     for part in _pieces(current):
         for x, spikes in zip(current[:, part], out[:, part], strict=True):
             _charge(node, x, v[part], out=spikes)
@@ -129,6 +138,18 @@ def _fire(node: Any, h: Tensor, v: Tensor, spikes: Tensor) -> None:
     torch.ge(h, node.v_threshold, out=spikes)
 
 
+def _layer(node: Any, *, own: bool = False) -> fused.Layer:
+    """Return the equations of a plain node for the compiled steps."""
+    return fused.Layer(
+        tau=getattr(node, "tau", None),
+        threshold=node.v_threshold,
+        v_reset=node.v_reset,
+        decay_input=getattr(node, "decay_input", False),
+        detach_reset=node.detach_reset,
+        own=own,
+    )
+
+
 def _forward(node: Any, current: Tensor) -> Tensor:
     """Stand in for the forward of a plain node: in place where that gives the same, else its own."""
     rule = node.surrogate_function
@@ -140,17 +161,17 @@ def _forward(node: Any, current: Tensor) -> Tensor:
         and current.device.type == "cpu"
         and current.dtype in (torch.float32, torch.float64)
         and current.dim() > 1
-        and len(current) > 0
+        and current.numel() > 0
     )
-    slopes = _slopes(rule, node.detach_reset) if recording and fits else None
+    slopes = _slopes(rule, node.detach_reset, current) if recording and fits else None
     if not fits or (slopes is None if recording else not _is_heaviside(rule)):
         spikes: Tensor = type(node).forward(node, current)
         return spikes
     if slopes is not None:
-        spikes = _Sequence.apply(current, node, slopes)  # type: ignore[no-untyped-call]
+        spikes, node.v = _Sequence.apply(current, node, slopes)  # type: ignore[no-untyped-call]
         return spikes
     spikes = torch.empty_like(current)
-    run(node, current, None, out=spikes)
+    node.v = run(node, current, None, out=spikes)
     return spikes
 
 
@@ -167,19 +188,94 @@ def _is_library_rule(rule: Any) -> bool:
     return ours and getattr(rule, "spiking", False) is True and not rule._forward_hooks
 
 
-def _slopes(rule: Any, detached: bool) -> Callable[[Tensor], Tensor] | None:
-    """Return the function that gives the slopes of all steps at once, if the rule has one.
+@dataclass(frozen=True)
+class _Slopes:
+    """The slopes of a rule.
 
     Args:
-        detached: whether the gradient is cut at the reset; only then is the sum of what flows back bit for
-            bit that of the steps, as a network's own gradient must be.
+        of: u = h - v_threshold -> slopes.
+        own: whether they are those of SpikingJelly's surrogate, which a node takes a step at a time.
+        atan: (a, b) where they are b / (1 + (a u)^2), computed in that order.
+    """
+
+    of: Callable[[Tensor], Tensor]
+    own: bool = False
+    atan: tuple[float, float] | None = None
+
+    def at(self, u: Tensor) -> Tensor:
+        """Return the slopes of all steps [T, N, ...].
+
+        An exponential at the end of a tensor may be rounded otherwise than in its middle, so a surrogate of
+        SpikingJelly is handed what the node hands it.
+        """
+        return torch.stack([self.of(step) for step in u]) if self.own else self.of(u)
+
+
+def _slopes(rule: Any, detached: bool, current: Tensor) -> _Slopes | None:
+    """Return the slopes of a rule if they are known and their gradient would be the node's own.
+
+    Args:
+        detached: whether the gradient is cut at the reset.
     """
     if type(rule).forward is DeferredRule.forward:
-        slopes: Callable[[Tensor], Tensor] = rule.slopes
-        return slopes
-    if detached and type(rule).__name__ == "ATan" and _is_library_rule(rule):
-        return partial(_atan_slopes, rule.alpha)
-    return rule.function if type(rule) is FunctionRule else None
+        return _Slopes(rule.slopes)
+    if type(rule) is FunctionRule:
+        return _Slopes(rule.function)
+    if not _is_library_rule(rule):
+        return None
+    if current.dtype == torch.float32:
+        return _library_slopes(rule) if _agrees() else None
+    if detached and type(rule).__name__ == "ATan":
+        return _Slopes(partial(_atan_slopes, rule.alpha))
+    return None
+
+
+def _library_slopes(rule: Any) -> _Slopes | None:
+    """Return the slopes of one of SpikingJelly's surrogates, where its nodes have a closed form for them."""
+    try:
+        from spikingjelly._ops.surrogate import _surrogate_gradient
+        from spikingjelly._ops.surrogate import _surrogate_spec
+    except ImportError:  # names that its next version may change
+        return None
+    form = _surrogate_spec(rule)
+    if form is None:
+        return None
+    number, alpha = form
+    atan = (math.pi / 2 * alpha, alpha / 2) if type(rule).__name__ == "ATan" else None
+    return _Slopes(lambda u: _surrogate_gradient(u, alpha, number), own=True, atan=atan)
+
+
+@cache
+def _agrees() -> bool:
+    """Say whether the gradient is that of the installed SpikingJelly's nodes bit for bit, by trying."""
+    from spikingjelly.activation_based import neuron
+    from spikingjelly.activation_based import surrogate
+
+    current = (
+        torch.linspace(-1.0, 2.5, 3 * 2 * 17).view(3, 2, 17)[:, :, torch.arange(17) * 5 % 17].contiguous()
+    )
+    shared = {"detach_reset": False, "step_mode": "m"}
+    nodes = [
+        neuron.LIFNode(tau=3.0, surrogate_function=surrogate.ATan(), v_reset=-0.25, **shared),
+        neuron.LIFNode(
+            tau=3.0, surrogate_function=surrogate.Sigmoid(), decay_input=False, v_reset=None, **shared
+        ),
+        neuron.IFNode(surrogate_function=surrogate.ATan(), **shared),
+    ]
+    for node in nodes:
+        slopes = _library_slopes(node.surrogate_function)
+        if slopes is None:
+            return False
+        with torch.enable_grad():
+            leaf, other = current.clone().requires_grad_(True), current.clone().requires_grad_(True)
+            results = _Sequence.apply(leaf, node, slopes)[0], node(other)  # type: ignore[no-untyped-call]
+            grads = [
+                torch.autograd.grad((out * current).sum(), of)[0]
+                for out, of in zip(results, (leaf, other), strict=True)
+            ]
+        if not (torch.equal(*results) and torch.equal(*grads)):
+            return False
+    return True
 
 
 def _atan_slopes(alpha: float, u: Tensor) -> Tensor:
@@ -189,46 +285,65 @@ def _atan_slopes(alpha: float, u: Tensor) -> Tensor:
 
 
 class _Sequence(torch.autograd.Function):
-    """A node's steps as one function of its currents."""
+    """A node's steps as one function of its currents: the spikes, and the potential after the last step."""
 
     @staticmethod
-    def forward(ctx: Any, current: Tensor, node: Any, slopes: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx: Any, current: Tensor, node: Any, slopes: _Slopes) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.slopes, ctx.layer = slopes, _layer(node, own=slopes.own)
         charged, spikes = torch.empty_like(current), torch.empty_like(current)
-        for part in _pieces(current):
-            v = torch.full_like(current[0, part], node.v)
-            for x, h, s in zip(current[:, part], charged[:, part], spikes[:, part], strict=True):
-                _charge(node, x, v, out=h)
-                _fire(node, h, v, s)
+        v = torch.full_like(current[0], node.v)
+        if fused.serves(current):
+            fused.forward(ctx.layer, current, v, charged=charged, spikes=spikes)
+        else:
+            for part in _pieces(current):
+                for x, h, s in zip(current[:, part], charged[:, part], spikes[:, part], strict=True):
+                    _charge(node, x, v[part], out=h)
+                    _fire(node, h, v[part], s)
         ctx.save_for_backward(charged, spikes)
-        ctx.slopes = slopes
-        ctx.tau, ctx.decays = getattr(node, "tau", None), getattr(node, "decay_input", False)
-        ctx.threshold, ctx.rest, ctx.detached = node.v_threshold, node.v_reset, node.detach_reset
-        return spikes
+        return spikes, v
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor | None, after: Tensor | None) -> tuple[Tensor, None, None]:
         charged, spikes = ctx.saved_tensors
+        layer, slopes = ctx.layer, ctx.slopes
+        grad = torch.zeros_like(charged) if grad is None else grad
         out = torch.empty_like(charged)
-        slopes = ctx.slopes(charged - ctx.threshold)
+        if fused.serves(charged):
+            known = slopes.atan or slopes.at(charged - layer.threshold).contiguous()
+            after = None if after is None else after.contiguous()
+            fused.backward(layer, grad.contiguous(), charged, known, after, out=out)
+            return out, None, None
+        steep = slopes.at(charged - layer.threshold)
         for part in _pieces(charged):
-            carried: Tensor | None = None  # the gradient of the potential after the step
+            carried = (
+                None if after is None else after[part].clone()
+            )  # gradient of the potential after the step
             for t in reversed(range(len(charged))):
                 dh, s = out[t, part], spikes[t, part]
                 if carried is None:
-                    torch.mul(grad[t, part], slopes[t, part], out=dh)
+                    torch.mul(grad[t, part], steep[t, part], out=dh)
                 else:
                     fires = grad[t, part]
-                    if not ctx.detached:
-                        jump = -ctx.threshold if ctx.rest is None else ctx.rest - charged[t, part]
-                        fires = fires + carried * jump
-                    torch.mul(fires, slopes[t, part], out=dh)
-                    dh.add_(carried if ctx.rest is None else carried.addcmul_(carried, s, value=-1))
-                if ctx.tau is None:
+                    if not layer.detach_reset:
+                        fires = _through_reset(layer, fires, carried, charged[t, part])
+                    torch.mul(fires, steep[t, part], out=dh)
+                    dh.add_(carried if layer.v_reset is None else carried.addcmul_(carried, s, value=-1))
+                if layer.tau is None:
                     carried = dh.clone()
                     continue
-                leaked = dh / ctx.tau
+                leaked = dh / layer.tau
                 carried = dh - leaked
-                if ctx.decays:
+                if layer.decay_input:
                     dh.copy_(leaked)
         return out, None, None
+
+
+def _through_reset(layer: fused.Layer, fires: Tensor, carried: Tensor, h: Tensor) -> Tensor:
+    """Return the gradient of the spikes with what a reset hands on to them."""
+    if layer.v_reset is None:
+        return fires + carried * -layer.threshold
+    if layer.own:
+        return (fires - carried * h).add_(carried * layer.v_reset)
+    return fires + carried * (layer.v_reset - h)

@@ -80,7 +80,7 @@ class _Block:
 
 
 class FlipEngine:
-    """Answers single flips of binary frames for `mean over time of body(x)`.
+    """Answers changes of single elements of frames for `mean over time of body(x)`.
 
     Args:
         blocks: what comes before the read-out, in order.
@@ -126,12 +126,11 @@ class FlipEngine:
             at = fire + 1 + len(sides)
         return cls(blocks, layers[-1]) if blocks else None
 
-    def answer(self, x: Tensor, owner: Tensor, index: Tensor, total: float) -> Tensor:
-        """Return the logits of x[owner] with element `index` v replaced by total - v: [q, classes]."""
+    def answer(self, x: Tensor, owner: Tensor, index: Tensor, change: Tensor) -> Tensor:
+        """Return the logits of x[owner] with element `index` changed by `change` [q]: [q, classes]."""
         steps, channels, height, width = x.shape[1:]
         base = _Base(self, x)
         logits = base.logits[owner]
-        change = total - 2 * x.flatten(1)[owner, index]
         cell, plane = index % (height * width), index // (height * width)
         order = plane.sort(stable=True).indices  # by time, so that chunks can skip what lies before
         widest = max(block.conv.out_channels for block in self.blocks)

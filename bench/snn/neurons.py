@@ -328,10 +328,13 @@ def _copied(value: Any) -> Any:
 
 def reset(module: nn.Module) -> None:
     """Clear the state of every submodule that has a `reset()` without arguments."""
-    for child in module.modules():
-        method = getattr(child, "reset", None)
-        if callable(method):
-            method()
+    for child in resettable(module):
+        child.reset()  # type: ignore[operator]
+
+
+def resettable(module: nn.Module) -> list[nn.Module]:
+    """List the submodules that have a `reset()`: walking a network takes longer than clearing it."""
+    return [child for child in module.modules() if callable(getattr(child, "reset", None))]
 
 
 @contextmanager

@@ -29,7 +29,9 @@ class Geometry(Protocol):
 
     What tables say of it, it may declare as class attributes: `unit`, what a distance counts ("distance"
     without it); `everywhere`, whether a large enough budget reaches every input (true without it); `moves`,
-    whether every change moves something, so that as much is added as is removed (false without it).
+    whether every change moves something, so that as much is added as is removed (false without it);
+    `domains`, the input domains that it is for (any without it);
+    `natural`, whether nobody chooses the changes (false without it).
     """
 
     name: str
@@ -162,6 +164,7 @@ class L0:
 
     name = "l0"
     unit = "flipped cells"
+    domains = ("static", "spikes")
 
     def project(self, x0: Tensor, x: Tensor, *, eps: float, bounds: Bounds) -> Tensor:
         """Round to binary; keep the floor(eps) largest changes (ties: the lower index)."""

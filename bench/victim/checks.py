@@ -184,7 +184,7 @@ def _refused(victim: ModuleVictim, estimator: GradientEstimator) -> str | None:
     reason = estimator.fits(victim.module, victim.neurons)
     if reason is not None:
         return reason
-    x = fingerprint_inputs(victim.spec, 2).to(victim.device)
+    x = fingerprint_inputs(victim.spec, 2)[: victim.passes(2, gradient=True)[0].stop].to(victim.device)
     rows = torch.arange(len(x), device=x.device)
     streams = RowStreams.derive(range(len(x)), "estimator", device=x.device)
 

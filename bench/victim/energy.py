@@ -138,11 +138,13 @@ def count_synops(
             modules between; the first one meets an input that is not zero.
         x: inputs [N, *shape].
         noise: streams for a stochastic victim, one row per sample.
-        batch: samples per pass.
+        batch: samples per pass, or as many as the victim answers at once where that is less.
 
     Cost: 1 forward per sample, and two more of each layer.
     """
     parts = []
+    passes = victim.passes(min(len(x), batch), gradient=False)
+    batch = passes[0].stop if passes else batch
     for rows in torch.split(torch.arange(len(x), device=x.device), batch):
         streams = None if noise is None else noise.fork("energy", rows=rows)
         counter = _Counter(victim, len(rows))

@@ -55,7 +55,7 @@ class JointVictim(ModuleVictim):
         """The layers of all members that make spikes."""
         return tuple(neuron for member in self.members for neuron in member.neurons)
 
-    def logits(self, x: Tensor, *, noise: RowStreams | None = None) -> Tensor:
+    def _pass(self, x: Tensor, noise: RowStreams | None) -> Tensor:
         """Answer a batch: [N, members * classes], the members one after the other."""
         answers = []
         for index, member in enumerate(self.members):

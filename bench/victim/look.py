@@ -61,7 +61,9 @@ class _Seen:
     out: list[Tensor] = field(default_factory=list)
 
 
-def find_spikes(module: nn.Module, call: Call, x: Tensor, *, steps: int) -> tuple[Neuron, ...]:
+def find_spikes(
+    module: nn.Module, call: Call, x: Tensor, *, steps: int, at_once: int = LOOK_ROWS
+) -> tuple[Neuron, ...]:
     """List the spiking layers of a network: neurons known by class, sites, and what nothing serves.
 
     Args:
@@ -69,12 +71,15 @@ def find_spikes(module: nn.Module, call: Call, x: Tensor, *, steps: int) -> tupl
         call: its forward pass, x -> logits, with state and noise taken care of.
         x: inputs [LOOK_ROWS, ...] without values that repeat.
         steps: declared time steps T; 0 where not known.
+        at_once: how many of the inputs a pass with a gradient should have where it need not have all.
 
     Returns: the layers; one that no estimator can serve says why in `refusal`.
     Cost: 4 forwards of one or two inputs; a few more where sites are found, or a known neuron is not served.
     """
     known = _tried(module, call, x[:1])
-    first, hosts = _watch(module, call, x, known)
+    first, hosts = _watch(module, call, x[:at_once], known)
+    if first and at_once < len(x):
+        first, hosts = _watch(module, call, x, known)
     second = _watch(module, call, x[:-1], known)[0] if first else {}
     book = Book(module, hosts)
     named = dict(module.named_modules())
@@ -105,7 +110,7 @@ def find_spikes(module: nn.Module, call: Call, x: Tensor, *, steps: int) -> tupl
     book.sites = found
     hosts_of = _Hosts(book, call, x)
     book.sites = sites = [hosts_of.with_sequence(site) for site in found]
-    unserved = _unserved(book, call, x, known)
+    unserved = _unserved(book, call, x[:at_once], known)
     return (*known, *sites, *unserved)
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy as copying
 import dataclasses
 import hashlib
+import math
 import threading
+from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -29,9 +32,13 @@ from robustspike.bench.snn.fast_lif import in_place
 from robustspike.bench.snn.fast_lif import plain_nodes
 from robustspike.bench.snn.flips import FlipEngine
 from robustspike.bench.snn.neurons import Neuron
-from robustspike.bench.snn.neurons import reset
+from robustspike.bench.snn.neurons import resettable
 from robustspike.bench.victim.look import LOOK_ROWS
 from robustspike.bench.victim.look import find_spikes
+from robustspike.bench.victim.passes import NEVER_CUT
+from robustspike.bench.victim.passes import peak_bytes
+from robustspike.bench.victim.passes import rows_of
+from robustspike.bench.victim.passes import whole_rows
 
 FLIP_CHUNK = 64
 """Inputs per forward when single flips are answered; measured on small nets on a CPU (64 beats 256)."""
@@ -58,7 +65,8 @@ class ModuleVictim:
     cleared before and after every call (each submodule with a `reset()`). Modules that draw noise
     declare `draws_noise = True` and read the `RowStreams` of the present call from `self.noise`.
 
-    Threads take turns: a pass in one waits for that in another.
+    Threads take turns: a pass in one waits for that in another. A batch that is too large for one pass is
+    cut into passes of `rows_at_once` samples; what comes back is that of one pass, up to rounding.
 
     Args:
         module: the network itself, not a copy (`wrap` makes one): it is put into evaluation mode and its
@@ -86,13 +94,20 @@ class ModuleVictim:
 
         self.refusals: dict[GradientEstimator, str | None] = {}  # kept by `checks.refusal`
         self._plain = plain_nodes(self.module)
-        reset(module)
+        self._resettable: list[nn.Module] | None = None
+        self._clear()
 
     @cached_property
     def neurons(self) -> tuple[Neuron, ...]:
         """The layers that make spikes: known by class, or found by their spike function (looked for once)."""
         with TURN, torch.inference_mode(False):
-            return find_spikes(self.module, self._answer_freely, self._made_up(), steps=self.spec.steps)
+            return find_spikes(
+                self.module,
+                self._answer_freely,
+                self._made_up(),
+                steps=self.spec.steps,
+                at_once=self.passes(LOOK_ROWS, gradient=True)[0].stop,
+            )
 
     def _made_up(self) -> Tensor:
         """Return inputs for a look at the network: any values of the domain, none twice."""
@@ -103,7 +118,59 @@ class ModuleVictim:
     def _answer_freely(self, x: Tensor) -> Tensor:
         """Answer any number of inputs, with noise of their own where the victim draws some."""
         streams = RowStreams.derive(range(len(x)), "look", "noise", device=x.device)
-        return self.logits(x, noise=streams if self.spec.stochastic else None)
+        return self._pass(x, streams if self.spec.stochastic else None)
+
+    @cached_property
+    def sample_bytes(self) -> dict[bool, int]:
+        """Bytes of tensors in a pass of one sample, by whether a gradient is taken; 0 where it cannot answer.
+
+        Counted on a made-up input, with the neurons' own steps: the same on every device.
+        Cost: one forward and one gradient of one sample, once.
+        """
+        known = (*self.module.parameters(), *self.module.buffers())
+
+        def forward() -> None:
+            with torch.no_grad():
+                self._answer_freely(x)
+
+        def gradient() -> None:
+            with torch.enable_grad():
+                inputs = x.clone().requires_grad_(True)
+                out = self._answer_freely(inputs).sum()
+                if out.requires_grad:
+                    torch.autograd.grad(out, inputs, allow_unused=True)
+
+        with TURN, torch.inference_mode(False):
+            x, plain, self._plain = self._made_up()[:1], self._plain, []
+            try:
+                return {False: peak_bytes(forward, known), True: peak_bytes(gradient, known)}
+            except Exception:  # noqa: BLE001  (a network may refuse made-up inputs: then nothing is cut)
+                return {False: 0, True: 0}
+            finally:
+                self._plain = plain
+
+    def rows_at_once(self, *, gradient: bool) -> int:
+        """Return how many samples make one pass: by what one of them takes, never by the machine."""
+        return rows_of(self.sample_bytes[gradient])
+
+    def passes(self, n: int, *, gradient: bool) -> list[slice]:
+        """Return how a batch of n samples is cut into passes."""
+        size = n if self._fits(n, gradient=gradient) else self.rows_at_once(gradient=gradient)
+        return [slice(start, min(start + size, n)) for start in range(0, n, max(1, size))]
+
+    def cut(self, shard: int) -> dict[str, int]:
+        """Return what a record keeps where a shard is more than one pass: samples a pass; else nothing."""
+        if self._fits(shard, gradient=True) and self._fits(shard, gradient=False):
+            return {}
+        return {"gradient": self.rows_at_once(gradient=True), "forward": self.rows_at_once(gradient=False)}
+
+    def _fits(self, n: int, *, gradient: bool) -> bool:
+        """Say whether n samples are one pass."""
+        spec = self.spec
+        steps = max(1, spec.steps) if spec.domain is Domain.STATIC else 1
+        if n * steps * 4 * math.prod(spec.shape) <= NEVER_CUT:
+            return True  # so small that nothing need be measured
+        return n <= self.rows_at_once(gradient=gradient)
 
     @property
     def device(self) -> torch.device:
@@ -128,10 +195,21 @@ class ModuleVictim:
         """Answer a batch.
 
         Shape: x [N, *spec.shape] in spec.bounds; returns [N, classes]. A network of float64 parameters is
-            handed float64 inputs.
+            handed float64 inputs. A batch that is too large for one pass is cut where no graph is recorded.
         Raises: ContractError: wrong shapes, or a stochastic victim without noise streams.
             VictimFailed: the network raised an exception of its own.
         """
+        recorded = torch.is_grad_enabled() and x.requires_grad
+        if recorded or self._fits(len(x), gradient=False):
+            return self._pass(x, noise)
+        answers = []
+        for part in self.passes(len(x), gradient=False):
+            with taken(noise, torch.arange(len(x), device=x.device)[part]) as streams:
+                answers.append(self._pass(x[part], streams))
+        return torch.cat(answers)
+
+    def _pass(self, x: Tensor, noise: RowStreams | None) -> Tensor:
+        """Answer a batch in one pass."""
         if tuple(x.shape[1:]) != self.spec.shape:
             raise ContractError(
                 f"victim '{self.spec.name}': expected inputs [N, {', '.join(map(str, self.spec.shape))}], "
@@ -159,7 +237,8 @@ class ModuleVictim:
         """Return whatever the network answers, from cleared state and with the noise of this call."""
         for module in self._noisy:
             module.noise = noise  # type: ignore[assignment]
-        reset(self.module)
+        first = self._resettable is None
+        self._clear()
         try:
             with in_place(self._plain):
                 return self.module(x)
@@ -170,23 +249,36 @@ class ModuleVictim:
                 f"victim '{self.spec.name}': its forward pass raised {type(error).__name__}: {error}"
             ) from error
         finally:
-            reset(self.module)
+            if first:  # a network may complete itself at its first pass
+                self._resettable = resettable(self.module)
+            self._clear()
             for module in self._noisy:
                 module.noise = None  # type: ignore[assignment]
 
-    def flipped(self, x: Tensor, owner: Tensor, index: Tensor) -> Tensor:
-        """Return x[owner] with element `index` (of the flattened input) mirrored in the bounds."""
+    def _clear(self) -> None:
+        """Clear the network's state."""
+        for child in resettable(self.module) if self._resettable is None else self._resettable:
+            child.reset()  # type: ignore[operator]
+
+    def flipped(self, x: Tensor, owner: Tensor, index: Tensor, value: Tensor | None = None) -> Tensor:
+        """Return x[owner] with element `index` (of the flattened input) set to `value`, or mirrored."""
         low, high = self.spec.bounds
         out = x[owner]
         flat = out.view(len(owner), -1)
         at = torch.arange(len(owner), device=x.device)
-        flat[at, index] = low + high - flat[at, index]
+        flat[at, index] = low + high - flat[at, index] if value is None else value
         return out
 
     def flip_logits(
-        self, x: Tensor, owner: Tensor, index: Tensor, *, noise: RowStreams | None = None
+        self,
+        x: Tensor,
+        owner: Tensor,
+        index: Tensor,
+        value: Tensor | None = None,
+        *,
+        noise: RowStreams | None = None,
     ) -> Tensor:
-        """Answer single flips of a batch: the logits of `flipped(x, owner, index)`, [q, classes].
+        """Answer single flips of a batch: the logits of `flipped(x, owner, index, value)`, [q, classes].
 
         Where the module declares a body that patches can pass (see `FlipEngine`), only what a flip
         changes is computed. Otherwise every flip is a forward pass, in chunks of fixed size; noise has
@@ -194,13 +286,16 @@ class ModuleVictim:
         """
         engine = None if self.spec.stochastic else FlipEngine.of(self.module, self.spec.shape)
         if engine is not None and len(owner) >= 2 * len(x):
-            return engine.answer(x, owner, index, sum(self.spec.bounds))
+            here = x.flatten(1)[owner, index]
+            there = sum(self.spec.bounds) - here if value is None else value
+            return engine.answer(x, owner, index, there - here)
         parts = [x.new_empty(0, self.spec.classes)]
         for start in range(0, len(owner), FLIP_CHUNK):
             part = slice(start, start + FLIP_CHUNK)
             rows = torch.arange(len(owner), device=x.device)[part]
             streams = None if noise is None else noise.fork("flips", rows=rows)
-            parts.append(self.logits(self.flipped(x, owner[part], index[part]), noise=streams))
+            chosen = None if value is None else value[part]
+            parts.append(self.logits(self.flipped(x, owner[part], index[part], chosen), noise=streams))
         return torch.cat(parts)
 
     def loss_and_grad(
@@ -214,18 +309,69 @@ class ModuleVictim:
         noise: RowStreams | None = None,
     ) -> LossGrad:
         """Compute the per-sample loss and its input gradient under an estimator."""
+        everyone = torch.arange(len(x), device=x.device)
         if memories is None:
-            rows = torch.arange(len(x), device=x.device)
-            memories = [Memory(rows=rows, n=len(x)) for _ in self.neurons]
+            memories = [Memory(rows=everyone, n=len(x)) for _ in self.neurons]
         with TURN, torch.inference_mode(False):
-            return estimator.loss_and_grad(
-                self.module,
-                lambda inputs: self.logits(inputs, noise=noise),
-                x.clone() if x.is_inference() else x,
-                lambda logits: loss(logits, y),
-                neurons=self.neurons,
-                memories=memories,
-            )
+            x = x.clone() if x.is_inference() else x
+            if estimator.mixes_samples or self._fits(len(x), gradient=True):
+                return self._gradient(x, lambda logits: loss(logits, y), estimator, memories, noise)
+            rows = memories[0].rows if memories else everyone
+            out: LossGrad | None = None
+            for part in whole_rows(rows, self.rows_at_once(gradient=True)):
+                with taken(noise, part) as streams:
+                    found = self._gradient(
+                        x[part],
+                        shown_whole(loss, y, part),
+                        estimator,
+                        [dataclasses.replace(memory, rows=memory.rows[part]) for memory in memories],
+                        streams,
+                    )
+                if out is None:
+                    out = LossGrad(*(piece.new_zeros(len(x), *piece.shape[1:]) for piece in found))
+                for whole, piece in zip(out, found, strict=True):
+                    whole[part] = piece
+            assert out is not None
+            return out
+
+    def _gradient(
+        self,
+        x: Tensor,
+        loss: Callable[[Tensor], Tensor],
+        estimator: GradientEstimator,
+        memories: list[Memory],
+        noise: RowStreams | None,
+    ) -> LossGrad:
+        """Compute losses and gradients of a batch in one pass."""
+        return estimator.loss_and_grad(
+            self.module,
+            lambda inputs: self.logits(inputs, noise=noise),
+            x,
+            loss,
+            neurons=self.neurons,
+            memories=memories,
+        )
+
+
+def shown_whole(loss: Loss, y: Tensor, part: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the loss of some rows of a batch: a loss may know things of each row, so it sees all of them."""
+
+    def of_part(logits: Tensor) -> Tensor:
+        everyone = logits.new_zeros(len(y), logits.shape[1]).index_copy(0, part, logits)
+        return loss(everyone, y)[part]
+
+    return of_part
+
+
+@contextmanager
+def taken(noise: RowStreams | None, rows: Tensor) -> Iterator[RowStreams | None]:
+    """Lend the streams of some rows for the length of the block; they go on from where it leaves them."""
+    if noise is None:
+        yield None
+        return
+    part = noise.part(rows)
+    yield part
+    noise.advance(rows, part)
 
 
 class Mirrored(nn.Module):

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from robustspike.bench.record.schema import CellRecord
 from robustspike.leaderboard import protocol
+from robustspike.leaderboard.board import NO_BOARD
+from robustspike.leaderboard.board import Board
 from robustspike.leaderboard.owners import Names
 from robustspike.leaderboard.owners import by_owner
 from robustspike.leaderboard.sections.accuracy import Accuracy
@@ -23,7 +25,7 @@ KINDS: tuple[Kind, ...] = (Accuracy(), Distance(), Quality(), Visibility())
 """Every kind of section; a new kind of table is added here."""
 
 
-def build(records: Iterable[CellRecord]) -> list[Section]:
+def build(records: Iterable[CellRecord], board: Board = NO_BOARD) -> list[Section]:
     """Build all tables.
 
     A section is one protocol: task, data (by digest), threat model, shard size. Rows of different
@@ -31,11 +33,14 @@ def build(records: Iterable[CellRecord]) -> list[Section]:
 
     Args:
         records: finished cells, from one or several folders; a key that comes twice counts once.
+        board: what the board says of them.
     """
     unique = {record.key: record for record in records}
     ordered = [unique[key] for key in sorted(unique)]
     apart = protocol.competing(ordered)
-    shared = Shared(Names(ordered), by_owner(record for record in ordered if is_unbounded(record)), apart)
+    shared = Shared(
+        Names(ordered), by_owner(record for record in ordered if is_unbounded(record)), apart, board
+    )
     made = []
     for kind in KINDS:
         grouped: dict[tuple[str, ...], list[CellRecord]] = defaultdict(list)

@@ -149,7 +149,7 @@ class OfClassifiers(Kind):
         attacked = by_owner(record for record in members if record.task is Task.CLASSIFY)
         groups = {owner: attacked[owner] for owner in names if owner in attacked}
         found = {}
-        if members[0].threat.is_minimum_norm or members[0].threat.domain is Domain.SPIKES:
+        if members[0].threat.is_minimum_norm or members[0].threat.domain is not Domain.STATIC:
             found["attacks"] = spikes.attack_frame(groups, names, beats=beats)
         if members[0].threat.is_minimum_norm:
             found["curves"] = spikes.curve_frame(groups, names)

@@ -8,21 +8,27 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 from typing import Any
 from typing import ClassVar
 
 import pandas as pd
 
 from robustspike.bench.contract.specs import Goal
+from robustspike.bench.contract.specs import Task
 from robustspike.bench.record.flags import cost_rank
 from robustspike.bench.record.schema import CellRecord
 from robustspike.leaderboard import facts
 from robustspike.leaderboard import protocol
 from robustspike.leaderboard import ranks
+from robustspike.leaderboard.board import NO_BOARD
+from robustspike.leaderboard.board import Board
 from robustspike.leaderboard.owners import Names
 from robustspike.leaderboard.owners import Owner
 from robustspike.leaderboard.owners import by_owner
 from robustspike.leaderboard.text import Table
+from robustspike.leaderboard.text import with_defense
+from robustspike.leaderboard.verdicts import credits
 
 NAN = float("nan")
 
@@ -38,6 +44,14 @@ IDENTITY = {
 }
 
 
+STANDING = {
+    "status": "verified: all of its records were run again by others, to the same verdicts; re-scored: their "
+    "stored inputs were answered afresh; claimed: neither is on file",
+    "notes": "whose inputs lowered the row; disputes and withdrawals, by whom, and how they ended",
+}
+"""The columns that a board's folder decides; they stand before the flags."""
+
+
 @dataclass(frozen=True)
 class Shared:
     """What the sections of one board share.
@@ -46,11 +60,13 @@ class Shared:
         names: names of rows.
         checks: the unbounded sanity checks of every owner of a row.
         apart: the suites whose editions are kept apart.
+        board: what the board says of the records.
     """
 
     names: Names
     checks: Mapping[Owner, list[CellRecord]]
     apart: frozenset[str]
+    board: Board = NO_BOARD
 
 
 class Kind(ABC):
@@ -59,7 +75,7 @@ class Kind(ABC):
     Class attributes:
         name: of the kind, in data files.
         place: kinds with a smaller number come first; those with the same number are mixed.
-        columns: the columns of its frame but for `IDENTITY`, in order, with their definitions.
+        columns: the columns of its frame but for `IDENTITY` and `STANDING`, in order, with their definitions.
         by: (column, ascending) that rows are ordered by; the first one is the figure that ranks them.
         parts: prefix of the columns with one attack's figure.
         introduction: what a reader must know about its tables.
@@ -122,11 +138,13 @@ class Section:
         title: data set, threat model, samples.
         protocol: the rules and suites that it was measured by, a line.
         frame: one row per victim, defense and weights: `IDENTITY` and the kind's columns, with one column
-            per attack (the kind's `parts` and its name) before "flags". Shares are floats in [0, 1].
+            per attack (the kind's `parts` and its name) and `STANDING` before "flags". Shares are floats
+            in [0, 1].
         members: the records behind every row.
         attacks: what every attack had to change (`spikes.COLUMNS`); else empty.
         curves: success over budget of every attack (`spikes.CURVE_COLUMNS`); else empty.
         certificates: what was certified (`certificates.FRAME`); else empty.
+        board: what the board says of the records.
     """
 
     kind: Kind
@@ -137,6 +155,7 @@ class Section:
     attacks: pd.DataFrame = field(default_factory=pd.DataFrame)
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     certificates: pd.DataFrame = field(default_factory=pd.DataFrame)
+    board: Board = NO_BOARD
 
     @property
     def first(self) -> CellRecord:
@@ -160,7 +179,22 @@ class Section:
 
     def tables(self, *, narrow: bool = False) -> list[Table]:
         """Return its tables for people, the main one first; the narrow ones fit a terminal."""
-        return self.kind.tables(self, narrow=narrow)
+        main, *others = self.kind.tables(self, narrow=narrow)
+        if self.board.given and len(main.rows) == len(self.frame):
+            main = _with_status(main, self.frame)
+        notes = [[with_defense(row), str(row["notes"])] for _, row in self.frame.iterrows() if row["notes"]]
+        unique = [list(row) for row in dict.fromkeys(map(tuple, notes))]
+        return [main, *others, *([Table(["notes on rows", "note"], unique)] if unique else [])]
+
+
+def _with_status(main: Table, frame: pd.DataFrame) -> Table:
+    """Return a main table with the standing of its rows before their flags."""
+    place = len(main.headers) - 1
+    rows = [
+        [*row[:place], str(status), *row[place:]]
+        for row, status in zip(main.rows, frame["status"], strict=True)
+    ]
+    return replace(main, headers=[*main.headers[:place], "status", *main.headers[place:]], rows=rows)
 
 
 def make_section(kind: Kind, members: Sequence[CellRecord], shared: Shared) -> Section | None:
@@ -170,7 +204,7 @@ def make_section(kind: Kind, members: Sequence[CellRecord], shared: Shared) -> S
         return None
     first = members[0]
     owned = by_owner(members)
-    frame = _ordered(kind, rows, owned, shared.names)
+    frame = _ordered(kind, rows, owned, shared)
     names = dict(zip(owners(frame), frame["name"], strict=True))
     return Section(
         kind,
@@ -179,6 +213,7 @@ def make_section(kind: Kind, members: Sequence[CellRecord], shared: Shared) -> S
         frame,
         owned,
         **kind.details(members, names),
+        board=shared.board,
     )
 
 
@@ -188,12 +223,13 @@ def owners(frame: pd.DataFrame) -> list[Owner]:
 
 
 def _ordered(
-    kind: Kind, rows: Sequence[Row], members: Mapping[Owner, list[CellRecord]], names: Names
+    kind: Kind, rows: Sequence[Row], members: Mapping[Owner, list[CellRecord]], shared: Shared
 ) -> pd.DataFrame:
     """Return the frame of a section: rows in the order of the table, with their ranks."""
     made = [
-        {**row["owner"]._asdict(), "name": names.of(row["owner"])}
+        {**row["owner"]._asdict(), "name": shared.names.of(row["owner"])}
         | {name: value for name, value in row.items() if name != "owner"}
+        | _standing(row, members[row["owner"]], shared.board)
         for row in rows
     ]
     frame = pd.DataFrame(made)
@@ -214,7 +250,15 @@ def _ordered(
         found = ranks.rank_intervals([-f if ascending else f for f in figures], compared)
         frame.loc[frame["ranked"], ["rank_low", "rank_high"]] = found
     parts = sorted(column for column in frame.columns if column.startswith(kind.parts))
-    return frame[[*IDENTITY, *(c for c in kind.columns if c != "flags"), *parts, "flags"]]
+    return frame[[*IDENTITY, *(c for c in kind.columns if c != "flags"), *parts, *STANDING, "flags"]]
+
+
+def _standing(row: Row, records: Sequence[CellRecord], board: Board) -> Row:
+    """Return what a board says of a row: the columns of `STANDING`, and its flags with those of the board."""
+    flags = {*str(row["flags"]).split(), *board.flags(records)}
+    attacked = [record for record in records if record.task is Task.CLASSIFY]
+    notes = "; ".join([*credits(attacked), *(note.line for note in board.notes_on(records))])
+    return {"status": str(board.standing(records)), "notes": notes, "flags": " ".join(sorted(flags))}
 
 
 def rank_cell(row: pd.Series[Any]) -> str:

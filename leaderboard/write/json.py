@@ -12,12 +12,17 @@ from typing import Any
 
 import pandas as pd
 
+from robustspike.bench.files import sha256
 from robustspike.bench.record.flags import FLAGS
 from robustspike.bench.record.flags import Flag
 from robustspike.bench.record.schema import PROTOCOL
 from robustspike.bench.record.schema import CellRecord
+from robustspike.leaderboard.board import NO_BOARD
+from robustspike.leaderboard.board import Board
+from robustspike.leaderboard.board import Edition
 from robustspike.leaderboard.sections import Section
 from robustspike.leaderboard.sections.base import IDENTITY
+from robustspike.leaderboard.sections.base import STANDING
 from robustspike.leaderboard.write import tidy
 from robustspike.leaderboard.write.csv import DETAILS
 
@@ -37,6 +42,9 @@ def document(
     records: Iterable[CellRecord],
     about: Sequence[str] = (),
     only: Sequence[str] = (),
+    *,
+    board: Board = NO_BOARD,
+    edition: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the whole leaderboard as JSON values.
 
@@ -47,6 +55,8 @@ def document(
         records: the cells behind them.
         about: how the records were made, a line each.
         only: the filters that they passed.
+        board: whose editions are listed.
+        edition: the `edition_entry` that these tables are; None where they are none.
     """
     raised = sorted({flag for s in sections for flags in s.frame["flags"] for flag in flags.split()})
     return {
@@ -55,6 +65,8 @@ def document(
         "protocol": PROTOCOL,
         "measured_by": list(about),
         **({"filter": list(only)} if only else {}),
+        **({} if edition is None else {"edition": dict(edition)}),
+        **({"editions": [_named(known) for known in board.editions]} if board.given else {}),
         "sections": [_section(section) for section in sections],
         "cells": [{name: _value(value) for name, value in cell.items()} for cell in tidy.cells(records)],
         "flags": {
@@ -66,6 +78,20 @@ def document(
             for name in raised
         },
     }
+
+
+def _named(edition: Edition) -> dict[str, Any]:
+    return {"name": edition.name, "date": edition.date, "digest": edition.digest}
+
+
+def edition_entry(edition: Edition, sections: Sequence[Section]) -> dict[str, Any]:
+    """Return an edition's name, day and digest, and whether the tables are its own byte for byte."""
+    return _named(edition) | {"reproduced": rows_digest(sections) == edition.digest}
+
+
+def rows_digest(sections: Sequence[Section]) -> str:
+    """Return the sha256 of the tables as rows.csv."""
+    return sha256(tidy.to_csv(tidy.rows(sections), tidy.row_columns()).encode())
 
 
 def _flag(flag: Flag) -> dict[str, Any]:
@@ -83,7 +109,7 @@ def _section(section: Section) -> dict[str, Any]:
         "n": section.first.samples,
         "unit": section.reach.unit,
         "ranked_by": kind.by[0][0] if kind.by else None,
-        "columns": {**IDENTITY, **kind.columns},
+        "columns": {**IDENTITY, **kind.columns, **STANDING},
         "rows": [
             {
                 **{column: _value(row[column]) for column in fixed},

@@ -10,6 +10,7 @@ from tabulate import tabulate
 from robustspike.bench.record.flags import FLAGS
 from robustspike.bench.record.flags import marked
 from robustspike.leaderboard.sections import Section
+from robustspike.leaderboard.text import Table
 
 LEFT_OUT = "Defenses that are not implemented, and why"
 
@@ -54,16 +55,21 @@ def to_markdown(
     for section in sections:
         parts += [f"## {section.title}", "", section.protocol, ""]
         for table in section.tables():
-            rows = [[cell.replace("|", "\\|") for cell in row] for row in table.rows]
-            if table.best is not None:
-                best = table.best
-                rows = [[*row[:best], f"**{row[best]}**", *row[best + 1 :]] for row in rows]
-            text = tabulate(rows, headers=table.headers, tablefmt="github", disable_numparse=True)
-            parts += [text, ""]
+            parts += [table_text(table), ""]
     parts += ["## Flags in these tables", "", *(f"- {line}" for line in legend(sections)), ""]
     if left_out and has_defenses(sections):
         parts += [f"## {LEFT_OUT}", "", *(f"- {name}: {why}." for name, why in left_out.items()), ""]
     return "\n".join(parts)
+
+
+def table_text(table: Table) -> str:
+    """Return one table as Markdown."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in table.rows]
+    if table.best is not None:
+        best = table.best
+        rows = [[*row[:best], f"**{row[best]}**", *row[best + 1 :]] for row in rows]
+    text: str = tabulate(rows, headers=table.headers, tablefmt="github", disable_numparse=True)
+    return text
 
 
 def legend(sections: Sequence[Section]) -> list[str]:

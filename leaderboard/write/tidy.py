@@ -23,6 +23,7 @@ from robustspike.leaderboard import seeds
 from robustspike.leaderboard.sections import KINDS
 from robustspike.leaderboard.sections import Section
 from robustspike.leaderboard.sections.base import IDENTITY
+from robustspike.leaderboard.sections.base import STANDING
 
 THREAT = {
     "dataset": "registry name of the data set",
@@ -38,7 +39,8 @@ THREAT = {
 CELLS = {
     **THREAT,
     "victim": "registry name with changed parameters, without its training seed",
-    "T": "time steps of the victim; empty where the record does not say",
+    "family": "family of the victim: direct, converted, timing, ...; empty where the record does not say",
+    "T": "time steps of the victim, 0 without time; empty where the record does not say",
     "training_seed": "seed that the victim was trained from",
     "weights": "sha256 of all parameters and buffers",
     "defense": "registry name, with changed parameters",
@@ -106,6 +108,7 @@ def _cell(record: CellRecord) -> dict[str, Any]:
     value = threat_of(record) | {
         "n": n,
         "victim": victim,
+        "family": facts.family(record) or None,
         "T": facts.steps(record),
         "training_seed": kept.get("victim_seed", seed),
         "weights": record.digests["weights"],
@@ -150,6 +153,7 @@ def row_columns() -> dict[str, str]:
     columns = {**SECTION, **IDENTITY}
     for kind in KINDS:
         columns |= {name: text for name, text in kind.columns.items() if name != "flags"}
+    columns |= STANDING
     return columns | {"flags": "signs that the evaluation is incomplete or misleading, separated by spaces"}
 
 

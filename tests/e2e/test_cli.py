@@ -220,4 +220,6 @@ def test_quality_run_draws_contact_sheets(tmp_path: Path) -> None:
     (sheet,) = (tmp_path / "sheets").glob("*.png")
     assert str(sheet.name) in done.stdout
     assert sheet.read_bytes().startswith(b"\x89PNG")
-    assert "no quality record" in fails("pictures", "out", "--out", "x", "--attack", "nothing", cwd=tmp_path)
+    assert "none of the 1 records" in fails(
+        "pictures", "out", "--out", "x", "--attack", "nothing", cwd=tmp_path
+    )

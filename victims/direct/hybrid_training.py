@@ -73,5 +73,5 @@ LIF_CNN_CIFAR10 = HybridTrainedCnn(
     dataset="cifar10",
     widths=VGG6,
     starts="ann_cnn.cifar10",
-    schedule=dataclasses.replace(CIFAR_TUNING, epochs=8, share=0.25, batch=64, lr=0.02),
+    schedule=dataclasses.replace(CIFAR_TUNING, epochs=3, share=0.25, batch=64, lr=0.02),
 )

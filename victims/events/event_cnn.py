@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch import nn
 
+from robustspike.bench.api import ConfigError
 from robustspike.bench.api import Schedule
 from robustspike.bench.api import VictimRecipe
 from robustspike.bench.api import VictimSpec
@@ -60,6 +61,20 @@ class RateOnly(EventFrames):
         return out
 
 
+def noisy(x: Tensor, most: tuple[float, float, float], rng: torch.Generator) -> Tensor:
+    """Add sensor noise to binary frames [N, T, 2, H, W]: false and lost spikes, and hot pixels.
+
+    Args:
+        most: the largest chances of the three; every sample draws its own, even below them.
+    """
+    chances = torch.rand((3, len(x), 1, 1, 1, 1), generator=rng) * torch.tensor(most).view(3, 1, 1, 1, 1, 1)
+    fired, lost = (torch.rand(x.shape, generator=rng) < chance for chance in chances[:2])
+    hot = torch.rand((len(x), 1, 1, *x.shape[3:]), generator=rng) < chances[2]
+    hot = hot & torch.tensor([False, True]).view(1, 1, 2, 1, 1)
+    spikes = (x > 0) & ~lost.to(x.device) | (fired | hot).to(x.device)
+    return spikes.to(x.dtype)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EventCnn(VictimRecipe):
     """`LifCnn` on event frames: one frame per step, mean-logit read-out.
@@ -72,6 +87,8 @@ class EventCnn(VictimRecipe):
         detach_reset: whether the gradient is cut at the reset in training.
         decay_input: whether the input current is divided by tau.
         rate_only: whether the network sees spike rates only (the control for attacks on timing).
+        noise: sensor noise in training: the largest chances that a cell fires without a cause, that a spike
+            is lost, and that a pixel is hot (ON in every frame); every sample draws its own below them.
     """
 
     dataset: str = "digits_events"
@@ -82,6 +99,7 @@ class EventCnn(VictimRecipe):
     detach_reset: bool = True
     decay_input: bool = True
     rate_only: bool = False
+    noise: tuple[float, float, float] = (0.0, 0.0, 0.0)
     schedule: Schedule = Schedule(epochs=15, lr=6e-3)
 
     family: ClassVar[str] = "events"
@@ -89,6 +107,16 @@ class EventCnn(VictimRecipe):
         "STBP, Wu et al. 2018, arXiv:1706.02609; PLIF, Fang et al. 2021, arXiv:2007.05785. Differs: a "
         "small network, cross-entropy on time-averaged logits, BatchNorm over time and batch, ATan surrogate."
     )
+
+    def __post_init__(self) -> None:
+        if not all(0 <= chance < 1 for chance in self.noise):
+            raise ConfigError(
+                f"victim '{self.name}': noise must be three chances in [0, 1), got {self.noise}."
+            )
+
+    def augment(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        x = super().augment(x, rng)
+        return noisy(x, self.noise, rng) if any(self.noise) else x
 
     def spec(self) -> VictimSpec:
         data = self.data()
@@ -122,9 +150,18 @@ LIF_CNN = EventCnn(name="lif_cnn.digits_events")
 LIF_CNN_T8 = EventCnn(
     name="lif_cnn.digits_events_t8", dataset="digits_events_t8", schedule=Schedule(epochs=25, lr=6e-3)
 )
+LIF_CNN_COUNTS = EventCnn(
+    name="lif_cnn.digits_counts", dataset="digits_counts", schedule=Schedule(epochs=10, lr=6e-3)
+)
 PLIF_CNN = EventCnn(name="plif_cnn.digits_events", neuron="plif")
 RATE_ONLY = EventCnn(name="rate_only.digits_events", rate_only=True)
+NOISY = EventCnn(
+    name="lif_cnn_noisy.digits_events", noise=(0.08, 0.2, 0.02), schedule=Schedule(epochs=30, lr=6e-3)
+)
 LIF_CNN_NMNIST = EventCnn(name="lif_cnn.nmnist", dataset="nmnist", schedule=Schedule(epochs=25))
+NOISY_NMNIST = EventCnn(
+    name="lif_cnn_noisy.nmnist", dataset="nmnist", noise=(0.08, 0.2, 0.02), schedule=Schedule(epochs=40)
+)
 LIF_CNN_CIFAR10 = EventCnn(
     name="lif_cnn.cifar10_events",
     dataset="cifar10_events",

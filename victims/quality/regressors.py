@@ -294,8 +294,8 @@ def _group_means(values: Tensor, groups: Tensor) -> np.ndarray:
     return (total / torch.bincount(index)).numpy()
 
 
-def on_published_set(kind: Literal["cnn", "snn"], dataset: str) -> QualityRegressor:
-    """Return the network for a published set: with its own weights where trained, else photopatch_iqa's.
+def on_other_set(kind: Literal["cnn", "snn"], dataset: str) -> QualityRegressor:
+    """Return the network for another set: with its own weights where trained, else photopatch_iqa's.
 
     The network is convolutional with a global mean, so it takes any size. People's scores may depend on
     which way is up: nothing is mirrored.
@@ -313,13 +313,15 @@ CNN_PHOTOPATCH = QualityRegressor(name="cnn_iqa.photopatch")
 SNN_PHOTOPATCH = QualityRegressor(name="snn_iqa.photopatch", kind="snn")
 CNN_PHOTOPATCH_2 = QualityRegressor(name="cnn_iqa.photopatch_2", dataset="photopatch_iqa_2")
 SNN_PHOTOPATCH_2 = QualityRegressor(name="snn_iqa.photopatch_2", kind="snn", dataset="photopatch_iqa_2")
-CNN_KADID10K = on_published_set("cnn", "kadid10k")
-CNN_KONIQ10K = on_published_set("cnn", "koniq10k")
-CNN_LIVE = on_published_set("cnn", "live")
-CNN_LIVE_CHALLENGE = on_published_set("cnn", "live_challenge")
-CNN_TID2013 = on_published_set("cnn", "tid2013")
-SNN_KADID10K = on_published_set("snn", "kadid10k")
-SNN_KONIQ10K = on_published_set("snn", "koniq10k")
-SNN_LIVE = on_published_set("snn", "live")
-SNN_LIVE_CHALLENGE = on_published_set("snn", "live_challenge")
-SNN_TID2013 = on_published_set("snn", "tid2013")
+CNN_KADID10K = on_other_set("cnn", "kadid10k")
+CNN_KONIQ10K = on_other_set("cnn", "koniq10k")
+CNN_LIVE = on_other_set("cnn", "live")
+CNN_LIVE_CHALLENGE = on_other_set("cnn", "live_challenge")
+CNN_PHOTOS = on_other_set("cnn", "photos")
+CNN_TID2013 = on_other_set("cnn", "tid2013")
+SNN_KADID10K = on_other_set("snn", "kadid10k")
+SNN_KONIQ10K = on_other_set("snn", "koniq10k")
+SNN_LIVE = on_other_set("snn", "live")
+SNN_LIVE_CHALLENGE = on_other_set("snn", "live_challenge")
+SNN_PHOTOS = on_other_set("snn", "photos")
+SNN_TID2013 = on_other_set("snn", "tid2013")

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 
 from robustspike.bench.contract.specs import Domain
-from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
 from robustspike.bench.data.base import SplitName
 from robustspike.bench.data.events.digit_events import pack
@@ -25,6 +24,7 @@ from robustspike.bench.data.events.events import Recording
 from robustspike.bench.data.events.sensor import Sensor
 from robustspike.bench.data.events.sensor import saccades
 from robustspike.bench.data.events.sensor import shifted
+from robustspike.bench.data.events.simulated import Simulated
 from robustspike.bench.data.images.image_sets import Cifar10
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.files import cached
@@ -38,7 +38,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cifar10Events(Dataset):
+class Cifar10Events(Simulated):
     """Simulated: the brightness of CIFAR-10's images before a 32x32 sensor that moves along three saccades.
 
     Not CIFAR10-DVS, which was recorded by a real sensor (`cifar10_dvs`). The splits hold the same images
@@ -47,15 +47,13 @@ class Cifar10Events(Dataset):
 
     Args:
         steps: windows T.
-        threshold, mismatch, background: see `Sensor`; the defaults are noise-free.
+        threshold, mismatch, background, ...: see `Sensor`; the defaults are noise-free.
 
     Shape: x [N, T, 2, 32, 32] float32 of 0 and 1; channel 0 is OFF, channel 1 is ON.
     """
 
     steps: int = 8
     threshold: float = 0.3
-    mismatch: float = 0.0
-    background: float = 0.0
 
     name: ClassVar[str] = "cifar10_events"
     shape: ClassVar[tuple[int, ...]] = (8, 2, _SIZE, _SIZE)
@@ -71,12 +69,7 @@ class Cifar10Events(Dataset):
         self.sensor()
         object.__setattr__(self, "shape", (self.steps, 2, _SIZE, _SIZE))
 
-    def sensor(self) -> Sensor:
-        """Return the pixels."""
-        return Sensor(threshold=self.threshold, mismatch=self.mismatch, background=self.background)
-
-    def recordings(self, split: SplitName, root: Path | None) -> list[Recording]:
-        """Return the raw events of a split's samples, in its order. Raises: ArtefactError."""
+    def recordings(self, split: SplitName, root: Path | None = None) -> list[Recording]:
         still = Cifar10().load(split, root=root)
         return _recordings(self.sensor(), split, root, still.digest)
 
@@ -97,18 +90,19 @@ class Cifar10Events(Dataset):
         donors = dict(
             zip(reversed(validation.y.tolist()), reversed(held), strict=True)
         )  # first of each class
-        return EventLists(chosen, _DURATION // self.steps, donors)
+        again = self.seen_again(split, rows, root)
+        return EventLists(chosen, _DURATION // self.steps, donors, again=again)
 
 
 def scenes(images: npt.NDArray[np.float64]) -> Iterator[npt.NDArray[np.float64]]:
-    """Show brightness images [N, 32, 32] to the moving camera: log-intensities at each of 31 instants.
+    """Show brightness images [N, 32, 32] to the moving camera: brightness at each of 31 instants.
 
     The border repeats outwards, so that the edge of an image is no edge to the sensor.
     """
     margin = int(_AMPLITUDE) + 1
     wide = np.pad(images, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
     for offset in saccades(_AMPLITUDE, _SUBSTEPS):
-        yield np.log(shifted(wide, offset)[:, margin:-margin, margin:-margin] + _DARK)
+        yield shifted(wide, offset)[:, margin:-margin, margin:-margin]
 
 
 @functools.lru_cache(maxsize=2)
@@ -127,5 +121,6 @@ def _simulate(sensor: Sensor, still: Split) -> list[Recording]:
         part = still[start : start + _CHUNK]
         brightness = np.tensordot(part.x.double().numpy(), _LUMA, axes=(1, 0))
         streams = RowStreams.derive(part.ids.tolist(), "cifar10_events")
-        found += sensor.record(scenes(brightness), steps=_SUBSTEPS, duration=_DURATION, streams=streams)
+        seen = scenes(brightness)
+        found += sensor.record(seen, steps=_SUBSTEPS, duration=_DURATION, streams=streams, dark=_DARK)
     return found

@@ -16,7 +16,6 @@ import torch
 
 from robustspike.bench.contract.specs import Domain
 from robustspike.bench.data.base import SPLITS
-from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
 from robustspike.bench.data.base import SplitName
 from robustspike.bench.data.events.events import EVENT
@@ -26,19 +25,20 @@ from robustspike.bench.data.events.sensor import Sensor
 from robustspike.bench.data.events.sensor import resized
 from robustspike.bench.data.events.sensor import saccades
 from robustspike.bench.data.events.sensor import shifted
+from robustspike.bench.data.events.simulated import Simulated
 from robustspike.bench.data.images.digits import Digits
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.files import cached
 from robustspike.bench.numbers.rng import RowStreams
 
 _SIZE, _DIGIT, _DURATION, _SUBSTEPS = 16, 12, 300_000, 60
-_AMPLITUDE, _DARK = 2.5, 0.2
+_AMPLITUDE, DARK = 2.5, 0.2
 _CHUNK = 256
 _VERSION = "1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DigitEvents(Dataset):
+class DigitEvents(Simulated):
     """The digits of `digits`, enlarged to 12x12 on a 16x16 sensor that moves along three saccades in 300 ms.
 
     The splits hold the same digits under the same ids as those of `digits`. Events are simulated once
@@ -46,15 +46,12 @@ class DigitEvents(Dataset):
 
     Args:
         steps: windows T.
-        threshold, mismatch, background: see `Sensor`; the defaults are noise-free.
+        threshold, mismatch, background, ...: see `Sensor`; the defaults are noise-free.
 
     Shape: x [N, T, 2, 16, 16] float32 of 0 and 1; channel 0 is OFF, channel 1 is ON.
     """
 
     steps: int = 4
-    threshold: float = 0.8
-    mismatch: float = 0.0
-    background: float = 0.0
 
     name: ClassVar[str] = "digits_events"
     shape: ClassVar[tuple[int, ...]] = (4, 2, _SIZE, _SIZE)
@@ -70,12 +67,7 @@ class DigitEvents(Dataset):
         object.__setattr__(self, "name", f"digits_events{suffix}")
         object.__setattr__(self, "shape", (self.steps, 2, _SIZE, _SIZE))
 
-    def sensor(self) -> Sensor:
-        """Return the pixels."""
-        return Sensor(threshold=self.threshold, mismatch=self.mismatch, background=self.background)
-
-    def recordings(self, split: SplitName) -> list[Recording]:
-        """Return the raw events of a split's samples, in its order."""
+    def recordings(self, split: SplitName, root: Path | None = None) -> list[Recording]:
         ids = Digits().load(split).ids.tolist()
         everything = _recordings(self.sensor())
         return [everything[i] for i in ids]
@@ -98,25 +90,26 @@ class DigitEvents(Dataset):
         chosen = self.recordings(split)[rows.start : rows.stop]
         labels, held = Digits().load("train").y.tolist(), self.recordings("train")
         donors = dict(zip(reversed(labels), reversed(held), strict=True))  # the first one of each class
-        return EventLists(chosen, _DURATION // self.steps, donors)
+        again = self.seen_again(split, rows, root)
+        return EventLists(chosen, _DURATION // self.steps, donors, again=again)
 
 
 def scenes(images: npt.NDArray[np.float64]) -> Iterator[npt.NDArray[np.float64]]:
-    """Show digits [N, 8, 8] to the moving camera: log-intensities [N, 16, 16] at each of 61 instants."""
+    """Show digits [N, 8, 8] to the moving camera: brightness [N, 16, 16] at each of 61 instants."""
     margin = (_SIZE - _DIGIT) // 2
     canvas = np.pad(resized(images, _DIGIT), ((0, 0), (margin, margin), (margin, margin)))
     for offset in saccades(_AMPLITUDE, _SUBSTEPS):
-        yield np.log(shifted(canvas, offset) + _DARK)
+        yield shifted(canvas, offset)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=8)
 def _recordings(sensor: Sensor) -> list[Recording]:
     """Simulate every digit, or read the events from the cache; positions are the digits' global ids."""
     parts = [Digits().load(split) for split in SPLITS]
     ids = torch.cat([part.ids for part in parts])
     order = ids.argsort()
     images = torch.cat([part.x for part in parts])[order].squeeze(1).double().numpy()
-    settings = (_VERSION, _SIZE, _DIGIT, _DURATION, _SUBSTEPS, _AMPLITUDE, _DARK, dataclasses.astuple(sensor))
+    settings = (_VERSION, _SIZE, _DIGIT, _DURATION, _SUBSTEPS, _AMPLITUDE, DARK, dataclasses.astuple(sensor))
     key = hashlib.sha256(repr(settings).encode() + images.tobytes()).hexdigest()[:16]
     content = cached(f"digits_events-{key}", lambda: pack(_simulate(sensor, images)))
     return unpack(content, len(images))
@@ -127,7 +120,8 @@ def _simulate(sensor: Sensor, images: npt.NDArray[np.float64]) -> list[Recording
     for start in range(0, len(images), _CHUNK):
         part = images[start : start + _CHUNK]
         streams = RowStreams.derive(range(start, start + len(part)), "digits_events")
-        found += sensor.record(scenes(part), steps=_SUBSTEPS, duration=_DURATION, streams=streams)
+        seen = scenes(part)
+        found += sensor.record(seen, steps=_SUBSTEPS, duration=_DURATION, streams=streams, dark=DARK)
     return found
 
 

@@ -6,9 +6,13 @@ is an `ArtefactError` that names the file.
 
 from __future__ import annotations
 
+import importlib
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +20,10 @@ import numpy.typing as npt
 from robustspike.bench.data.events.events import Recording
 from robustspike.bench.data.events.events import recording
 from robustspike.bench.errors import ArtefactError
+from robustspike.bench.numbers.rng import global_randomness_kept
 
 Size = tuple[int, int]
+T = TypeVar("T")
 
 _OVERFLOW_ROW, _OVERFLOW = 240, 1 << 13
 _POLARITY, _PACKET_HEADER = 1, 28
@@ -134,23 +140,51 @@ def read_aedat4(path: Path, *, size: Size = (128, 128)) -> Recording:
     Raises: ArtefactError: tonic or its decoder is not installed, or the file is damaged.
     """
     read_bytes(path)
-    try:
-        from tonic.io import read_aedat4 as decode
-
-        found = decode(str(path))
-    except ImportError as error:
-        raise ArtefactError(
-            f"{path}: AEDAT 4 files are read through tonic ({error}). Install robustspike[events] and aedat, "
-            "or use the published AEDAT 2.0 files."
-        ) from error
-    except Exception as error:  # the decoder is native code that raises what it likes
-        raise ArtefactError(f"{path}: tonic cannot read it ({error}). Fetch the file again.") from error
+    decode = from_tonic("tonic.io", where=str(path)).read_aedat4
+    from_tonic("aedat", where=str(path))
+    found = guarded(lambda: decode(str(path)), where=str(path))
     names = found.dtype.names
     p = found["on" if "on" in names else "p"]
     t = found["t"].astype(np.int64)
     if not len(t):
         raise ArtefactError(f"{path}: holds no events. Fetch it again.")
     return recording(found["x"], found["y"], t - t.min(), p, size=size, where=str(path))
+
+
+def one_line(error: BaseException) -> str:
+    """Return the type of a foreign error and what it says, without its line breaks."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def from_tonic(module: str, *, where: str) -> ModuleType:
+    """Import a module of tonic, or of what it reads files with.
+
+    Raises: ArtefactError: whatever keeps it from being imported, told as its absence.
+    """
+    try:
+        with global_randomness_kept():
+            return importlib.import_module(module)
+    except Exception as error:  # a package that is there but broken is as good as absent
+        raise ArtefactError(
+            f"{where}: is read through tonic, which cannot be used here ({one_line(error)}). "
+            "pip install 'robustspike[events]'."
+        ) from error
+
+
+def guarded(read: Callable[[], T], *, where: str) -> T:
+    """Call a foreign reader of a file. Raises: ArtefactError: for all that it raises.
+
+    The decoder of AEDAT 4 panics on damaged files, and a panic is no `Exception`.
+    """
+    try:
+        return read()
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise ArtefactError(
+            f"{where}: tonic cannot read it ({one_line(error)}). The file is damaged, cut short or of "
+            "another format."
+        ) from error
 
 
 def load_numpy(path: Path, *names: str) -> list[npt.NDArray[Any]]:

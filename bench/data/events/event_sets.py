@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from typing import ClassVar
 
 import numpy as np
@@ -27,11 +29,20 @@ from robustspike.bench.data.events.event_files import read_gesture_labels
 from robustspike.bench.data.events.event_files import read_npy_events
 from robustspike.bench.data.events.events import EventLists
 from robustspike.bench.data.events.events import Recording
+from robustspike.bench.data.events.events import as_input
+from robustspike.bench.data.events.events import domain_of
+from robustspike.bench.data.events.sensor import Sensor
+from robustspike.bench.data.events.sensor import with_noise
+from robustspike.bench.data.events.simulated import check_options
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
+from robustspike.bench.numbers.rng import RowStreams
 
 _VALIDATION = 10
 """One in so many training samples is held out for validation."""
+
+_ADDED = ("background", "hot_pixels", "hot_rate_hz", "leak_rate_hz")
+"""Noise that can be added to what a real sensor recorded; its thresholds cannot be changed any more."""
 
 _LONGEST_GESTURE = 120_000_000
 """Microseconds beyond which the times of a cut gesture (7 s on average) are taken for another unit."""
@@ -51,7 +62,8 @@ class EventSet(Dataset):
     """Base of event data sets: a listing of files, a reader, and fixed time windows.
 
     Subclasses are frozen dataclasses with `steps` and `side`, the height and width of the frames: the
-    sensor's, or a divisor of it, and then events of side x side blocks fall into one pixel.
+    sensor's, or a divisor of it, and then events of side x side blocks fall into one pixel; and `counts`, the
+    most events of a cell for networks that see event counts, 0 for binary frames.
 
     Class attributes:
         sensor: height and width of the sensor.
@@ -61,6 +73,7 @@ class EventSet(Dataset):
 
     steps: int
     side: int
+    counts: int
     domain: ClassVar[Domain] = Domain.SPIKES
     needs_root: ClassVar[bool] = True
     sensor: ClassVar[int] = 128
@@ -73,7 +86,12 @@ class EventSet(Dataset):
                 f"{self.name}: steps must be 1..{self.duration} and side a divisor of {self.sensor} from 4, "
                 f"got {self.steps} and {self.side}."
             )
+        if self.counts < 0:
+            raise ConfigError(f"{self.name}: counts must be 0 (binary frames) or more, got {self.counts}.")
+        domain, bounds = domain_of(self.counts)
         object.__setattr__(self, "shape", (self.steps, 2, self.side, self.side))
+        object.__setattr__(self, "domain", domain)
+        object.__setattr__(self, "bounds", bounds)
 
     def samples(self, root: Path, *, test: bool) -> list[Sample]:
         """List the samples of the published training or test part, in a fixed order."""
@@ -88,20 +106,27 @@ class EventSet(Dataset):
         return EventLists(recordings, self.duration // self.steps, donors, self.sensor // self.side)
 
     def frames(self, events: Recording) -> np.ndarray:
-        """Bin a recording to binary frames [T, 2, side, side] with fixed edges."""
-        frames = self.lists([], {}).frames(events, steps=self.steps, size=(self.side, self.side))
-        return frames.astype(np.float32)
+        """Bin a recording to frames [T, 2, side, side] with fixed edges."""
+        frames = self.lists([], {}).counts(events, steps=self.steps, size=(self.side, self.side))
+        return as_input(frames, self.counts, where=f"data set '{self.name}'")
 
     def events(self, split: SplitName, rows: range, *, root: Path | None = None) -> EventLists:
         chosen = self._chosen(split, root)[rows.start : rows.stop]
         first: dict[int, Sample] = {}
         for sample in self._chosen("train", root):
             first.setdefault(sample.label, sample)
-        recordings, donors = (dict(self._read_all(part)) for part in (chosen, list(first.values())))
-        return self.lists(
-            [recordings[row] for row in range(len(chosen))],
-            {label: donors[row] for row, label in enumerate(first)},
-        )
+        read, donors = (dict(self._read_all(part)) for part in (chosen, list(first.values())))
+        recordings = [read[row] for row in range(len(chosen))]
+        lists = self.lists(recordings, {label: donors[row] for row, label in enumerate(first)})
+
+        def again(changes: Mapping[str, Any]) -> Sequence[Recording]:
+            check_options(self.name, changes, _ADDED)
+            streams = RowStreams.derive([sample.id for sample in chosen], self.name, "noise")
+            size = (self.sensor, self.sensor)
+            noise = Sensor(**changes)
+            return with_noise(recordings, noise, size=size, duration=self.duration, streams=streams)
+
+        return replace(lists, again=again)
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
         return self.first(split, None, root=root)
@@ -168,6 +193,7 @@ class NMnist(EventSet):
 
     steps: int = 8
     side: int = 34
+    counts: int = 0
 
     name: ClassVar[str] = "nmnist"
     shape: ClassVar[tuple[int, ...]] = (8, 2, 34, 34)
@@ -217,6 +243,7 @@ class DvsGesture(EventSet):
 
     steps: int = 8
     side: int = 32
+    counts: int = 0
 
     name: ClassVar[str] = "dvs_gesture"
     shape: ClassVar[tuple[int, ...]] = (8, 2, 32, 32)
@@ -267,6 +294,7 @@ class Cifar10Dvs(EventSet):
 
     steps: int = 8
     side: int = 32
+    counts: int = 0
 
     name: ClassVar[str] = "cifar10_dvs"
     shape: ClassVar[tuple[int, ...]] = (8, 2, 32, 32)

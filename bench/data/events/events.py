@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from robustspike.bench.contract.specs import Domain
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 
@@ -89,6 +92,32 @@ def bin_events(
     return counts.astype(np.int32).reshape(steps, 2, height, width)
 
 
+def as_input(frames: npt.NDArray[np.generic], most: int, *, where: object) -> npt.NDArray[np.float32]:
+    """Turn event counts into what a network gets: binary frames, or the counts themselves.
+
+    Args:
+        frames: counts [T, 2, H, W].
+        most: the most events that a cell may hold, the upper bound of the inputs; 0 for binary frames.
+        where: what is read, for messages.
+
+    Raises: ArtefactError: a cell holds more.
+    """
+    if not most:
+        return (frames > 0).astype(np.float32)  # type: ignore[operator]
+    held = int(frames.max())  # type: ignore[type-var]
+    if held > most:
+        raise ArtefactError(
+            f"{where}: a cell holds {held} events, counts says {most} at most. Set counts={held} or more: "
+            "it is the upper bound of the inputs, so of what an attack may add."
+        )
+    return frames.astype(np.float32)
+
+
+def domain_of(most: int) -> tuple[Domain, tuple[float, float]]:
+    """Return domain and bounds of frames that hold at most so many events a cell; 0 for binary frames."""
+    return (Domain.EVENTS, (0.0, float(most))) if most else (Domain.SPIKES, (0.0, 1.0))
+
+
 @dataclass(frozen=True)
 class EventLists:
     """The raw events behind some samples, and the binning that makes the victim's frames of events.
@@ -98,21 +127,29 @@ class EventLists:
         window: microseconds of a time bin.
         donors: class -> a training recording of it, for attacks that borrow events.
         block: side of the sensor's blocks that fall into one pixel of the frames.
+        again: records the same samples with properties of the sensor changed; None where nothing can.
     """
 
     recordings: Sequence[Recording] = field(repr=False)
     window: int
     donors: Mapping[int, Recording] = field(default_factory=dict, repr=False)
     block: int = 1
+    again: Callable[[Mapping[str, Any]], Sequence[Recording]] | None = field(default=None, repr=False)
 
     def of(self, rows: Iterable[int]) -> EventLists:
         """Return the lists of some samples."""
-        return replace(self, recordings=[self.recordings[row] for row in rows])
+        chosen, again = list(rows), self.again
+        some = None if again is None else lambda changes: [again(changes)[row] for row in chosen]
+        return replace(self, recordings=[self.recordings[row] for row in chosen], again=some)
 
     def frames(self, events: Recording, *, steps: int, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
         """Bin events as the data set does: [T, 2, H, W], whether a cell holds an event."""
+        return self.counts(events, steps=steps, size=size) > 0
+
+    def counts(self, events: Recording, *, steps: int, size: tuple[int, int]) -> Frames:
+        """Bin events as the data set does: [T, 2, H, W], how many a cell holds."""
         if self.block > 1:
             events = events.copy()
             events["x"] //= self.block
             events["y"] //= self.block
-        return bin_events(events, steps=steps, window=self.window, size=size) > 0
+        return bin_events(events, steps=steps, window=self.window, size=size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import zipfile
 from dataclasses import dataclass
@@ -23,14 +24,16 @@ from robustspike.bench.data.base import stratified
 from robustspike.bench.data.events.event_files import Size
 from robustspike.bench.data.events.event_files import load_numpy
 from robustspike.bench.data.events.events import Recording
+from robustspike.bench.data.events.events import as_input
 from robustspike.bench.data.events.events import bin_events
+from robustspike.bench.data.events.events import domain_of
 from robustspike.bench.data.events.formats import TimeUnit
 from robustspike.bench.data.events.formats import identify
 from robustspike.bench.data.events.formats import read_events
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 
-SplitBy = Literal["number", "time", "window"]
+SplitBy = Literal["number", "time", "window", "n_event_bins", "n_time_bins"]
 
 _VALIDATION = 10
 """One in so many training recordings, of every class at least one, is held out for validation."""
@@ -39,13 +42,21 @@ _TEST_IDS = 1_000_000
 """Ids of test recordings start here, those of a validation folder at twice this."""
 
 
-def frame_edges(t: npt.NDArray[np.int64], steps: int, split_by: Literal["number", "time"]) -> list[slice]:
+def frame_edges(t: npt.NDArray[np.int64], steps: int, split_by: SplitBy) -> list[slice]:
     """Cut a recording into frames as published work does: equal numbers of events, or equal times.
 
-    The last frame takes what is left over. Equal times run from the first event to the last.
+    Equal times run from the first event to the last. By "number" and "time" the last frame takes what is
+    left over; by "n_event_bins" and "n_time_bins" that is dropped.
 
-    Source: the definitions of SpikingJelly's `cal_fixed_frames_number_segment_index`. Differs: none.
+    Source: "number" and "time" as SpikingJelly's `cal_fixed_frames_number_segment_index` defines them, the
+    others as tonic's `ToFrame`. Differs: none.
     """
+    if split_by == "n_event_bins":
+        each = len(t) // steps
+        return [slice(each * step, each * (step + 1)) for step in range(steps)]
+    if split_by == "n_time_bins":
+        edges = np.searchsorted(t, t[0] + (int(t[-1]) - int(t[0])) // steps * np.arange(steps + 1))
+        return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
     if split_by == "number":
         each = len(t) // steps
         starts = [each * step for step in range(steps)]
@@ -71,8 +82,7 @@ def event_frames(
     """Count the events of every frame: [T, 2, H, W]; channel 0 is OFF, channel 1 is ON.
 
     Args:
-        split_by: "number" or "time" as in `frame_edges`, or "window": absolute edges every `window`
-            microseconds.
+        split_by: as in `frame_edges`, or "window": absolute edges every `window` microseconds.
     """
     if split_by == "window":
         return bin_events(events, steps=steps, window=window, size=size)
@@ -86,7 +96,7 @@ def event_frames(
 
 @dataclass(frozen=True, kw_only=True)
 class Recordings(Dataset):
-    """Binary event frames of the recordings in a folder: `folder/{train,test}/CLASS/FILE`.
+    """Event frames of the recordings in a folder: `folder/{train,test}/CLASS/FILE`.
 
     A file is what its content says (see `formats`); an npz of integrated frames (SpikingJelly's
     `frames_number_*`) is read too. Classes are the names of the folders in order of the alphabet. A
@@ -97,9 +107,11 @@ class Recordings(Dataset):
         steps: frames T of a recording.
         side: height and width of the frames; 0 for the sensor's.
         sensor: height and width of the sensor; (0, 0) for what the files say.
-        split_by: "number" of events, "time", or fixed "window"s.
+        split_by: "number" of events or "time" (as SpikingJelly cuts), "n_event_bins" or "n_time_bins" (as
+            tonic), or fixed "window"s.
         window: microseconds of a frame, for "window".
         time_unit: unit of times where a format does not fix it.
+        counts: the most events of a cell, for networks that see event counts; 0 for binary frames.
     """
 
     folder: str = ""
@@ -109,6 +121,7 @@ class Recordings(Dataset):
     split_by: SplitBy = "number"
     window: int = 0
     time_unit: TimeUnit = "auto"
+    counts: int = 0
 
     name: ClassVar[str] = "recordings"
     domain: ClassVar[Domain] = Domain.SPIKES
@@ -121,6 +134,13 @@ class Recordings(Dataset):
                 f"above 0 exactly with split_by=window; got {self.steps}, {self.side}, {self.split_by} and "
                 f"{self.window}."
             )
+        if self.counts < 0:
+            raise ConfigError(
+                f"data set '{self.name}': counts must be 0 (binary) or more, got {self.counts}."
+            )
+        domain, bounds = domain_of(self.counts)
+        object.__setattr__(self, "domain", domain)
+        object.__setattr__(self, "bounds", bounds)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -155,7 +175,7 @@ class Recordings(Dataset):
         y = torch.tensor([label for _, label, _ in listing], dtype=torch.int64)
         return Split(torch.from_numpy(x), y, torch.tensor([number for _, _, number in listing]))
 
-    def _frames(self, path: Path) -> npt.NDArray[np.bool_]:
+    def _frames(self, path: Path) -> npt.NDArray[np.float32]:
         side: Size = (self.shape[2], self.shape[3])
         events, _ = _read(path, self.pixels, self.time_unit)
         if events.ndim == 4:
@@ -164,7 +184,7 @@ class Recordings(Dataset):
                     f"{path}: holds frames {list(events.shape)}, expected {list(self.shape)}. Set steps and "
                     "side to those of the files."
                 )
-            return events > 0
+            return as_input(events, self.counts, where=path)
         counts = event_frames(
             resized(events, self.pixels, side),
             steps=self.steps,
@@ -177,7 +197,7 @@ class Recordings(Dataset):
                 f"{path}: no event in the first {self.steps} windows of {self.window} us. Are its times in "
                 "other units (time_unit), or its events later?"
             )
-        return counts > 0
+        return as_input(counts, self.counts, where=path)
 
     def _listing(self, root: Path | None, split: SplitName) -> list[tuple[Path, int, int]]:
         """List path, label and id of a split's recordings, ordered so that any prefix is a fair sample."""

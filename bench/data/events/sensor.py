@@ -7,6 +7,9 @@ threshold, so that events reconstruct the log-intensity to within one threshold.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import math
 from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,57 +27,110 @@ Array = npt.NDArray[np.float64]
 
 _MINIMUM_THRESHOLD = 0.01
 
+_SHOT_AT_FULL_LIGHT = 0.25
+"""Shot noise at full light, of that in the dark (SHOT_NOISE_INTEN_FACTOR in v2e)."""
+
+_NOISE_STEP = 5_000
+"""Microseconds of a sub-step where noise alone is simulated."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sensor:
     """Pixel parameters; the defaults are an ideal, noise-free sensor.
 
-    Args:
-        threshold: contrast threshold in log-intensity, for both polarities.
-        mismatch: standard deviation of the thresholds from pixel to pixel (floor 0.01).
-        refractory: microseconds after an event in which a pixel stays silent (its reference still moves).
-        leak: ON events per second and pixel from a reference that drifts.
-        background: false events per second and pixel, half of each polarity.
+    What is random from pixel to pixel (thresholds, leak rates, hot pixels) is drawn anew for every
+    recording: each was made by another sensor of the kind.
 
-    Source: level-crossing pixel of Lichtsteiner et al. 2008; noise terms as in v2e (Hu et al. 2021,
-    arXiv:2006.07722). Differs: no low-pass filter, no lin-log response.
+    Args:
+        threshold: contrast threshold in log-intensity, for both polarities (pos_thres = neg_thres in v2e,
+            contrast_threshold_pos and _neg in ESIM).
+        mismatch: standard deviation of the thresholds from pixel to pixel, floor 0.01 (sigma_thres in v2e).
+        refractory: microseconds after an event in which a pixel stays silent; its reference still moves
+            (refractory_period_s in v2e, refractory_period_ns in ESIM).
+        background: false events per second and pixel, half of each polarity.
+        hot_pixels: share of pixels that send ON events all the time.
+        hot_rate_hz: ON events per second of a hot pixel.
+        lin_log: grey level, of 255, up to which a pixel answers in proportion to the light and above which to
+            its logarithm (v2e: 20); 0 for the logarithm of the light over a dark current alone.
+        cutoff_hz: corner frequency of a pixel's low-pass at full light; it falls with the light. 0 for none.
+        leak_rate_hz: ON events per second and pixel from a reference that drifts.
+        leak_jitter_fraction: random part of the drift, from sub-step to sub-step.
+        noise_rate_cov_decades: spread of the drift from pixel to pixel, in decades.
+        shot_noise_rate_hz: false events per second and dark pixel, half of each polarity; a quarter at full
+            light, and more for a pixel of a lower threshold.
+
+    Source: level-crossing pixel of Lichtsteiner et al. 2008; from `lin_log` on v2e's names and definitions
+    (Hu et al. 2021, arXiv:2006.07722; `lin_log`, `low_pass_filter`, `subtract_leak_current` and
+    `generate_shot_noise` of its emulator); ESIM: Rebecq et al., CoRL 2018. Differs: the low-pass takes
+    exact steps and its output does not lag one frame; times are interpolated as ESIM does.
     """
 
     threshold: float = 0.8
     mismatch: float = 0.0
     refractory: int = 0
-    leak: float = 0.0
     background: float = 0.0
+    hot_pixels: float = 0.0
+    hot_rate_hz: float = 100.0
+    lin_log: float = 0.0
+    cutoff_hz: float = 0.0
+    leak_rate_hz: float = 0.0
+    leak_jitter_fraction: float = 0.0
+    noise_rate_cov_decades: float = 0.0
+    shot_noise_rate_hz: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.threshold >= _MINIMUM_THRESHOLD:
             raise ConfigError(
                 f"sensor: threshold must be at least {_MINIMUM_THRESHOLD}, got {self.threshold}."
             )
-        if min(self.mismatch, self.refractory, self.leak, self.background) < 0:
-            raise ConfigError("sensor: mismatch, refractory, leak and background must be 0 or more.")
+        for field in dataclasses.fields(self):
+            if not 0 <= getattr(self, field.name) < math.inf:
+                raise ConfigError(f"sensor: {field.name} must be 0 or more, got {getattr(self, field.name)}.")
+        if self.hot_pixels > 1 or 0 < self.lin_log < 1:
+            raise ConfigError(
+                "sensor: hot_pixels is a share of at most 1, and lin_log a grey level of 1 to 255 (0 for "
+                f"none); got {self.hot_pixels} and {self.lin_log}."
+            )
 
     def record(
-        self, scene: Iterator[Array], *, steps: int, duration: int, streams: RowStreams
+        self,
+        scene: Iterator[Array],
+        *,
+        steps: int,
+        duration: int,
+        streams: RowStreams,
+        dark: float | None = None,
     ) -> list[Recording]:
         """Watch N scenes at once.
 
         Args:
-            scene: log-intensities [N, H, W] at times 0, dt, 2 dt, ..., duration: steps + 1 of them.
+            scene: what is seen [N, H, W] at times 0, dt, 2 dt, ..., duration: steps + 1 of them; brightness
+                in [0, 1] where `dark` is given, else log-intensities.
             steps: number of sub-steps between them.
             duration: microseconds; every event time is in [0, duration - 1].
             streams: one random stream per scene (read only for noise).
+            dark: brightness that is added before the logarithm is taken.
 
         Returns: one recording per scene, sorted by time, then row, column and polarity.
+        Raises: ConfigError: options that need brightness, on log-intensities.
         """
-        now = next(scene).astype(np.float64)
+        if dark is None and (self.lin_log or self.cutoff_hz or self.shot_noise_rate_hz):
+            raise ConfigError("sensor: lin_log, cutoff_hz and shot_noise_rate_hz need brightness (dark=...).")
+        seen = next(scene).astype(np.float64)
+        now = self._response(seen, dark)
         reference, dt = now.copy(), duration / steps
         on, off = self._thresholds(now.shape, streams)
+        drift = self._drift(now.shape, streams)
+        hot = self._hot(now.shape, streams)
         silent_until = np.full(now.shape, -np.inf)
         found: list[tuple[npt.NDArray[np.int64], ...]] = []
         for step in range(steps):
-            before, now = now, next(scene).astype(np.float64)
-            reference -= self.leak * on * dt * 1e-6
+            before, seen = now, next(scene).astype(np.float64)
+            now = self._response(seen, dark)
+            if self.cutoff_hz:
+                share = -np.expm1(-_light(seen) * 2 * math.pi * self.cutoff_hz * dt * 1e-6)
+                now = before + share * (now - before)
+            reference -= self._leaked(drift, step, streams) * on * dt * 1e-6
             change = now - reference
             rising = change > 0
             level = np.where(rising, on, off)
@@ -90,9 +146,59 @@ class Sensor:
                 silent_until[at] = np.where(fires, time + self.refractory, silent_until[at])
                 found.append(_columns(at, time, rising[at], fires, duration))
             reference += np.where(rising, 1.0, -1.0) * crossings * level
-            if self.background:
-                found += self._false_events(now.shape, step, dt, duration, streams)
+            for name, rates in (
+                ("background", np.full((2, *now.shape), 0.5 * self.background)),
+                ("shot", self._shot_rates(seen, on, off)),
+                ("hot", hot),
+            ):
+                if rates.any():
+                    found += _false_events(rates, name, step, dt, duration, streams)
         return _by_scene(found, len(now))
+
+    def _response(self, seen: Array, dark: float | None) -> Array:
+        """Return what a pixel makes of light: [N, H, W]."""
+        if dark is None:
+            return seen
+        if not self.lin_log:
+            out: Array = np.log(seen + dark)
+            return out
+        grey = 255 * seen
+        out = np.where(
+            grey <= self.lin_log,
+            grey * (math.log(self.lin_log) / self.lin_log),
+            np.log(np.maximum(grey, self.lin_log)),
+        )
+        return out
+
+    def _hot(self, shape: Sequence[int], streams: RowStreams) -> Array:
+        """Return OFF and ON events per second that pixels send without a cause: [2, N, H, W]."""
+        rates = np.zeros((2, *shape))
+        if self.hot_pixels:
+            drawn = streams.fork("hot_pixels").uniform(shape[1:], dtype=torch.float64).numpy()
+            rates[1] = self.hot_rate_hz * (drawn < self.hot_pixels)
+        return rates
+
+    def _drift(self, shape: Sequence[int], streams: RowStreams) -> Array:
+        """Return the leak rate of every pixel, in thresholds per second."""
+        if not self.noise_rate_cov_decades:
+            return np.full(shape, self.leak_rate_hz)
+        drawn = streams.fork("leak").normal(shape[1:], dtype=torch.float64).numpy()
+        out: Array = self.leak_rate_hz * 10 ** (self.noise_rate_cov_decades * drawn)
+        return out
+
+    def _leaked(self, drift: Array, step: int, streams: RowStreams) -> Array:
+        if not self.leak_jitter_fraction:
+            return drift
+        drawn = streams.fork("leak_jitter", step).normal(drift.shape[1:], dtype=torch.float64).numpy()
+        out: Array = drift * (1 - self.leak_jitter_fraction * drawn)
+        return out
+
+    def _shot_rates(self, seen: Array, on: Array, off: Array) -> Array:
+        """Return false OFF and ON events per second of every pixel: [2, N, H, W]."""
+        if not self.shot_noise_rate_hz:
+            return np.zeros((2, *seen.shape))
+        rate = self.shot_noise_rate_hz / 2 * ((_SHOT_AT_FULL_LIGHT - 1) * _light(seen) + 1)
+        return np.stack([rate * self.threshold / off, rate * self.threshold / on])
 
     def _thresholds(self, shape: Sequence[int], streams: RowStreams) -> tuple[Array, Array]:
         if not self.mismatch:
@@ -102,18 +208,57 @@ class Sensor:
         drawn = np.maximum(self.threshold + self.mismatch * noise, _MINIMUM_THRESHOLD)
         return drawn[:, 0], drawn[:, 1]
 
-    def _false_events(
-        self, shape: Sequence[int], step: int, dt: float, duration: int, streams: RowStreams
-    ) -> list[tuple[npt.NDArray[np.int64], ...]]:
-        chance = min(1.0, 0.5 * self.background * dt * 1e-6)
-        drawn = streams.fork("background", step).uniform((2, *shape[1:]), dtype=torch.float64).numpy()
-        out = []
-        for polarity in (0, 1):
-            at = np.nonzero(drawn[:, polarity] < chance)
-            time = (step + drawn[:, polarity][at] / chance) * dt
-            yes = np.ones(len(time), dtype=bool)
-            out.append(_columns(at, time, yes if polarity else ~yes, yes, duration))
-        return out
+
+def _false_events(
+    rates: Array, name: str, step: int, dt: float, duration: int, streams: RowStreams
+) -> list[tuple[npt.NDArray[np.int64], ...]]:
+    """Draw events that nothing caused, at most one a pixel, polarity and sub-step.
+
+    Args:
+        rates: OFF and ON events per second of every pixel: [2, N, H, W].
+        name: what is drawn, so that each kind of noise has numbers of its own.
+    """
+    drawn = streams.fork(name, step).uniform((2, *rates.shape[2:]), dtype=torch.float64).numpy()
+    out = []
+    for polarity in (0, 1):
+        chance = np.minimum(1.0, rates[polarity] * dt * 1e-6)
+        at = np.nonzero(drawn[:, polarity] < chance)
+        time = (step + drawn[:, polarity][at] / chance[at]) * dt
+        yes = np.ones(len(time), dtype=bool)
+        out.append(_columns(at, time, yes if polarity else ~yes, yes, duration))
+    return out
+
+
+def _light(seen: Array) -> Array:
+    """Return brightness in [0, 1] as v2e scales rates by it: never quite dark."""
+    out: Array = (255 * seen + 20) / 275
+    return out
+
+
+def with_noise(
+    recordings: Sequence[Recording],
+    sensor: Sensor,
+    *,
+    size: tuple[int, int],
+    duration: int,
+    streams: RowStreams,
+) -> list[Recording]:
+    """Add the false events of a sensor that looks at nothing to finished recordings.
+
+    Args:
+        sensor: of which background activity, hot pixels, shot noise and leak are added.
+        size: (height, width).
+        duration: microseconds in which they are added.
+        streams: one random stream a recording.
+    """
+    steps = max(1, duration // _NOISE_STEP)
+    nothing = itertools.repeat(np.zeros((len(recordings), *size)), steps + 1)
+    noise = sensor.record(nothing, steps=steps, duration=duration, streams=streams, dark=1.0)
+    out = []
+    for events, false in zip(recordings, noise, strict=True):
+        both = np.concatenate([events, false])
+        out.append(both[np.argsort(both["t"], kind="stable")])
+    return out
 
 
 def _columns(

@@ -154,6 +154,45 @@ def read_photograph(path: Path, side: int, *, shrink: float) -> Bytes:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+_NOT_BYTES = {"I": "32-bit integers", "F": "floating-point numbers"}
+"""Pillow's modes that it cuts off at 255 when it converts them to RGB; 16-bit grey is handled apart."""
+
+
+def read_rgb(path: Path, *, upright: bool) -> Bytes:
+    """Read an image file as RGB: [H, W, 3]. Of 16 bits the upper 8 are kept; CMYK is converted without a
+    colour profile; an alpha channel is dropped where every pixel is opaque.
+
+    Args:
+        upright: turn the image as its EXIF tag says. Published sets are read as their files lie.
+
+    Raises: ArtefactError: unreadable as an image, of numbers that are no 8 or 16 bits, or transparent.
+    """
+    from PIL import Image
+    from PIL import ImageOps
+
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened) if upright else opened
+            mode, pixels = image.mode, np.asarray(image)
+            seen = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
+            rgb = np.asarray(image.convert("RGB"))
+    except Exception as error:  # Pillow promises no set of errors for a damaged file
+        raise ArtefactError(f"{path}: cannot be read as an image ({error}).") from error
+    if mode in _NOT_BYTES:
+        raise ArtefactError(
+            f"{path}: its pixels are {_NOT_BYTES[mode]}, expected 8 or 16 bits a channel. Save it as PNG."
+        )
+    if seen is not None and seen.min() < 255:
+        raise ArtefactError(
+            f"{path}: {np.mean(seen < 255):.1%} of its pixels are transparent, and what lies behind them is "
+            "not known. Flatten it on a background first."
+        )
+    if mode.startswith("I;16"):  # Pillow's own conversion cuts off at 255
+        grey = (pixels.astype(np.uint16) >> 8).astype(np.uint8)
+        rgb = np.repeat(grey[:, :, None], 3, axis=2)
+    return rgb
+
+
 @dataclass
 class _Call:
     """What a pickle would have called: its dotted name, the arguments, and the state set afterwards."""

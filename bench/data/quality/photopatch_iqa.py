@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -130,14 +131,20 @@ _tables: dict[Path, dict[str, Tensor]] = {}
 def _prepare(folder: Path, progress: BuildProgress | None) -> dict[str, Tensor]:
     path = folder / f"photopatch_iqa-{_key()}.safetensors"
     if path not in _tables:
-        table = _read(path)
-        if table is None:
-            log.info("building photopatch_iqa (first use)")
-            table = build(progress)
-            _write(path, table)
+        table = cached(path, lambda: build(progress))
         _tables.clear()
         _tables[path] = table
     return _tables[path]
+
+
+def cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the table of a file, or make it and write it there (where that can be done)."""
+    table = _read(path)
+    if table is None:
+        log.info("building %s (first use)", path.name.split("-")[0])
+        table = make()
+        _write(path, table)
+    return table
 
 
 @lru_cache(maxsize=1)
@@ -169,17 +176,44 @@ def _write(path: Path, table: dict[str, Tensor]) -> None:
 
 
 def build(progress: BuildProgress | None = None) -> dict[str, Tensor]:
-    """Build the table from the photographs; the same bytes every time in one environment."""
+    """Build the table from the embedded photographs; the same bytes every time in one environment."""
+    return degraded_patches([Photograph(name, scales_of(name)) for name in PHOTOGRAPHS], photograph, progress)
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph to cut patches from.
+
+    Args:
+        name: what its random numbers are drawn for.
+        scales: the two factors by which it is shrunk.
+    """
+
+    name: str
+    scales: tuple[float, float]
+
+
+def degraded_patches(
+    photographs: Sequence[Photograph],
+    read: Callable[[str, float], np.ndarray],
+    progress: BuildProgress | None = None,
+) -> dict[str, Tensor]:
+    """Degrade whole photographs, cut patches and label them; the table that `prepare` describes.
+
+    Args:
+        photographs: at least one; column `photograph` counts them from 0.
+        read: (name, scale) -> the shrunk photograph [H, W, 3] uint8, each side at least `PATCH`.
+    """
     columns: dict[str, list[np.ndarray]] = {"x": [], "original": []}
     about: list[tuple[int, ...]] = []
     cells = [("none", 0)] + [(d, n + 1) for d in available_degradations() for n in range(LEVELS)]
-    total, image_number = len(PHOTOGRAPHS) * 2 * len(cells), 0
-    for code, name in enumerate(PHOTOGRAPHS):
-        for position, scale in enumerate(scales_of(name)):
-            original = photograph(name, scale)
+    total, image_number = len(photographs) * 2 * len(cells), 0
+    for code, picture in enumerate(photographs):
+        for position, scale in enumerate(picture.scales):
+            original = read(picture.name, scale)
             for degradation, level in cells:
                 rng = np.random.default_rng(
-                    stable_hash("photopatch", name, scale, degradation, level) % 2**63
+                    stable_hash("photopatch", picture.name, scale, degradation, level) % 2**63
                 )
                 bad = original if level == 0 else degrade(original, degradation, level, rng)
                 places = _places(original, PER_CELL if level else PRISTINE, rng)

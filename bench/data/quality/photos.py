@@ -71,12 +71,17 @@ def photograph(name: str, scale: float = 1.0) -> np.ndarray:
     return np.asarray(image)
 
 
-def fingerprint() -> str:
-    """Return the sha256 over the photographs' bytes and the versions of what degrades them."""
+def versions() -> str:
+    """Return the versions of what reads and degrades photographs."""
     import PIL
     import scipy
 
-    total = hashlib.sha256(f"{np.__version__} {scipy.__version__} {PIL.__version__}".encode())
+    return f"{np.__version__} {scipy.__version__} {PIL.__version__}"
+
+
+def fingerprint() -> str:
+    """Return the sha256 over the photographs' bytes and the versions of what degrades them."""
+    total = hashlib.sha256(versions().encode())
     for name in PHOTOGRAPHS:
         total.update(path_of(name).read_bytes())
     return total.hexdigest()

@@ -23,14 +23,12 @@ from robustspike.bench.contract.specs import Task
 from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
 from robustspike.bench.data.base import SplitName
+from robustspike.bench.data.images.image_files import read_rgb
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 
 _LEAST_SPREAD = 1 / 8
 """Share of the scale that the best rating must reach: every published set has good and bad images."""
-
-_NOT_BYTES = {"I": "32-bit integers", "F": "floating-point numbers"}
-"""Pillow's modes that it cuts off at 255 when it converts them to RGB; 16-bit grey is handled apart."""
 
 
 @dataclass(frozen=True)
@@ -190,24 +188,9 @@ def _digest(text: str) -> bytes:
 def read_square(path: Path, side: int) -> np.ndarray:
     """Return the middle square of an image: [3, side, side] uint8; of 16 bits, the upper 8 are kept.
 
-    Raises: ArtefactError: unreadable, smaller than the square, or of numbers that are no 8 or 16 bits.
+    Raises: ArtefactError: smaller than the square, or as `read_rgb`.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            mode = opened.mode
-            if mode.startswith("I;16"):  # Pillow's own conversion cuts off at 255
-                grey = (np.asarray(opened).astype(np.uint16) >> 8).astype(np.uint8)
-                image = np.repeat(grey[:, :, None], 3, axis=2)
-            else:
-                image = np.asarray(opened.convert("RGB"))
-    except Exception as error:  # Pillow promises no set of errors for a damaged file
-        raise ArtefactError(f"{path}: cannot be read as an image ({error}).") from error
-    if mode in _NOT_BYTES:
-        raise ArtefactError(
-            f"{path}: its pixels are {_NOT_BYTES[mode]}, expected 8 or 16 bits a channel. Save it as PNG."
-        )
+    image = read_rgb(path, upright=False)
     height, width = image.shape[:2]
     if min(height, width) < side:
         raise ArtefactError(f"{path}: {width}x{height} pixels, smaller than crop = {side}.")

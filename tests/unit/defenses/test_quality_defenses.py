@@ -1,9 +1,8 @@
-"""Lowered labels, JPEG, and contact sheets."""
+"""Lowered labels and JPEG."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,6 @@ from robustspike.bench.api import generator
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.data.quality.photos import photograph
-from robustspike.bench.run.pictures import Panel
-from robustspike.bench.run.pictures import contact_sheet
 from robustspike.defenses.iqa_at import QualityAdversarialTraining
 from robustspike.defenses.jpeg import Jpeg
 from robustspike.defenses.jpeg import compressed
@@ -103,20 +100,3 @@ def test_shipped_regressors_judge_images_of_other_sizes() -> None:
     assert whole.spec.shape == (3, 224, 224)
     image = torch.from_numpy(photograph("chelsea")[:224, :224].transpose(2, 0, 1).copy()).float()[None] / 255
     assert float(whole.logits(image)) > float(whole.logits(compressed(image, 5))) + 10
-
-
-def test_contact_sheet_shows_images_differences_and_refuses_nothing(tmp_path: Path) -> None:
-    x = patches(2)
-    moved = (x + 4 / 255).clamp(0, 1)
-    panels = [Panel(a, b, 60.0, 3.0, 39.0) for a, b in zip(x, moved, strict=True)]
-    sheet = contact_sheet(panels, title="test", size=64)
-    assert sheet.dtype == np.uint8 and sheet.shape[2] == 3
-    top, left = 20, 6
-    assert np.array_equal(
-        sheet[top : top + 64, left : left + 64], (x[0] * 255).round().byte().permute(1, 2, 0)
-    )
-    difference = sheet[top : top + 64, left + 2 * 70 : left + 2 * 70 + 64]
-    assert int(difference.max()) == 255 and int(difference.min()) >= 127
-    assert (sheet[top + 64 : top + 78, left : left + 64] < 128).any()  # the caption
-    with pytest.raises(ConfigError, match="nothing to draw"):
-        contact_sheet([], title="empty")

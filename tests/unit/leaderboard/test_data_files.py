@@ -118,7 +118,7 @@ def test_one_row_a_table_row_with_every_figure_as_a_number() -> None:
     assert len(rows) == sum(len(section.frame) for section in built)
     assert {row["kind"] for row in rows} == {"accuracy", "distance", "quality", "visibility"}
     texts = {"kind", "section", "dataset", "split", "domain", "geometry", "eps", "goal", "name", "victim"}
-    texts |= {"defense", "weights", "certified_by", "levels", "attack", "flags"}
+    texts |= {"defense", "weights", "certified_by", "levels", "attack", "status", "notes", "flags"}
     for row in rows:
         for column, value in row.items():
             assert column in texts or not value or not math.isnan(float(value)), column

@@ -223,3 +223,14 @@ def test_victims_are_called_timing_coded_where_spike_times_carry_values_througho
     timing = {name.partition(".")[0] for name, family in families.items() if family == "timing"}
     assert {"ttfs_b1", "causal_lin"} <= timing and not timing & {"ttfs_cnn", "latency_cnn", "poisson_cnn"}
     assert families["ttfs_cnn.digits"] == families["first_spike_cnn.digits"] == "coded input"
+
+
+def test_family_and_time_steps_are_those_declared_or_else_those_that_older_victims_had() -> None:
+    new = declaring(make_record(), steps=6, family="mine")
+    assert (facts.steps(new), facts.family(new)) == (6, "mine")
+    assert (facts.steps(make_record()), facts.family(make_record())) == (None, "")
+    for name in facts._BEFORE_FAMILIES_SAID:
+        recipe = registry("victims").get(name)
+        said = {"name": name} | ({"steps": recipe.steps} if hasattr(recipe, "steps") else {})
+        old = replace(make_record(), dataset=recipe.dataset, parameters={"victim": said})
+        assert (facts.steps(old), facts.family(old)) == (recipe.spec().steps, recipe.family), name

@@ -219,9 +219,9 @@ def test_greedy_moves_every_spike_at_most_once_and_into_an_empty_cell(geometry: 
 
     def advance(self: _GreedySearch, budget: Tensor, *, reach: float) -> None:
         nonlocal moves
-        hard, still = self.hard.clone(), self.still.clone()
+        hard, still = self.hard != 0, self.still.clone()
         own(self, budget, reach=reach)
-        vacated, filled = hard & ~self.hard, self.hard & ~hard
+        vacated, filled = hard & (self.hard == 0), (self.hard != 0) & ~hard
         assert bool((still | ~vacated).all())  # only spikes that never moved leave their cells
         assert bool((~self.still | ~vacated).all()) and bool((~self.still | ~filled).all())
         assert torch.equal(vacated.sum(dim=1), filled.sum(dim=1))

@@ -33,6 +33,7 @@ from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.record.schema import read_record
 from robustspike.bench.run.pool import in_processes
 from robustspike.bench.run.pool import memory_share
+from robustspike.bench.run.pool import workers_for
 from robustspike.bench.testing.reference import reference
 from robustspike.bench.testing.reference import samples
 
@@ -198,6 +199,15 @@ def test_an_attack_that_leaks_memory_is_stopped(grow: Callable[[list[object]], N
 
 def test_a_share_of_the_memory_is_less_than_all_of_it() -> None:
     assert 0 < memory_share(4) == memory_share(1) / 4 < memory_share(1)
+
+
+def test_memory_that_is_asked_for_chooses_the_number_of_workers() -> None:
+    usable = memory_share(1)
+    assert usable is not None
+    assert workers_for(8, None) == workers_for(8, 0) == 8
+    assert workers_for(8, usable / 3.5) == 3
+    assert workers_for(2, usable / 3.5) == 2
+    assert workers_for(8, 10 * usable) == 1
 
 
 @pytest.mark.parametrize(

@@ -108,3 +108,16 @@ def test_filters_choose_rows() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             CliRunner().invoke(list_command, wrong, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("kind", KINDS_AND_SUITES)
+def test_descriptions_tell_components_apart(kind: str) -> None:
+    rows = json.loads(CliRunner().invoke(list_command, [kind, "--json"]).stdout)
+    said = [row["about"] for row in rows if "left_out" not in row]
+    assert len(set(said)) == len(said)
+
+
+def test_a_description_fits_beside_every_victim_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    head = CliRunner().invoke(list_command, ["victims"]).stdout.splitlines()[0]
+    assert "about" in head and "family" in head

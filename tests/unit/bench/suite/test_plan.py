@@ -77,7 +77,7 @@ def test_an_attack_around_another_is_granted_what_the_inner_one_needs(tmp_path: 
         assert cell.threat.access == access
 
 
-ON_PUBLISHED_DATA = {"cifar10", "mnist", "nmnist"}
+ON_PUBLISHED_DATA = {"cifar10", "mnist", "nmnist", "photos"}
 """Suites that need --data, or weights that are trained on it."""
 
 
@@ -108,6 +108,15 @@ def test_the_suite_on_published_recordings_asks_for_them_and_plans_with_them(tmp
     assert {name for label, name in asked if label.startswith("retime")} == {*retiming, "pointwise"}
     controls = {"flip.random", "flip.greedy", "scar", "sparse_rs", "pointwise"}
     assert controls <= {name for label, name in asked if label == "l0 min"}
+
+
+def test_the_suite_on_photographs_asks_for_a_folder_of_them(shared_data: Path) -> None:
+    suite = read_suite("photos")
+    with pytest.raises(ArtefactError, match="pass --data DIR"):
+        make_plan(suite)
+    plan = make_plan(suite, root=shared_data / "photos")
+    asked = {(v.name, defense) for v in suite.victims for defense in v.defenses}
+    assert {(cell.victim, cell.defense) for cell in plan.cells} == asked
 
 
 def published_images(root: Path, samples: int = 20) -> Path:

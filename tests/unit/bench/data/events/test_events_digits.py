@@ -14,6 +14,7 @@ from robustspike.bench.api import ConfigError
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import check_victim
 from robustspike.bench.api import load_victim
+from robustspike.bench.data.events.digit_events import DARK
 from robustspike.bench.data.events.digit_events import DigitEvents
 from robustspike.bench.data.events.digit_events import pack
 from robustspike.bench.data.events.digit_events import scenes
@@ -42,7 +43,7 @@ def digits(n: int) -> np.ndarray:
 
 def record(images: np.ndarray, sensor: Sensor, seed: int = 0) -> list[np.ndarray]:
     streams = RowStreams.derive(range(len(images)), seed)
-    return sensor.record(scenes(images), steps=SUBSTEPS, duration=DURATION, streams=streams)
+    return sensor.record(scenes(images), steps=SUBSTEPS, duration=DURATION, streams=streams, dark=DARK)
 
 
 def ramp(values: list[float]) -> list[np.ndarray]:
@@ -63,7 +64,7 @@ def test_events_are_sorted_and_inside_the_recording() -> None:
 @pytest.mark.parametrize("mismatch", [0.0, 0.1])
 def test_events_reconstruct_the_log_intensity_to_within_one_threshold(mismatch: float) -> None:
     images, sensor = digits(3), Sensor(threshold=0.5, mismatch=mismatch)
-    frames = list(scenes(images))
+    frames = [np.log(seen + DARK) for seen in scenes(images)]
     streams = RowStreams.derive(range(3), 0)
     on, off = sensor._thresholds(frames[0].shape, streams)
     stop = 37  # in the middle of the path, so that the change is not zero
@@ -93,7 +94,7 @@ def test_a_ramp_gives_one_event_per_threshold_at_its_crossing() -> None:
 
 
 def test_scaling_light_and_thresholds_together_changes_nothing() -> None:
-    frames = list(scenes(digits(2)))
+    frames = [np.log(seen + DARK) for seen in scenes(digits(2))]
     streams = RowStreams.derive(range(2), 0)
     plain = Sensor(threshold=0.5).record(iter(frames), steps=SUBSTEPS, duration=DURATION, streams=streams)
     doubled = Sensor(threshold=1.0).record(
@@ -124,7 +125,8 @@ def test_noise_belongs_to_the_sample_and_the_seed() -> None:
     sensor = Sensor(mismatch=0.1, background=5.0)
     together = record(digits(3), sensor)
     streams = RowStreams.derive([2], 0)
-    alone = sensor.record(scenes(digits(3)[2:]), steps=SUBSTEPS, duration=DURATION, streams=streams)[0]
+    scene = scenes(digits(3)[2:])
+    alone = sensor.record(scene, steps=SUBSTEPS, duration=DURATION, streams=streams, dark=DARK)[0]
     assert np.array_equal(together[2], alone)
     assert not np.array_equal(together[2], record(digits(3), sensor, seed=1)[2])
 
@@ -143,7 +145,7 @@ def test_a_refractory_pixel_keeps_its_distance_and_its_reference() -> None:
 def test_leak_and_background_come_at_their_rates() -> None:
     dark = [np.zeros((1, 40, 40))] * 101
     streams = RowStreams.derive([0], 0)
-    (leaking,) = Sensor(leak=10.0).record(iter(dark), steps=100, duration=1_000_000, streams=streams)
+    (leaking,) = Sensor(leak_rate_hz=10.0).record(iter(dark), steps=100, duration=1_000_000, streams=streams)
     assert (leaking["p"] == 1).all()
     assert abs(len(leaking) / 1600 - 10) <= 1
     (noisy,) = Sensor(background=5.0).record(iter(dark), steps=100, duration=1_000_000, streams=streams)
@@ -261,3 +263,74 @@ def test_the_rate_only_victim_is_blind_to_time_bit_for_bit() -> None:
         assert torch.equal(victim.logits(x), victim.logits(moved))
         other = load_victim("lif_cnn.digits_events")
         assert not torch.equal(other.logits(x), other.logits(moved))
+
+
+def lit(values: list[float], **options: float) -> np.ndarray:
+    """The events of one pixel that sees a brightness at each of some instants a millisecond apart."""
+    streams = RowStreams.derive([0], 0)
+    sensor = Sensor(threshold=0.1, **options)  # type: ignore[arg-type]
+    n = len(values) - 1
+    return sensor.record(iter(ramp(values)), steps=n, duration=1000 * n, streams=streams, dark=0.2)[0]
+
+
+def test_lin_log_is_linear_in_the_dark_and_logarithmic_in_the_light() -> None:
+    slope = np.log(20) / 20  # v2e: grey * ln(20) / 20 up to 20, ln(grey) above
+    dark = lit([0.0, 10 / 255], lin_log=20.0)
+    assert len(dark) == int(10 * slope / 0.1)
+    assert len(lit([40 / 255, 200 / 255], lin_log=20.0)) == int(np.log(200 / 40) / 0.1)
+    assert len(lit([10 / 255, 40 / 255], lin_log=20.0)) == int((np.log(40) - 10 * slope) / 0.1)
+
+
+def test_a_low_pass_delays_events_the_more_the_darker_it_is() -> None:
+    bright, dim = [0.5] * 2 + [1.0] * 200, [0.01] * 2 + [0.02 + 0.19] * 200
+    plain, slow = lit(bright), lit(bright, cutoff_hz=10.0)
+    assert len(plain) == len(slow)  # it gets there in the end
+    assert np.median(slow["t"]) > np.median(plain["t"]) + 3000
+    halves = [np.median(lit(values, cutoff_hz=10.0)["t"]) for values in (bright, dim)]
+    assert halves[1] > 1.5 * halves[0]
+
+
+def test_shot_noise_falls_with_light_and_rises_for_low_thresholds() -> None:
+    streams = RowStreams.derive(range(4), 0)
+
+    def events(level: float, **options: float) -> int:
+        still = iter([np.full((4, 16, 16), level)] * 201)
+        sensor = Sensor(shot_noise_rate_hz=5.0, **options)  # type: ignore[arg-type]
+        return sum(map(len, sensor.record(still, steps=200, duration=1_000_000, streams=streams, dark=0.2)))
+
+    dark, bright = events(-20 / 255), events(1.0)
+    assert abs(dark - 5 * 1024) < 4 * np.sqrt(5 * 1024)  # Poisson: four standard deviations
+    assert abs(bright - 5 * 1024 / 4) < 4 * np.sqrt(5 * 256)
+    assert events(-20 / 255, mismatch=0.3) > dark  # the mean of 1 / threshold
+
+
+def test_leak_rates_spread_and_jitter_about_their_mean() -> None:
+    streams = RowStreams.derive([0], 0)
+    still = [np.zeros((1, 16, 16))] * 501
+    options = {"leak_rate_hz": 5.0, "noise_rate_cov_decades": 0.3, "leak_jitter_fraction": 0.1}
+    (events,) = Sensor(**options).record(iter(still), steps=500, duration=5_000_000, streams=streams)  # type: ignore[arg-type]
+    assert (events["p"] == 1).all()
+    counts = np.bincount(events["y"].astype(int) * 16 + events["x"], minlength=256)
+    assert np.median(counts) == pytest.approx(25, abs=4) and counts.max() > 2 * counts.min() + 10
+
+
+def test_hot_pixels_send_on_events_all_the_time() -> None:
+    streams = RowStreams.derive([0], 0)
+    still = [np.zeros((1, 16, 16))] * 201
+    sensor = Sensor(hot_pixels=0.05, hot_rate_hz=50.0)
+    (events,) = sensor.record(iter(still), steps=200, duration=1_000_000, streams=streams)
+    counts = np.bincount(events["y"].astype(int) * 16 + events["x"], minlength=256)
+    hot = counts > 0
+    assert 4 <= hot.sum() <= 25 and (events["p"] == 1).all()
+    assert counts[hot].mean() == pytest.approx(50, abs=5)
+
+
+def test_options_that_need_brightness_or_make_no_sense_are_refused() -> None:
+    streams = RowStreams.derive([0], 0)
+    with pytest.raises(ConfigError, match="need brightness"):
+        Sensor(cutoff_hz=5.0).record(iter(ramp([0.0, 1.0])), steps=1, duration=1000, streams=streams)
+    for wrong in ({"hot_pixels": 1.5}, {"lin_log": 0.5}, {"leak_rate_hz": -1.0}, {"cutoff_hz": float("nan")}):
+        with pytest.raises(ConfigError, match="sensor"):
+            Sensor(**wrong)
+        with pytest.raises(ConfigError, match="sensor"):
+            DigitEvents(**wrong)
