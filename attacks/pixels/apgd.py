@@ -14,6 +14,7 @@ from robustspike.attacks.pixels.climbing import check
 from robustspike.attacks.pixels.climbing import eot
 from robustspike.attacks.pixels.climbing import from_starts
 from robustspike.attacks.pixels.climbing import unit
+from robustspike.attacks.pixels.climbing import vanishes
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import Goal
 from robustspike.bench.api import Loss
@@ -66,6 +67,9 @@ def climb(
 ) -> tuple[Tensor, Tensor]:
     """Run APGD from x; return the best iterates and their losses (-inf where nothing was computed).
 
+    A sample whose gradient is zero at the start never moves and stops there, unless the victim draws noise or
+    the estimator remembers.
+
     Args:
         x: legal starting points; changed in place.
         loss_of: rows -> the loss of those rows.
@@ -78,6 +82,9 @@ def climb(
     out = oracle.loss_and_grad(x[rows], rows, loss_of(rows), estimator=estimator, draws=draws)
     gradient = torch.zeros_like(x)
     gradient[rows], top[rows] = out.grad, out.loss
+    stuck = torch.zeros_like(top, dtype=torch.bool)
+    if not oracle.spec.stochastic and not oracle.remembers(estimator):
+        stuck[rows] = vanishes(out.grad)
     best_gradient, value, checked = gradient.clone(), top.clone(), top.clone()
     size = torch.full_like(top, 2 * oracle.radius)
     rises, reduced = torch.zeros_like(top), torch.ones_like(top, dtype=torch.bool)
@@ -85,6 +92,7 @@ def climb(
     checks, last = checkpoints(steps), 0
     for done in range(1, steps + 1):
         rows = oracle.differentiable(estimator, draws=draws)
+        rows = rows[~stuck[rows]]
         if not len(rows):
             break
         here, share = x[rows], _MOMENTUM if done > 1 else 1.0

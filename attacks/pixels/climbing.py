@@ -53,6 +53,11 @@ def settle(oracle: Oracle, best: Tensor) -> Tensor:
     return best
 
 
+def vanishes(gradient: Tensor) -> Tensor:
+    """Say of each row whether its gradient is zero everywhere."""
+    return (gradient == 0).flatten(1).all(dim=1)
+
+
 def ascend(
     oracle: Oracle,
     x: Tensor,
@@ -74,12 +79,15 @@ def ascend(
             comes to a point that it has been to, as all that follows would repeat (unless the victim
             draws noise or the estimator remembers). Found by Brent's method: at one stored iterate.
 
+    Under the same conditions a sample whose gradient is zero at its start, and which does not move, stops
+    there whatever `repeats` says: it would be asked for the same gradient again and again.
+
     Cost: per active row `steps` gradients, and `draws` forwards for the last iterate.
     """
     draws = eot(oracle, draws)
     best = x.clone()
     top = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-    repeats = repeats and not oracle.spec.stochastic
+    fixed = not oracle.spec.stochastic
     repeated = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     been, next_power = x.clone(), 1
 
@@ -96,8 +104,9 @@ def ascend(
         out = oracle.loss_and_grad(x[rows], rows, loss, estimator=estimator, draws=draws)
         keep(rows, out.loss)
         x[rows] = oracle.project(step(x[rows], out.grad, rows), rows)
-        if repeats and not oracle.remembers(estimator):
-            repeated[rows] = (x[rows] == been[rows]).flatten(1).all(dim=1)
+        if fixed and (repeats or done == 1) and not oracle.remembers(estimator):
+            back = (x[rows] == been[rows]).flatten(1).all(dim=1)
+            repeated[rows] = back if repeats else back & vanishes(out.grad)
         if done == next_power:
             been, next_power = x.clone(), 2 * next_power
     rows = oracle.active(forwards=draws)

@@ -76,8 +76,9 @@ class Gumbel:
             hit counts.
         loss: name of the loss that is increased.
         estimator: registry name of the gradient estimator.
+        restarts: independent searches, each on the samples still standing (minimum-norm threat: on all).
 
-    Cost: steps * (draws + 1) forwards, steps * draws backwards.
+    Cost: per search steps * (draws + 1) forwards, steps * draws backwards.
     """
 
     steps: int = 100
@@ -91,6 +92,7 @@ class Gumbel:
     stop: bool = False
     loss: str = "margin"
     estimator: str = "native"
+    restarts: int = 1
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="gumbel.l0",
         geometries=("l0",),
@@ -108,14 +110,30 @@ class Gumbel:
     )
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.draws) < 1 or not 0 < self.cold <= self.hot or not self.limit >= self.start:
+        if (
+            min(self.steps, self.draws, self.restarts) < 1
+            or not 0 < self.cold <= self.hot
+            or not self.limit >= self.start
+        ):
             raise ConfigError(
-                "gumbel.l0: expected steps, draws >= 1, 0 < cold <= hot and start <= limit, got "
-                f"{self.steps}, {self.draws}, {self.cold}, {self.hot}, {self.start} and {self.limit}."
+                "gumbel.l0: expected steps, draws, restarts >= 1, 0 < cold <= hot and start <= limit, got "
+                f"{self.steps}, {self.draws}, {self.restarts}, {self.cold}, {self.hot}, {self.start} and "
+                f"{self.limit}."
             )
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
         rule: GradientEstimator = registry("estimators").get(self.estimator)
+        x = self._attempt(oracle, x0, rule, rng)
+        for _ in range(1, self.restarts):
+            if not len(oracle.active()):
+                break
+            oracle.forget()
+            x = self._attempt(oracle, x0, rule, rng)
+        best, hit = oracle.best()
+        return torch.where(hit.view(-1, *[1] * (x0.dim() - 1)), best, x)
+
+    def _attempt(self, oracle: Oracle, x0: Tensor, rule: GradientEstimator, rng: RowStreams) -> Tensor:
+        """Search from one start; return the most likely grids."""
         low, high = oracle.threat.bounds
         clean = ((x0 - low) / (high - low)).flatten(1)
         away = 1 - 2 * clean  # the direction of each element's flip
@@ -144,9 +162,7 @@ class Gumbel:
             hit = oracle.reached(oracle.logits(likely, rows), rows)
             hit |= oracle.reached(out.logits, owner).view(-1, self.draws).any(dim=1)
             going[rows[hit]] = not self.stop
-        best, hit = oracle.best()
-        x = oracle.project(self._likely(odds, x0, (low, high)), torch.arange(len(x0), device=x0.device))
-        return torch.where(hit.view(-1, *[1] * (x0.dim() - 1)), best, x)
+        return oracle.project(self._likely(odds, x0, (low, high)), torch.arange(len(x0), device=x0.device))
 
     def _likely(self, odds: Tensor, like: Tensor, bounds: tuple[float, float]) -> Tensor:
         """Return the most likely grid."""

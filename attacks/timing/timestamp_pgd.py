@@ -34,8 +34,9 @@ class TimestampPgd:
         random_start: whether to start at uniform times within eps.
         estimator: registry name of the gradient estimator.
         loss: name of the loss that is increased.
+        restarts: random starts, each on the samples still standing; more than one needs `random_start`.
 
-    Cost: steps forwards + steps backwards, and 1 forward for the last frames.
+    Cost: per start steps forwards + steps backwards, and 1 forward for the last frames.
     """
 
     steps: int = 20
@@ -43,6 +44,7 @@ class TimestampPgd:
     random_start: bool = True
     estimator: str = "native"
     loss: str = "ce"
+    restarts: int = 1
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="timestamp.pgd",
         geometries=("retime_linf",),
@@ -58,12 +60,29 @@ class TimestampPgd:
     )
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.step > 0:
+        if min(self.steps, self.restarts) < 1 or not self.step > 0:
             raise ConfigError(
-                f"timestamp.pgd: steps must be at least 1 and step above 0, got {self.steps}, {self.step}."
+                "timestamp.pgd: steps and restarts must be at least 1 and step above 0, got "
+                f"{self.steps}, {self.restarts}, {self.step}."
+            )
+        if self.restarts > 1 and not self.random_start:
+            raise ConfigError(
+                f"timestamp.pgd: {self.restarts} restarts without random_start would repeat one search; set "
+                "random_start or restarts=1."
             )
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
+        x = self._attempt(oracle, x0, rng)
+        for _ in range(1, self.restarts):
+            if not len(oracle.active()):
+                break
+            oracle.forget()
+            x = self._attempt(oracle, x0, rng)
+        best, hit = oracle.best()
+        return torch.where(hit.view(-1, *[1] * (x0.dim() - 1)), best, x)
+
+    def _attempt(self, oracle: Oracle, x0: Tensor, rng: RowStreams) -> Tensor:
+        """Search from one start; return the last frames."""
         lines = Lines(x0)
         steps = x0.shape[1]
         eps = min(budget_of(oracle), steps - 1.0)
@@ -89,8 +108,7 @@ class TimestampPgd:
             slope = time_slope(lines.gradients(out.grad, rows), time[at])
             moved = time[at] + self.step * eps * slope.sign()
             time[at] = torch.minimum(torch.maximum(moved, low[at]), high[at])
-        best, hit = oracle.best()
-        return torch.where(hit.view(-1, *[1] * (x0.dim() - 1)), best, x)
+        return x
 
 
 def kernel_frames(time: Tensor, spikes: Tensor) -> Tensor:

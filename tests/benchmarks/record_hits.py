@@ -1,12 +1,13 @@
 """Record which candidate member breaks which calibration sample, after how many forwards.
 
-Not a test: run by hand; hours on one core for all victims. `choose_cascade.py` redoes the choice of the
-cascade from the table. Calibration samples are the first of the split `validation`, which is in no table.
-One line a victim, candidate and random start: victim, eps, attack, start, passes on a sample that stands, and
-a word a sample: forwards spent at its first hit, "." if it stands, "x" if its clean answer is wrong, "-" if
-not run. A line that is there is not measured again.
+Not a test: run by hand; minutes of one core a victim. `choose_cascade.py` redoes the choice of the cascade
+from the table. Calibration samples are the first of the split `validation` (of a data set in a folder, which
+may be sorted by class: evenly spaced ones), which is in no table. What the first two members break is spared
+the others. One line a victim, candidate and random start: victim, eps, attack, start, passes on a sample that
+stands, and a word a sample: forwards spent at its first hit, "." if it stands, "x" if its clean answer is
+wrong, "-" if not run. A line that is there is not measured again.
 
-    python tests/benchmarks/record_hits.py hits.csv --victim lif_cnn.digits+sr --eps 1/10 [--samples 80]
+    python tests/benchmarks/record_hits.py hits.csv --victim lif_cnn.digits+sr:1/10 [--victim ...]
 """
 
 from __future__ import annotations
@@ -44,82 +45,108 @@ def targeted(targets: int, steps: int) -> str:
     return f"apgd.targeted(targets={targets}, steps={steps}, estimator='{SHARP}')"
 
 
+SIEVE = (pgd("native"), pgd("atan(alpha=5)"))
+"""The cascade's first members: what they break in calibration samples is not spent on again."""
+
 CANDIDATES = {
-    **{
-        pgd(e): 1
-        for e in ("native", "atan(alpha=5)", "triangle(gamma=0.3)", "pdsg", "bptr", "hart(gamma=0.25)")
-    },
-    pgd("atan(alpha=10)"): 3,
-    sapgd(25): 4,
-    sapgd(50): 6,
-    sapgd(50, loss="ce"): 2,
-    sapgd(50, loss="dlr"): 2,
-    sapgd(50, estimator="assg(bound=0.85)"): 2,
+    pgd("native"): 1,
+    pgd("atan(alpha=5)"): 1,
+    sapgd(50): 10,
+    sapgd(100): 10,
+    sapgd(50, loss="ce"): 8,
+    sapgd(100, loss="ce"): 8,
+    sapgd(25): 8,
+    sapgd(200): 4,
+    sapgd(100, loss="ce", estimator="assg(bound=0.9)"): 4,
+    sapgd(100, estimator="assg(bound=0.9)"): 4,
+    sapgd(200, loss="ce"): 3,
     apgd("ce", 50): 2,
-    apgd("dlr", 50): 2,
-    apgd("ce", 50, "atan(alpha=5)"): 2,
-    sapgd(100): 6,
-    sapgd(100, loss="ce"): 2,
-    **{sapgd(100, estimator=e): 1 for e in ("atan(alpha=5)", "triangle(gamma=0.3)", "assg(form=sigmoid)")},
-    targeted(3, 50): 1,
-    targeted(9, 50): 1,
-    sapgd(200): 3,
+    sapgd(50, loss="dlr"): 3,
     sapgd(400): 2,
+    targeted(3, 50): 1,
+    sapgd(400, loss="ce"): 1,
     sapgd(1000): 1,
-    apgd("ce", 100, "native"): 1,
-    apgd("ce", 100, "triangle(gamma=0.3)"): 1,
-    apgd("dlr", 100): 1,
-    apgd("dlr", 100, "atan(alpha=5)"): 1,
+    sapgd(1000, loss="ce"): 1,
 }
-"""Candidates, and from how many random starts each."""
+"""Candidates, and from how many random starts each.
+
+Those of an earlier round are in the table too: other surrogates, one cheap PGD under each, long members.
+"""
 
 
 def words(
-    victim: ModuleVictim, call: str, starts: int, *, eps: Fraction, samples: int, root: Path | None
+    victim: ModuleVictim,
+    call: str,
+    numbers: range,
+    *,
+    eps: Fraction,
+    samples: int,
+    spared: set[int],
+    root: Path | None,
 ) -> tuple[int, list[list[str]]]:
-    """Run one candidate from all its starts in one batch; return its price and a word for every sample."""
+    """Run one candidate from several starts in one batch; return its price and a word for every sample.
+
+    Args:
+        numbers: which starts.
+        spared: samples that are not run.
+    """
     split = registry("datasets").get(victim.spec.name.partition(".")[2]).load("validation", root=root)
-    x, y = split.x[:samples], split.y[:samples]
-    right = (victim.logits(x).argmax(dim=1) == y).nonzero().squeeze(1)
-    again = right.repeat(starts)
-    ids = torch.cat([right + 100_000 * start for start in range(starts)])  # random numbers hang on ids
+    places = torch.linspace(0, len(split.x) - 1, samples).long() if root else torch.arange(samples)
+    x, y = split.x[places], split.y[places]
+    right = victim.logits(x).argmax(dim=1) == y
+    asked = torch.tensor([bool(r) and place not in spared for place, r in enumerate(right)])
+    rows = asked.nonzero().squeeze(1)
+    table = [["-" if r else "x" for r in right.tolist()] for _ in numbers]
+    if not len(rows):
+        return 0, table
+    again = rows.repeat(len(numbers))
+    ids = torch.cat([rows + 100_000 * start for start in numbers])  # random numbers hang on ids
     threat = ThreatModel(geometry="linf", eps=eps, bounds=victim.spec.bounds)
     seed = stable_hash(call) % 2**31  # candidates must not share their starts
     found = evaluate_shard(victim, registry("attacks").get(call), threat, x[again], y[again], ids, seed=seed)
     if found.errors:
         raise click.ClickException(found.errors[0])
     total = found.forwards + found.backwards
-    price = int(total.max())
-    first = found.first_hit.view(starts, -1).tolist()
-    table = []
-    for hits in first:
-        row = ["x"] * len(x)
-        for place, hit in zip(right.tolist(), hits, strict=True):
+    first = found.first_hit.view(len(numbers), -1).tolist()
+    for row, hits in zip(table, first, strict=True):
+        for place, hit in zip(rows.tolist(), hits, strict=True):
             row[place] = str(hit) if hit >= 0 else "."
-        table.append(row)
-    return price, table
+    return int(total.max()), table
+
+
+def recorded(path: Path) -> dict[tuple[str, ...], list[list[str]]]:
+    """Return the words that are in the table, by victim, eps and candidate: one list for each start."""
+    found: dict[tuple[str, ...], list[list[str]]] = {}
+    if path.exists():
+        with path.open(newline="") as file:
+            for row in csv.reader(file):
+                found.setdefault(tuple(row[:3]), []).append(row[5].split())
+    return found
 
 
 @click.command(help=__doc__)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--victim", "name", required=True, help="victim+defense")
-@click.option("--eps", required=True)
+@click.option("--victim", "cells", required=True, multiple=True, help="victim+defense:eps")
 @click.option("--samples", default=80)
 @click.option("--data", type=click.Path(path_type=Path))
-def main(path: Path, name: str, eps: str, samples: int, data: Path | None) -> None:
-    done = set()
-    if path.exists():
-        with path.open(newline="") as file:
-            done = {tuple(row[:3]) for row in csv.reader(file)}
-    base, _, defense = name.partition("+")
-    victim = load_victim(base, defense=defense or "none")
+def main(path: Path, cells: tuple[str, ...], samples: int, data: Path | None) -> None:
     for call, starts in CANDIDATES.items():
-        if (name, eps, call) in done:
-            continue
-        price, table = words(victim, call, starts, eps=Fraction(eps), samples=samples, root=data)
-        with path.open("a", newline="") as file:
-            for start, row in enumerate(table):
-                csv.writer(file).writerow([name, eps, call, start, price, " ".join(row)])
+        for name, _, eps in (cell.rpartition(":") for cell in cells):
+            known = recorded(path)
+            missing = range(len(known.get((name, eps, call), [])), starts)
+            if not missing:
+                continue
+            sieves = [known.get((name, eps, sieve), [[]])[0] for sieve in SIEVE]
+            spared = {k for row in sieves for k, word in enumerate(row) if word.isdigit()}
+            base, _, defense = name.partition("+")
+            victim = load_victim(base, defense=defense or "none")
+            root = data if registry("datasets").get(base.partition(".")[2]).needs_root else None
+            price, table = words(
+                victim, call, missing, eps=Fraction(eps), samples=samples, spared=spared, root=root
+            )
+            with path.open("a", newline="") as file:
+                for start, row in zip(missing, table, strict=True):
+                    csv.writer(file).writerow([name, eps, call, start, price, " ".join(row)])
 
 
 if __name__ == "__main__":

@@ -106,8 +106,8 @@ class Corner(nn.Module):
 
 def climbed(net: nn.Module, *, steps: int, repeats: bool, size: float) -> tuple[Meter, Sequence[Tensor]]:
     victim = wrap(net, name="toy", shape=(1, 2, 2), classes=2)
-    x = torch.full((3, 1, 2, 2), 0.5)
-    x[1] += 0.07
+    x = torch.full((3, 1, 2, 2), 0.53)
+    x[1] += 0.04
     meter = Meter(
         victim,
         ThreatModel(eps=None, geometry="linf"),
@@ -157,3 +157,29 @@ def test_repeats_stop_pgd_on_a_spiking_victim_without_changing_a_verdict(
 def test_an_estimator_that_remembers_is_never_cut_short() -> None:
     found = shard(Pgd(steps=60, estimator="assg"), eps="1/1000", n=6)
     assert found.forwards.tolist() == [61] * 6
+
+
+class Flat(nn.Module):
+    """Answers by its input, with a gradient that is zero everywhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = x.detach().flatten(1).sum(dim=1) - 100 + 0 * x.flatten(1).sum(dim=1)
+        return torch.stack([torch.zeros_like(value), value], dim=1)
+
+
+@pytest.mark.parametrize(
+    "attack", [SaPgd(steps=30, estimator="native"), ApgdCe(steps=30), ApgdDlr(steps=30), MiFgsm(steps=30)]
+)
+def test_where_the_gradient_is_zero_at_the_start_no_further_pass_is_made(
+    attack: Pgd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = wrap(Flat(), name="flat", shape=(1, 2, 2), classes=2)
+    x, y = torch.full((3, 1, 2, 2), 0.5), torch.zeros(3, dtype=torch.int64)
+    found = evaluate(victim, attack, x, y, eps="1/10").shards[0]
+    assert found.forwards.tolist() == [1] * 3
+    monkeypatch.setattr(
+        Oracle, "remembers", lambda self, estimator: True
+    )  # then nothing is known to be stuck
+    whole = evaluate(victim, attack, x, y, eps="1/10").shards[0]
+    assert int(whole.forwards.min()) >= 30
+    assert torch.equal(whole.x_adv, found.x_adv)

@@ -95,7 +95,7 @@ def test_a_sample_without_gradient_stays_finite_and_returns_the_clean_input() ->
     x, _ = nets.inputs(3)
     result = run(affine(weight), SaPgd(steps=30, estimator="native"), x, torch.zeros(3, dtype=torch.int64))
     assert result.count(Status.ROBUST) == 3 and not result.errors
-    assert result.counts["zero_gradients"] == 90
+    assert result.counts["zero_gradients"] == result.counts["zero_gradient_samples"] == 3, "asked once each"
     assert torch.equal(result.x_adv, x)
 
 
@@ -107,7 +107,7 @@ def test_no_element_moves_further_than_the_step_size() -> None:
             seen.append(x.detach().clone())
             return super().forward(x)
 
-    victim = wrap(Watch(torch.full((16,), 5.0)), name="watch", shape=(1, 4, 4), classes=2)
+    victim = wrap(Watch(torch.full((16,), 0.5)), name="watch", shape=(1, 4, 4), classes=2)
     refusal(victim, Native())  # the harness looks at a victim once before it is attacked
     seen.clear()
     x = torch.full((2, 1, 4, 4), 0.5)

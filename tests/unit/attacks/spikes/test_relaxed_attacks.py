@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -13,9 +15,11 @@ from robustspike.attacks.spikes.gumbel import annealed
 from robustspike.attacks.spikes.gumbel import relaxed
 from robustspike.attacks.spikes.spike_pgd import BernoulliPgd
 from robustspike.attacks.spikes.spike_pgd import RoundedPgd
+from robustspike.attacks.timing.timestamp_pgd import TimestampPgd
 from robustspike.bench.api import ConfigError
 from robustspike.bench.api import Domain
 from robustspike.bench.api import RowStreams
+from robustspike.bench.api import ShardResult
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate
 from robustspike.bench.api import generator
@@ -116,3 +120,35 @@ def test_further_starts_of_rounded_pgd_never_need_more_flips() -> None:
     assert bool((one.status == 1).all())
     assert bool((three.distance <= one.distance).all())
     assert float(three.distance.sum()) < float(one.distance.sum())
+
+
+@pytest.mark.parametrize(
+    ("attack", "geometry", "eps"),
+    [(Gumbel(steps=6), "l0", 12), (TimestampPgd(steps=4), "retime_linf", 1)],
+    ids=lambda value: value.spec.name if hasattr(value, "spec") else None,
+)
+def test_further_starts_go_to_survivors_and_lose_no_hit(
+    attack: Gumbel | TimestampPgd, geometry: str, eps: int
+) -> None:
+    split = registry("datasets").get("digits_events").load("validation")
+    victim = load_victim("lif_cnn.digits_events")
+    threat = ThreatModel(domain=Domain.SPIKES, geometry=geometry, eps=Fraction(eps))
+
+    def shard(restarts: int) -> ShardResult:
+        found = evaluate(
+            victim, replace(attack, restarts=restarts), split.x[:16], split.y[:16], threat=threat
+        )
+        return found.shards[0]
+
+    one, three = shard(1), shard(3)
+    broken = one.status == 1
+    assert bool((three.status[broken] == 1).all())
+    assert torch.equal(three.forwards[broken], one.forwards[broken])
+    standing = three.status == 0
+    assert bool(standing.any())
+    assert torch.equal(three.forwards[standing], 3 * one.forwards[standing])
+
+
+def test_restarts_that_would_repeat_one_search_are_refused() -> None:
+    with pytest.raises(ConfigError, match="would repeat one search"):
+        TimestampPgd(random_start=False, restarts=2)
