@@ -200,7 +200,7 @@ def test_what_does_not_exist_or_apply_is_told_before_the_first_attack(victim: Mo
         ("pgd.linf(loss='xe')", "unknown loss 'xe'"),
         ("pgd.linf(loss='score')", "does not apply"),
         ("pgd.linf(estimator='pdsgg')", "Did you mean 'pdsg'"),
-        ("sda.l0", "domain spikes, not static"),
+        ("sda.l0", "domain spikes or events, not static"),
         ("quality.fgsm", "task quality, not classify"),
     ):
         with pytest.raises(ConfigError, match=message):

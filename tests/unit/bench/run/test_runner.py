@@ -103,7 +103,13 @@ def test_a_record_holds_energy_and_what_was_declared(plan: Plan, tmp_path: Path)
         )
         passes = 2 * 20 * 1048  # 20 epochs of 1048 digits, forwards and backwards
         assert record.parameters["declared"] == {
-            "geometry": {"unit": "largest change of an element", "everywhere": True, "moves": False},
+            "geometry": {
+                "unit": "largest change of an element",
+                "everywhere": True,
+                "moves": False,
+                "natural": False,
+            },
+            "family": "direct",
             "score_label": "",
             "draws": 1,
             "steps": 4,
