@@ -189,4 +189,5 @@ def table(found: pd.DataFrame, reach: facts.Reach, *, budgets: bool) -> Table | 
         shown += [number(row[column]) for column in changes.values()]
         shown += [*(f"{row[c]:.0f}" for c in ("forwards", "backwards")), str(row["loses_to"]) or "-"]
         rows.append([*shown, *(percent(row[column]) for column in within)])
-    return Table(headers + [f"ASR within {column.removeprefix('asr@')}" for column in within], rows)
+    headers += [f"ASR within {column.removeprefix('asr@')}" for column in within]
+    return Table(headers, rows, by_attack=True)

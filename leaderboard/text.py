@@ -19,14 +19,14 @@ class Table:
         best: the column that the rows are about, shown in bold; None without one.
         first: the columns that a narrow terminal keeps, the most important first; by default those on
             the left.
-        bars: (low, value, high) of the best column, as shares, for tables that draw them.
+        by_attack: whether it lists what every attack does to every row, which a page shows row by row.
     """
 
     headers: list[str]
     rows: list[list[str]]
     best: int | None = None
     first: tuple[str, ...] = ()
-    bars: tuple[tuple[float, float, float], ...] = ()
+    by_attack: bool = False
 
 
 def percent(value: float) -> str:
@@ -71,11 +71,11 @@ def with_defense(row: pd.Series[Any]) -> str:
 
 
 def turned(corner: str, rows: Sequence[tuple[str, Sequence[str]]], names: Sequence[str]) -> Table:
-    """Return a table with a column for each name; turned round where those are too many to read."""
+    """Return a table by attack with a column for each name; turned where those are too many to read."""
     if len(names) <= COLUMNS_THAT_FIT:
-        return Table([corner, *names], [[head, *cells] for head, cells in rows])
+        return Table([corner, *names], [[head, *cells] for head, cells in rows], by_attack=True)
     turned_rows = [[name, *(cells[place] for _, cells in rows)] for place, name in enumerate(names)]
-    return Table([corner, *(head for head, _ in rows)], turned_rows)
+    return Table([corner, *(head for head, _ in rows)], turned_rows, by_attack=True)
 
 
 COLUMNS_THAT_FIT = 7

@@ -121,8 +121,10 @@ LISTS = (SPIKING, SMOOTH, NOISY, NOISY_SMOOTH)
 class AutoAttackSnn:
     """Run a fixed list of attacks; the verdict is the worst case per sample.
 
-    Members run one after the other, each only on the samples that all earlier ones left standing (a
-    sample leaves when the oracle has seen a legal adversarial example, so leaving changes no verdict).
+    Members run only on the samples that all earlier ones left standing (a sample leaves when the oracle has
+    seen a legal adversarial example, so leaving changes no verdict). Where few are left, several members
+    that follow gradients run side by side, so that their passes are full: a hit of one retires the sample
+    for all of them.
     Nothing is fitted to the victim or its samples. A member that raises is booked with its message
     (failed:NAME) and the others go on; one that does not apply to the victim is named (refused:NAME). Where
     fewer than half of the gradient members of a spiking victim could be run, the list for victims without
@@ -190,9 +192,10 @@ class AutoAttackSnn:
         """Run gradient members, its own gradient where most of them failed, then the controls."""
         listed = self.listed(oracle, own_gradient=not oracle.spiking)
         members = applying(oracle, listed, self.only)
-        yield from attempts(oracle, [m for m in members if not m[0].is_black_box], x0, y, rng=rng)
+        steep = [m for m in members if not m[0].is_black_box]
+        yield from attempts(oracle, steep, x0, y, rng=rng, abreast=True)
         if oracle.spiking and is_thin(oracle):
             own = self.listed(oracle, own_gradient=True)
             instead = [m for m in own if not m.is_black_box and m not in listed]
-            yield from attempts(oracle, resolved(instead, self.only), x0, y, rng=rng)
+            yield from attempts(oracle, resolved(instead, self.only), x0, y, rng=rng, abreast=True)
         yield from attempts(oracle, [m for m in members if m[0].is_black_box], x0, y, rng=rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,24 +118,45 @@ def is_thin(oracle: Oracle) -> bool:
 
 
 def attempts(
-    oracle: Oracle, members: Sequence[tuple[Member, Attack]], x0: Tensor, y: Tensor, *, rng: RowStreams
+    oracle: Oracle,
+    members: Sequence[tuple[Member, Attack]],
+    x0: Tensor,
+    y: Tensor,
+    *,
+    rng: RowStreams,
+    abreast: bool = False,
 ) -> Iterator[Tensor]:
-    """Run members in turn, each on the samples still standing; yield what each returned.
+    """Run members on the samples still standing; yield what each returned.
 
     A member's random numbers hang on its name alone. What a member raises is booked, and the others go on.
+
+    Args:
+        abreast: run as many of the next members side by side as fill a pass, else one after the other.
     """
-    for member, attack in members:
-        if not len(oracle.active()):
-            return
-        oracle.stage(member.name)
-        try:
-            found = attack.run(oracle, x0.clone(), y.clone(), rng=rng.fork("member", member.name))
-        except EstimatorRefused:  # a neuron can refuse as late as in its first pass
-            oracle.tally(f"refused:{member.name}", 1)
-        except Exception as error:  # noqa: BLE001  (foreign code: its failure must not cost the others' hits)
-            oracle.failed(member.name, error)
-        else:
-            yield found
-            continue
-        if not member.is_black_box:
-            oracle.tally("members_applied", -1)
+    todo = list(members)
+    while todo and len(oracle.active()):
+        count = oracle.abreast(len(todo)) if abreast else 1
+        group, todo = todo[:count], todo[count:]
+        for member, _ in group:
+            oracle.stage(member.name)  # accounts are kept in the order of the list
+        # the longest begin first, so that none of them is left alone with few samples a pass
+        group.sort(key=lambda member: -int(getattr(member[1], "steps", 0)))
+        parts = [(member.name, _part(oracle, member, attack, x0, y, rng)) for member, attack in group]
+        for (member, _), found in zip(group, oracle.side_by_side(parts), strict=True):
+            if found is None:
+                continue
+            if isinstance(found, EstimatorRefused):  # a neuron can refuse as late as in its first pass
+                oracle.tally(f"refused:{member.name}", 1)
+            elif isinstance(found, Exception):
+                oracle.failed(member.name, found)
+            else:
+                yield found
+                continue
+            if not member.is_black_box:
+                oracle.tally("members_applied", -1)
+
+
+def _part(
+    oracle: Oracle, member: Member, attack: Attack, x0: Tensor, y: Tensor, rng: RowStreams
+) -> Callable[[], Tensor]:
+    return lambda: attack.run(oracle, x0.clone(), y.clone(), rng=rng.fork("member", member.name))

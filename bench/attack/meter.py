@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustspike.bench.attack.lanes import Lanes
 from robustspike.bench.attack.task import Aim
 from robustspike.bench.attack.task import rules_of
 from robustspike.bench.attack.trace import Trace
@@ -32,6 +33,9 @@ class StageCost:
     hits: int = 0
     local: int = 0
 
+
+_Memories = dict[tuple[GradientEstimator, int | None], list[dict[str, object]]]
+"""What an estimator (for a member of a joint victim) stores, neuron by neuron."""
 
 EOT_LEAST = 10
 """Draws from which on an averaged gradient counts as one (ASSG's setting; defenses' minimum protocol)."""
@@ -58,6 +62,7 @@ class Meter:
         tallies: what the attack counted for the record (`Oracle.tally`).
         failures: what parts of the attack raised (`Oracle.failed`), one line each.
         lists: row -> the event list that an attack on raw events handed in last.
+        lanes: the parts that run side by side, while they do.
 
     Args:
         keeps_going: keep a sample in the batch after its first hit (the attacker's own victims).
@@ -107,7 +112,8 @@ class Meter:
         self.stage: StageCost | None = None
         self.tallies: dict[str, int] = {}
         self.failures: list[str] = []
-        self._memories: dict[tuple[GradientEstimator, int | None], list[dict[str, object]]] = {}
+        self.lanes: Lanes | None = None
+        self._memories: _Memories = {}
         self._rows = torch.arange(n, device=device)
 
     @property
@@ -119,13 +125,22 @@ class Meter:
         return self.rules.stops_at_hit and not (spec.stochastic or self.threat.is_minimum_norm)
 
     def active(self, forwards: int, backwards: int, *, with_hits: bool = False) -> Tensor:
-        budget = self.threat.budget
-        keep = (self.forwards + self.width * forwards <= budget.forwards) & (
-            self.backwards + self.width * backwards <= budget.backwards
+        budget, times = self.threat.budget, self.width * self.sharing
+        keep = (self.forwards + times * forwards <= budget.forwards) & (
+            self.backwards + times * backwards <= budget.backwards
         )
         if self.stops_at_hit and not with_hits:
             keep &= ~self.hit
         return self._rows[keep]
+
+    @property
+    def sharing(self) -> int:
+        """How many parts that run side by side share what is left of a sample's budget."""
+        return 1 if self.lanes is None else max(1, self.lanes.live)
+
+    def stage_of(self, name: str) -> StageCost:
+        """Return the account of a named part of the attack."""
+        return self.stages.setdefault(name, StageCost())
 
     def charge(self, rows: Tensor, forwards: int, backwards: int, *, members: int = 0) -> None:
         """Count passes through the victim: one for each member of a joint one, or for `members` of them."""
@@ -165,6 +180,11 @@ class Meter:
     def forget(self) -> None:
         """Clear what estimators remember."""
         self._memories.clear()
+
+    def replace_memories(self, memories: _Memories) -> _Memories:
+        """Let estimators remember something else; return what they remembered so far."""
+        before, self._memories = self._memories, memories
+        return before
 
     def remembers(self, estimator: GradientEstimator) -> bool:
         """Say whether an estimator has stored anything since the last `forget`."""

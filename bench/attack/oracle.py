@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from robustspike.bench.attack.lanes import Lanes
+from robustspike.bench.attack.lanes import Part
+from robustspike.bench.attack.lanes import Question
+from robustspike.bench.attack.lanes import how_many
 from robustspike.bench.attack.meter import EOT_LEAST
 from robustspike.bench.attack.meter import Meter
-from robustspike.bench.attack.meter import StageCost
 from robustspike.bench.attack.task import rules_of
 from robustspike.bench.contract.specs import Access
 from robustspike.bench.contract.specs import Budget
@@ -181,7 +185,37 @@ class Oracle:
         """
         meter = _METERS[self]
         meter.forget()
-        meter.stage = meter.stages.setdefault(name, StageCost())
+        meter.stage = meter.stage_of(name)
+
+    def abreast(self, parts: int) -> int:
+        """Return how many of the next parts of an attack `side_by_side` should be given at once."""
+        meter = _METERS[self]
+        return how_many(meter, parts, len(meter.active(1, 0)))
+
+    def side_by_side(self, parts: Sequence[Part]) -> list[Tensor | Exception | None]:
+        """Run parts of an attack that do not depend on each other; return what each returned or raised.
+
+        Each part is a stage of its own, as by `stage`: passes and first hits are booked under its name, and
+        estimators remember for each part alone. Several parts take turns: each runs until it asks for
+        logits or a gradient, and one pass answers what all of them ask. A sample broken by one part stands
+        for none of them; up to then it costs the passes of all. A part that no sample stood for any more
+        is not begun, and None.
+
+        Args:
+            parts: names and code, which uses this oracle.
+        """
+        meter = _METERS[self]
+        if len(parts) == 1:
+            self.stage(parts[0][0])
+            try:
+                return [parts[0][1]()]
+            except Exception as error:  # noqa: BLE001  (foreign code: the caller books its failure)
+                return [error]
+        meter.lanes = Lanes(meter, parts, meter.active(1, 0))
+        try:
+            return meter.lanes.run()
+        finally:
+            meter.lanes = None
 
     def local(self, victim: ModuleVictim, rows: Tensor, *, rng: RowStreams) -> Oracle:
         """Return an oracle on a victim of the attacker's own, for some of the samples.
@@ -249,15 +283,16 @@ class Oracle:
         budget = meter.threat.budget
         if not len(rows):
             return budget
+        width = meter.width * meter.sharing
         return Budget(
-            forwards=(budget.forwards - int(meter.forwards[rows].max())) // meter.width,
-            backwards=(budget.backwards - int(meter.backwards[rows].max())) // meter.width,
+            forwards=(budget.forwards - int(meter.forwards[rows].max())) // width,
+            backwards=(budget.backwards - int(meter.backwards[rows].max())) // width,
         )
 
     def forwards_left(self, rows: Tensor) -> Tensor:
         """Return how many forwards each of the rows can still pay: [n] int64."""
         meter = _METERS[self]
-        return meter.threat.budget.forwards - meter.forwards[rows]
+        return (meter.threat.budget.forwards - meter.forwards[rows]) // meter.sharing
 
     def reached(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Say which answers meet the goal of the threat model: [n] bool. Costs nothing."""
@@ -390,6 +425,10 @@ class Oracle:
         victim = meter.victim if member is None else meter.victim.members[member]
         meter.charge(rows, draws * rule.forwards, draws * rule.backwards, members=0 if member is None else 1)
         y, sign, function = self._aim(rows, loss)
+        if meter.lanes is not None and draws == 1 and member is None:
+            question = Question(x.detach(), rows, y, lambda z, labels: sign * function(z, labels), rule)
+            out: LossGrad = meter.lanes.ask(question)
+            return self._noted(x, rows, out, draws)
         answers = [
             victim.loss_and_grad(
                 x.detach(),
@@ -404,8 +443,11 @@ class Oracle:
         out = answers[0]
         if draws > 1:
             out = LossGrad(*(torch.stack(parts).mean(dim=0) for parts in zip(*answers, strict=True)))
-        if member is not None:
-            return out
+        return out if member is not None else self._noted(x, rows, out, draws)
+
+    def _noted(self, x: Tensor, rows: Tensor, out: LossGrad, draws: int) -> LossGrad:
+        """Count a gradient and remember what its pass found."""
+        meter = _METERS[self]
         zero = (out.grad.flatten(1) == 0).all(dim=1)
         meter.gradients.index_add_(0, rows, torch.ones_like(rows))
         if draws >= EOT_LEAST:
@@ -457,6 +499,9 @@ class Oracle:
         victim = meter.victim if member is None else meter.victim.members[member]
         self._check_rows(x, rows)
         meter.charge(rows, 1, 0, members=0 if member is None else 1)
+        if meter.lanes is not None and member is None:
+            logits: Tensor = meter.lanes.ask(Question(x.detach(), rows, meter.y[rows]))
+            return logits
         with torch.no_grad():
             return victim.logits(x.detach(), noise=meter.fresh_noise(rows, draw))
 

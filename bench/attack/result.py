@@ -41,6 +41,7 @@ class ShardResult:
             on binary frames, and the target class of a targeted goal.
         weights: digest of the victim's weights as they were after the shard; "" where nobody looked.
         cause: what ended the attack or the victim's passes, where something did; not stored.
+        seconds: processor seconds that the shard took; in no record.
     """
 
     ids: Tensor
@@ -60,6 +61,7 @@ class ShardResult:
     extras: dict[str, Tensor] = field(default_factory=dict)
     weights: str = ""
     cause: Exception | None = None
+    seconds: float = 0.0
 
     TENSORS = (
         "ids",

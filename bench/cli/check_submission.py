@@ -31,7 +31,7 @@ class _Checked:
 
 
 @click.command("check-submission")
-@click.argument("bundle", type=_PATH, metavar="BUNDLE")
+@click.argument("bundles", nargs=-1, required=True, type=_PATH, metavar="BUNDLE...")
 @click.option(
     "--against", multiple=True, type=_PATH, metavar="BUNDLE", help="Records of the board to compare with."
 )
@@ -43,7 +43,7 @@ class _Checked:
 @click.option("--note", type=_PATH, help="Keep what was found in this CSV file, for a board.")
 @click.option("--out", type=_PATH, help="Write the report to this file instead of printing it.")
 def command(
-    bundle: Path,
+    bundles: tuple[Path, ...],
     against: tuple[Path, ...],
     share: str,
     data: Path | None,
@@ -53,33 +53,36 @@ def command(
     note: Path | None,
     out: Path | None,
 ) -> int:
-    """Check a bundle that was handed in and report what it would change, as Markdown.
+    """Check bundles that were handed in and report what they would change, as Markdown.
 
     Names, sizes and digests first; then every stored input is answered afresh; then a share of the records of
-    every kind is run again. Which ones follows from the bundle's bytes, so that everybody runs the same. Exit
-    code 0: all of it holds; 1: the bundle is damaged, or a record is refuted; 3: some could not be checked.
+    every kind is run again. Which ones follows from a bundle's bytes, so that everybody runs the same. Exit
+    code 0: all of it holds; 1: a bundle is damaged, or a record is refuted; 3: some could not be checked.
     """
     from robustspike.bench.errors import ArtefactError
     from robustspike.bench.errors import ConfigError
     from robustspike.bench.files import write_atomic
     from robustspike.bench.run.sampling import parse_share
 
-    if not bundle.is_file():
-        raise ConfigError(f"{bundle}: no such file. Give a bundle: robustspike submit DIR writes one.")
+    if absent := [bundle for bundle in bundles if not bundle.is_file()]:
+        raise ConfigError(f"{absent[0]}: no such file. Give a bundle: robustspike submit DIR writes one.")
     part = parse_share(share)
-    found = _Checked()
-    try:
-        _check(found, bundle, part, note, data=data, weights=weights, plugin=plugin, trust=trust)
-    except ArtefactError as error:
-        code, lines = 1, [f"**The bundle cannot be taken.** {error}"]
-    else:
-        code, lines = _report(found, against)
-    text = "\n".join([f"### `{bundle.name}`", "", *lines]) + "\n"
+    codes, text = set(), ""
+    for bundle in bundles:
+        found = _Checked()
+        try:
+            _check(found, bundle, part, note, data=data, weights=weights, plugin=plugin, trust=trust)
+        except ArtefactError as error:
+            code, lines = 1, [f"**The bundle cannot be taken.** {error}"]
+        else:
+            code, lines = _report(found, against)
+        codes.add(code)
+        text += "\n".join([f"### `{bundle.name}`", "", *lines]) + "\n"
     if out is None:
         click.echo(text, nl=False)
     else:
         write_atomic(out, text.encode())
-    return code
+    return 1 if 1 in codes else max(codes)
 
 
 def _check(

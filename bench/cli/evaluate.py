@@ -94,7 +94,7 @@ def command(
     for misfit in misfits:
         click.echo(f"n/a: {misfit.reason}", err=True)
     about = provenance.lines(provenance.read(out))
-    publish(records, about, out=out, csv=out / "leaderboard.csv", title=suite.name)
+    publish(records, about, out=out, csv=out / "leaderboard.csv", title=suite.name, folders=[out])
     failed = [record for record in records if record.errors]
     for record in failed:
         click.echo(f"error in cell {record.label}, {record.threat.label}: {record.errors[0]}", err=True)

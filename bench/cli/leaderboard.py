@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from robustspike.leaderboard.board import Edition
     from robustspike.leaderboard.sections import Section
     from robustspike.leaderboard.text import Table
+    from robustspike.leaderboard.write.cards import Components
 
 LINES_THAT_FIT = 30
 """Lines up to which a table beneath the main one is printed in the terminal too."""
@@ -37,7 +38,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--out", type=_PATH, help="Write leaderboard.json, .md, .html, rows.csv, cells.csv there.")
 @click.option("--csv", type=_PATH, help="Write one wide CSV: a row a table row, a column an attack.")
 @click.option("--md", type=_PATH, help="Write this Markdown file.")
-@click.option("--html", type=_PATH, help="Write this page.")
+@click.option("--html", type=_PATH, help="Write this page, and how-to-read.html beside it.")
 def command(
     folders: tuple[Path, ...],
     only: tuple[str, ...],
@@ -110,6 +111,7 @@ def command(
             wide=wide,
             board=board,
             edition=chosen_edition,
+            folders=folders,
         )
     return 1 if refused else 0
 
@@ -166,6 +168,7 @@ def publish(
     title: str = "",
     board: Board | None = None,
     edition: Edition | None = None,
+    folders: Sequence[Path] = (),
 ) -> None:
     """Print the tables and write the files asked for.
 
@@ -181,6 +184,7 @@ def publish(
         title: the suite, for a closing line.
         board: what the board says of the records; None for no board.
         edition: the edition that the tables are.
+        folders: folders and bundles whose enclosed inputs the page shows.
     """
     from robustspike.bench.contract.registry import registry
     from robustspike.bench.files import write_atomic
@@ -193,7 +197,10 @@ def publish(
     from robustspike.leaderboard.write.json import edition_entry
     from robustspike.leaderboard.write.json import to_json
     from robustspike.leaderboard.write.markdown import to_markdown
+    from robustspike.leaderboard.write.page import READING
     from robustspike.leaderboard.write.page import to_html
+    from robustspike.leaderboard.write.page import to_reading
+    from robustspike.leaderboard.write.thumbnails import enclosed
 
     board = board or NO_BOARD
     built = build(records, board)
@@ -218,14 +225,19 @@ def publish(
         return document(built, records, about, only, board=board, edition=made)
 
     wanted = [(csv, lambda: wide_csv(built)), (md, lambda: to_markdown(built, told, left_out))]
-    wanted.append((html, lambda: to_html(built, told, left_out)))
+    pages = [html] if html is not None else []
     if out is not None:
+        pages.append(out / "leaderboard.html")
         wanted += [
             (out / "leaderboard.json", lambda: to_json(whole())),
             (out / "leaderboard.md", lambda: to_markdown(built, told, left_out)),
-            (out / "leaderboard.html", lambda: to_html(built, told, left_out)),
             *((out / f"{n}.csv", lambda t=t: t) for n, t in tidy_csv(built, records).items()),
         ]
+    if pages:
+        pictures = enclosed(folders, {record.key for record in records})
+    for page in pages:
+        wanted.append((page, lambda: to_html(built, told, _components(records), pictures)))
+        wanted.append((page.with_name(READING), lambda: to_reading(built, told, left_out)))
     for path, text in wanted:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,6 +246,30 @@ def publish(
         click.echo(to_json(whole()), nl=False)
     else:
         _print(built, title, wide=wide)
+
+
+def _components(records: Sequence[CellRecord]) -> Components:
+    """Return what the registry says of the attacks, defenses and victims of records; of others nothing."""
+    from robustspike.bench.cli.catalogue import description
+    from robustspike.bench.cli.catalogue import row
+    from robustspike.bench.contract.registry import registry
+    from robustspike.leaderboard.write.cards import Component
+    from robustspike.leaderboard.write.cards import base
+
+    named = {("attacks", base(r.attack)) for r in records} | {("certifiers", base(r.attack)) for r in records}
+    named |= {("defenses", base(r.defense)) for r in records} | {("victims", base(r.victim)) for r in records}
+    found = {}
+    for kind, name in sorted(named):
+        if name in registry(kind).names():
+            said = row(kind, name)
+            steps = said.get("T")
+            found[kind, name] = Component(
+                said.get("about", ""),
+                str(description(kind, name).get("source", "")),
+                said.get("family", ""),
+                steps if isinstance(steps, int) else None,
+            )
+    return found
 
 
 def _print(built: Sequence[Section], title: str, *, wide: bool) -> None:

@@ -161,7 +161,7 @@ def command(
         return 0
     listed = _tell_misfits(misfits, quiet=quiet)
     about = provenance.lines(provenance.read(out))
-    publish(records, about, out=out, csv=out / "leaderboard.csv", title=plan.suite.name)
+    publish(records, about, out=out, csv=out / "leaderboard.csv", title=plan.suite.name, folders=[out])
     if listed:
         write_atomic(out / "not_applicable.csv", listed.encode())
         if not quiet:
@@ -171,7 +171,7 @@ def command(
         where = f"{record.victim}, {record.defense}, {record.label}, {record.threat.label}"
         click.echo(f"error in cell {where}: {record.errors[0]}", err=True)
     if not quiet:
-        wrote = "leaderboard.html, .md, .json, .csv, rows.csv and cells.csv"
+        wrote = "leaderboard.html, how-to-read.html, leaderboard.md, .json, .csv, rows.csv and cells.csv"
         click.echo(f"{len(records)} cells in {out}; wrote {wrote} there.", err=True)
     return 3 if failed else 0
 

@@ -98,6 +98,11 @@ def _components(name: str, kind: str | None) -> list[tuple[str, str]]:
     known = [k for k, kinds in KINDS.items() if bare in registry(kinds).names()]
     here = [k for k in known if kind in (None, k)]
     if not here:
+        if (Path(name) / "train").is_dir() and (Path(name) / "test").is_dir():
+            raise ConfigError(
+                f"'{name}' is a folder of samples and no component. Check it as a data set: robustspike "
+                f"validate \"recordings(folder='{name}')\"."
+            )
         if Path(name).is_dir():
             raise ConfigError(f"'{name}' is a folder and no installed component. Try: pip install ./{name}")
         if known:

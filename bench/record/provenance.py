@@ -14,8 +14,10 @@ from pathlib import Path
 
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.files import write_atomic
+from robustspike.bench.files import writing
 
 NAME = "run.json"
+COSTS = "costs.csv"
 MAX_BYTES = 1 << 20
 _LONGEST = 300
 
@@ -80,6 +82,21 @@ def note(folder: Path, now: Session) -> None:
     if now not in sessions:
         value = {"sessions": [asdict(known) for known in (*sessions, now)]}
         write_atomic(folder / NAME, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def note_cost(folder: Path, key: str, *, seconds: float, forwards: int, backwards: int) -> None:
+    """Add what a cell took to costs.csv of a results folder, beside its records and no part of them.
+
+    Args:
+        seconds: processor seconds of all its shards, what the harness did included.
+        forwards, backwards: passes that its attack was charged, summed over samples.
+    """
+    path = folder / COSTS
+    with writing(path), path.open("a", encoding="ascii", newline="") as file:
+        if not file.tell():
+            file.write("key,processor_seconds,forwards,backwards,passes_a_second\n")
+        speed = (forwards + backwards) / seconds if seconds > 0 else 0.0
+        file.write(f"{key},{seconds:.3f},{forwards},{backwards},{speed:.1f}\n")
 
 
 def read(folder: Path) -> list[Session]:

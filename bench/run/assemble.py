@@ -22,6 +22,7 @@ from robustspike.bench.contract.specs import Status
 from robustspike.bench.contract.specs import Task
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.files import sha256
+from robustspike.bench.record import provenance
 from robustspike.bench.record.adversarials import pack_adversarials
 from robustspike.bench.record.enclosures import keep_plugin
 from robustspike.bench.record.enclosures import keep_weights
@@ -35,6 +36,7 @@ from robustspike.bench.run.compute import Unit
 from robustspike.bench.run.compute import compute
 from robustspike.bench.run.compute import job_of
 from robustspike.bench.run.shards import read_shard
+from robustspike.bench.snn import fused
 from robustspike.bench.suite.cell import Cell
 from robustspike.bench.suite.cell import fits
 from robustspike.bench.suite.cell import frozen
@@ -116,6 +118,10 @@ def _finish(
         rows=rows,
     )
     store.write_record(record, samples, adversarials)
+    if settings.command:
+        seconds = sum(shard.seconds for shard in shards)
+        spent = {name: record.cost[name] for name in ("forwards", "backwards")}
+        provenance.note_cost(settings.out, key, seconds=seconds, **spent)
     return record
 
 
@@ -225,7 +231,10 @@ def sources(cell: Cell, weights: str, settings: Settings, *, attacked: bool = Tr
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Describe where a record was made: versions, platform, instruction set, device, threads."""
+    """Describe where a record was made: versions, platform, instruction set, device, threads.
+
+    And whether spiking layers ran compiled (`bench.snn.fused`), which changes no number.
+    """
     device = settings.device
     if device.startswith("cuda"):
         device = f"{device} ({torch.cuda.get_device_name(device)})"
@@ -238,4 +247,5 @@ def environment(settings: Settings) -> dict[str, str]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": device,
         "threads": str(settings.threads),
+        "lif": "python" if fused.library() is None else "compiled",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def compute(unit: Unit, settings: Settings, *, died: bool = False) -> ShardResul
     The victim is compared with what was loaded before its next use: whoever changed it, the shard is an
     error. After that, and after any other failure, it is loaded afresh.
     """
+    start = time.process_time()
     where: dict[str, Any] = {"weights": settings.weights, "device": settings.device}
     loaded = VICTIMS.pristine(unit.cell, **where)
     kept = False
@@ -119,6 +121,7 @@ def compute(unit: Unit, settings: Settings, *, died: bool = False) -> ShardResul
                 "numbers count. Mend what changes it, remove the record, and run again."
             )
         kept = not result.errors
+        result.seconds = time.process_time() - start
     finally:
         if not kept:
             VICTIMS.drop(unit.cell, **where)

@@ -22,7 +22,7 @@ def pack_shard(result: ShardResult) -> bytes:
     tensors = {name: getattr(result, name).contiguous() for name in ShardResult.TENSORS}
     tensors |= {f"extra:{name}": column.contiguous() for name, column in result.extras.items()}
     about = {"errors": json.dumps(result.errors), "counts": json.dumps(result.counts)}
-    about["weights"] = result.weights
+    about |= {"weights": result.weights, "seconds": repr(result.seconds)}
     return safetensors.torch.save(tensors, about)
 
 
@@ -51,6 +51,7 @@ def read_shard(folder: Path, key: str, index: int) -> ShardResult | None:
             counts=json.loads(about["counts"]),
             extras=extras,
             weights=about["weights"],
+            seconds=float(about["seconds"]),
         )
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError):
         path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ exactly, in any arithmetic.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from robustspike.bench.snn.neurons import reset
 
 _POINTWISE = ("IFNode", "LIFNode", "ParametricLIFNode")
 """SpikingJelly nodes that treat every element alike, so that a patch can be run alone."""
+
+_ELEMENT = 32
+"""Multiplications that take as long as looking up, firing and storing one element: a guess, not measured."""
 
 _PATCH_ELEMENTS = 1 << 19
 """Numbers in the largest tensor of one chunk of flips: 2 MB in float32, so that it stays in a cache."""
@@ -98,33 +102,79 @@ class FlipEngine:
         """Return the engine of a module that declares such a body as `time_mean_body`, else None.
 
         The body is an `nn.Sequential` of multi-step layers, time first: blocks of a convolution of stride
-        1, perhaps a batch normalisation, SpikingJelly neurons, perhaps average poolings; then flatten
-        and one linear layer.
+        1, perhaps a batch normalisation, SpikingJelly neurons, perhaps average poolings (adaptive ones where
+        they divide the map); then flatten and one linear layer. Anything else, residual connections and
+        maximum poolings among them, is left to whole passes.
         """
         body = getattr(module, "time_mean_body", None)
         if not isinstance(body, nn.Sequential) or len(shape) != 4 or module.training:
             return None
         if any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
             return None
-        layers: list[Any] = list(body)
+        layers = _flat(body)
         kinds = [_kind(layer) for layer in layers]
         if kinds[-2:] != ["flatten", "linear"]:
             return None
         blocks: list[_Block] = []
-        at = 0
+        at, height, width = 0, shape[2], shape[3]
         while at < len(layers) - 2:
             norm = layers[at + 1] if kinds[at + 1] == "norm" else None
             fire = at + 1 + (norm is not None)
             if kinds[at] != "conv" or kinds[fire] != "fire":
                 return None
-            sides = []
+            height, width = _convolved_size(layers[at], height, width)
+            sides: list[int] = []
             for layer in layers[fire + 1 :]:
-                if _kind(layer) != "pool":
+                side = _side(layer, height, width)
+                if not side:
                     break
-                sides.append(_pair(layer.kernel_size)[0])
+                sides.append(side)
+                height, width = height // side, width // side
             blocks.append(_Block(layers[at], norm, layers[fire], tuple(sides)))
             at = fire + 1 + len(sides)
         return cls(blocks, layers[-1]) if blocks else None
+
+    def pays(self, shape: tuple[int, ...], *, inputs: int, flips: int) -> bool:
+        """Say whether patches are the cheaper way to answer that many flips of that many inputs [T, C, H, W].
+
+        Patches cost a whole pass over every input first. A flip changes no step before its own, half of
+        them on average. Flips that change no spike cost less than is reckoned with here.
+        """
+        whole, patch = self.work(shape)
+        return inputs * whole + flips * patch < flips * whole
+
+    def work(self, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Return the multiplications of a whole pass over one input, and of the patches of one flip."""
+        steps, channels, height, width = shape
+        whole, patch = 0.0, 0.0
+        for block, (h, w) in zip(self.blocks, self.patches(), strict=True):
+            height, width = _convolved_size(block.conv, height, width)
+            kernel, out = math.prod(block.conv.kernel_size), block.conv.out_channels
+            up, left = block.conv.kernel_size[0] - 1, block.conv.kernel_size[1] - 1
+            whole += height * width * out * (kernel * channels + _ELEMENT)
+            patch += (h + up) * (w + left) * out * (min(kernel, h * w) * channels + _ELEMENT)
+            for side in block.sides:
+                height, width = height // side, width // side
+            channels = out
+        return steps * whole, (steps + 1) / 2 * patch
+
+    def patches(self) -> list[tuple[int, int]]:
+        """Return the height and width of the patch that every block gets of one flipped element."""
+        found, h, w = [], 1, 1
+        for block in self.blocks:
+            found.append((h, w))
+            h, w = h + block.conv.kernel_size[0] - 1, w + block.conv.kernel_size[1] - 1
+            for side in block.sides:
+                h, w = (h + side - 2) // side + 1, (w + side - 2) // side + 1
+        return found
+
+    def _numbers(self) -> int:
+        """Return the numbers that the largest patch of one flip holds in one step."""
+        sizes = []
+        for block, (h, w) in zip(self.blocks, self.patches(), strict=True):
+            rows, columns = block.conv.kernel_size
+            sizes.append((h + rows - 1) * (w + columns - 1) * block.conv.out_channels)
+        return max(sizes)
 
     def answer(self, x: Tensor, owner: Tensor, index: Tensor, change: Tensor) -> Tensor:
         """Return the logits of x[owner] with element `index` changed by `change` [q]: [q, classes]."""
@@ -134,7 +184,7 @@ class FlipEngine:
         cell, plane = index % (height * width), index // (height * width)
         order = plane.sort(stable=True).indices  # by time, so that chunks can skip what lies before
         widest = max(block.conv.out_channels for block in self.blocks)
-        size = max(1, _PATCH_ELEMENTS // (steps * widest * 16))
+        size = max(1, _PATCH_ELEMENTS // (steps * max(widest * 16, self._numbers())))
         for start in range(0, len(owner), size):
             part = order[start : start + size]
             first = int(plane[part[0]]) // channels if self.skips_earlier_steps else 0
@@ -195,12 +245,15 @@ class _Base:
     def convolved(self, number: int, patch: _Patch) -> _Patch:
         """Turn changed inputs of a block into changed currents; patches grow by the kernel."""
         block, (steps, q, h, w, _) = self.blocks[number], patch.delta.shape
-        if number not in self.matrices:
-            self.matrices[number] = _matrix(block, *patch.delta.shape[2:])
         up, left = block.conv.kernel_size[0] - 1, block.conv.kernel_size[1] - 1
-        delta = (patch.delta.reshape(steps * q, -1) @ self.matrices[number]).view(
-            steps, q, h + up, w + left, -1
-        )
+        if h * w > math.prod(block.conv.kernel_size):  # as one matrix, most of it would be zeros
+            delta = _spread(block, patch.delta.flatten(0, 1)).unflatten(0, (steps, q))
+        else:
+            if number not in self.matrices:
+                self.matrices[number] = _matrix(block, *patch.delta.shape[2:])
+            delta = (patch.delta.reshape(steps * q, -1) @ self.matrices[number]).view(
+                steps, q, h + up, w + left, -1
+            )
         up, left = up - int(block.conv.padding[0]), left - int(block.conv.padding[1])
         return replace(patch, delta=delta, row=patch.row - up, column=patch.column - left)
 
@@ -277,7 +330,10 @@ def _kind(layer: nn.Module) -> str:
         side, stride, padding = (_pair(v) for v in (layer.kernel_size, layer.stride, layer.padding))
         simple = side == stride and side[0] == side[1] and padding == (0, 0)
         return "pool" if simple and not layer.ceil_mode and layer.divisor_override is None else ""
-    return {"Flatten": "flatten", "Linear": "linear"}.get(name, "")
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        return "adaptive" if name == "AdaptiveAvgPool2d" else ""
+    kinds = {"Flatten": "flatten", "Linear": "linear", "Dropout": "dropout", "Dropout2d": "dropout"}
+    return kinds.get(name, "")
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -287,14 +343,49 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
 def _matrix(block: _Block, h: int, w: int, channels: int) -> Tensor:
     """Return convolution and normalisation of [h, w, channels] patches as one matrix."""
     weight = block.conv.weight
-    rows, columns = block.conv.kernel_size
     unit = torch.eye(h * w * channels, dtype=weight.dtype, device=weight.device)
-    unit = unit.view(-1, h, w, channels).permute(0, 3, 1, 2)
-    grown = functional.conv2d(unit, weight, padding=(rows - 1, columns - 1)).permute(0, 2, 3, 1)
+    return _spread(block, unit.view(-1, h, w, channels)).reshape(len(unit), -1)
+
+
+def _spread(block: _Block, cells: Tensor) -> Tensor:
+    """Convolve and normalise differences [m, h, w, C]; they grow by the kernel less one."""
+    rows, columns = block.conv.kernel_size
+    grown = functional.conv2d(
+        cells.permute(0, 3, 1, 2), block.conv.weight, padding=(rows - 1, columns - 1)
+    ).permute(0, 2, 3, 1)
     if block.norm is not None and block.norm.running_var is not None:
         scale = (block.norm.running_var + block.norm.eps).rsqrt()
         grown = grown * (scale if block.norm.weight is None else scale * block.norm.weight)
-    return grown.reshape(len(unit), -1)
+    return grown
+
+
+def _flat(body: nn.Sequential) -> list[Any]:
+    """Return the layers of nested sequences in order, without dropout, which does nothing in evaluation."""
+    found: list[Any] = []
+    for layer in body:
+        if type(layer) is nn.Sequential:
+            found += _flat(layer)
+        elif _kind(layer) != "dropout":
+            found.append(layer)
+    return found
+
+
+def _convolved_size(conv: nn.Conv2d, height: int, width: int) -> tuple[int, int]:
+    """Return the size of the map behind a convolution of stride 1."""
+    (up, left), (rows, columns) = (int(conv.padding[0]), int(conv.padding[1])), conv.kernel_size
+    return height + 2 * up - rows + 1, width + 2 * left - columns + 1
+
+
+def _side(layer: nn.Module, height: int, width: int) -> int:
+    """Return the side of the cells that a pooling averages over on a map; 0 for any other layer."""
+    kind = _kind(layer)
+    if kind == "pool":
+        return _pair(layer.kernel_size)[0]  # type: ignore[arg-type]
+    if kind != "adaptive" or height != width:
+        return 0
+    out: Any = layer.output_size
+    rows, columns = (height if n is None else n for n in _pair(out))
+    return height // rows if rows == columns and height % rows == 0 else 0
 
 
 def _pooled(patch: _Patch, side: int) -> _Patch:

@@ -10,6 +10,7 @@ import torch
 
 from robustspike.bench.attack.decide import target_classes
 from robustspike.bench.attack.evaluate import evaluate_shard
+from robustspike.bench.attack.fitting import domains_of
 from robustspike.bench.attack.fitting import refused_gradient
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.contract.registry import registry
@@ -33,7 +34,9 @@ QUALITY_GOALS = (Goal.SHIFT, Goal.RAISE, Goal.LOWER)
 
 def _domain(geometry: str) -> Domain:
     """Return the domain of the reference victim on which a geometry makes sense."""
-    return Domain.STATIC if geometry in _SIZES else Domain.SPIKES
+    if geometry in _SIZES:
+        return Domain.STATIC
+    return Domain.EVENTS if domains_of(geometry) == (Domain.EVENTS,) else Domain.SPIKES
 
 
 def threat_for(attack: Any, *, eps: Fraction | int | None = None, task: Task = Task.CLASSIFY) -> ThreatModel:

@@ -319,6 +319,7 @@ def missing_weights(recipe: VictimRecipe, defense: str, seed: int) -> str:
     """Say that a variant has no weights, and how to make them."""
     option = f" --defense {shlex.quote(defense)}" if defense != "none" else ""
     base = weights_of(recipe) if recipe.retrains else _shown(recipe)[-1]
+    data = " --data DIR" if recipe.data().needs_root else ""
     otherwise = ""
     if base not in (recipe.name, recipe.shares):
         otherwise = (
@@ -327,8 +328,8 @@ def missing_weights(recipe: VictimRecipe, defense: str, seed: int) -> str:
         )
     return (
         f"victim '{variant(weights_of(recipe), defense, seed)}' has no weights. Train it first: "
-        f"robustspike train {shlex.quote(base)}{option} --seed {seed} --out DIR, "
-        f"then pass --weights DIR.{otherwise}"
+        f"robustspike train {shlex.quote(base)}{option}{data} --seed {seed} --out WEIGHTS, "
+        f"then pass --weights WEIGHTS.{otherwise}"
     )
 
 

@@ -75,6 +75,13 @@ class AdaptedNet(nn.Module):
                 child.training = not isinstance(child, quiet)
         return self
 
+    @property
+    def time_mean_body(self) -> nn.Module | None:
+        """The network, where it is a sequence of layers whose mean over time is the answer."""
+        plain = self.time == "time-first" and self.readout is None and self.clear is None and not self.mean
+        plain = plain and not self.draws_noise and not self.training_neurons
+        return self.network if plain and type(self.network) is nn.Sequential else None
+
     def forward(self, x: Tensor) -> Tensor:
         if self.mean:
             shape = (-1, 1, 1)

@@ -285,7 +285,7 @@ class ModuleVictim:
         one stream per flip.
         """
         engine = None if self.spec.stochastic else FlipEngine.of(self.module, self.spec.shape)
-        if engine is not None and len(owner) >= 2 * len(x):
+        if engine is not None and engine.pays(self.spec.shape, inputs=len(x), flips=len(owner)):
             here = x.flatten(1)[owner, index]
             there = sum(self.spec.bounds) - here if value is None else value
             return engine.answer(x, owner, index, there - here)

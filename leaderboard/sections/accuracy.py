@@ -15,6 +15,7 @@ from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Goal
 from robustspike.bench.contract.specs import Task
 from robustspike.bench.numbers.stats import rate
+from robustspike.bench.numbers.stats import wilson
 from robustspike.bench.record.flags import cell_flags
 from robustspike.bench.record.flags import marked
 from robustspike.bench.record.schema import CellRecord
@@ -303,8 +304,12 @@ class Accuracy(OfClassifiers):
         return {**rate("worst_case", robust, len(verdict)), **rate("asr", clean - robust, clean)}
 
     def alone(self, records: Sequence[CellRecord]) -> float:
+        return self.span(records)[0]
+
+    def span(self, records: Sequence[CellRecord]) -> tuple[float, float, float]:
         verdict = verdicts.robust_by_sample(records)
-        return sum(verdict.values()) / len(verdict)
+        k, n = sum(verdict.values()), len(verdict)
+        return k / n, *wilson(k, n)
 
     def result_name(self, section: Section) -> str:
         return worst_case(section)
@@ -317,12 +322,6 @@ class Accuracy(OfClassifiers):
             return [percent(row["asr"]), share(row, "worst_case") + own]
 
         return ["ASR", f"{worst_case(section)} [95 %]"], cells
-
-    def main(self, section: Section) -> Table:
-        table = super().main(section)
-        frame = section.frame
-        ends = zip(frame["worst_case_low"], frame["worst_case"], frame["worst_case_high"], strict=True)
-        return Table(table.headers, table.rows, table.best, table.first, tuple(ends))
 
     def more(self, section: Section) -> list[Table | None]:
         return [self.by_attack(section, "accuracy under"), by_training_seed(section)]

@@ -114,6 +114,11 @@ class Kind(ABC):
         del records
         return None
 
+    def span(self, records: Sequence[CellRecord]) -> tuple[float, float, float]:
+        """Return one attack's figure in a row, and the ends of its 95 % interval; NaN where it has none."""
+        del records
+        return NAN, NAN, NAN
+
     def details(self, members: Sequence[CellRecord], names: Mapping[Owner, str]) -> dict[str, pd.DataFrame]:
         """Return the frames "attacks", "curves" and "certificates" of a section, those that it has."""
         del members, names

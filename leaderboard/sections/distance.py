@@ -82,6 +82,10 @@ class Distance(OfClassifiers):
     def alone(self, records: Sequence[CellRecord]) -> float:
         return median(list(verdicts.nearest(records).values()))
 
+    def span(self, records: Sequence[CellRecord]) -> tuple[float, float, float]:
+        distances = np.array(list(verdicts.nearest(records).values()))
+        return median(distances), *bootstrap_median(distances)
+
     def result_name(self, section: Section) -> str:
         del section
         return "median"

@@ -25,6 +25,7 @@ from robustspike.leaderboard import seeds
 from robustspike.leaderboard.flags import declared_flags
 from robustspike.leaderboard.flags import has_single_surrogate
 from robustspike.leaderboard.owners import by_owner
+from robustspike.leaderboard.sections.base import NAN
 from robustspike.leaderboard.sections.base import Kind
 from robustspike.leaderboard.sections.base import Row
 from robustspike.leaderboard.sections.base import Section
@@ -274,6 +275,13 @@ class Quality(Kind):
         for row in worst(attacks_of(records)).values():
             moved[int(facts.source(records[0], row))].append(_moved(row))
         return {source: -sum(values) / len(values) for source, values in moved.items()}
+
+    def span(self, records: Sequence[CellRecord]) -> tuple[float, float, float]:
+        rows = list(worst(records).values())
+        if not rows:
+            return NAN, NAN, NAN
+        mean = metrics.mean_of([_moved(row) for row in rows], sources_of(records[0], rows))
+        return mean.value, mean.low, mean.high
 
     def tables(self, section: Section, *, narrow: bool = False) -> list[Table]:
         del narrow

@@ -195,12 +195,13 @@ def whole_passes(patch) -> None:
 def candidates_not_pooled(patch) -> None:
     own = ModuleVictim.flip_logits
 
-    def one_by_one(self, x, owner, index, *, noise=None):
+    def one_by_one(self, x, owner, index, value=None, *, noise=None):
         logits = x.new_empty(len(owner), self.spec.classes)
         for i in range(len(x)):
             mine = owner == i
             if mine.any():
-                logits[mine] = own(self, x[i : i + 1], torch.zeros_like(owner[mine]), index[mine])
+                chosen = None if value is None else value[mine]
+                logits[mine] = own(self, x[i : i + 1], torch.zeros_like(owner[mine]), index[mine], chosen)
         return logits
 
     patch.setattr(ModuleVictim, "flip_logits", one_by_one)
@@ -220,8 +221,8 @@ def finished_samples_stay(patch) -> None:
             meter.victim.loss_and_grad(meter.x0[idle], meter.y[idle], margin, estimator)
         return gradient(self, x, rows, loss, estimator=estimator)
 
-    def all_flips(self, x, rows, owner, index):
-        answers = flips(self, x, rows, owner, index)
+    def all_flips(self, x, rows, owner, index, value=None):
+        answers = flips(self, x, rows, owner, index, value)
         if len(done["x"]) and len(owner):
             k = int(owner.bincount().max())
             idle = torch.arange(len(done["x"])).repeat_interleave(k)

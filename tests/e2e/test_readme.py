@@ -29,10 +29,6 @@ NOT_RUN = {"robustspike download": "fetches files"}
 """Commands that no test runs, and why; they are only parsed."""
 
 
-def is_picture(block: Block) -> bool:
-    return "-->" in block.text
-
-
 def is_front(block: Block) -> bool:
     """The two commands that .ci/run runs in a fresh environment, the second one being this test suite."""
     return block.kind == "shell" and block.section == "Two commands"
@@ -83,7 +79,7 @@ def test_every_block_is_of_a_kind_that_a_test_here_runs() -> None:
     assert {block.kind for block in BLOCKS} <= known
     run = [*typed("robustspike list"), *typed("records.zip"), *typed("cd my_attack"), *typed("--plugin")]
     run += typed("net.py:make")
-    rest = [b for b in BLOCKS if b.kind == "shell" and b not in run and not is_picture(b)]
+    rest = [b for b in BLOCKS if b.kind == "shell" and b not in run]
     rest = [block for block in rest if not is_front(block)]
     assert all(line.startswith(tuple(NOT_RUN)) for block in rest for line in block.text.splitlines()), rest
     python = [block for block in BLOCKS if block.kind == "python"]
@@ -113,7 +109,7 @@ def commands_of(block: Block) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     "words",
-    [words for b in BLOCKS if b.kind == "shell" and not is_picture(b) for words in commands_of(b)],
+    [words for b in BLOCKS if b.kind == "shell" for words in commands_of(b)],
     ids=" ".join,
 )
 def test_every_printed_command_parses(words: list[str]) -> None:

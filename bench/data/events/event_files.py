@@ -1,4 +1,4 @@
-"""Readers of event recordings in the formats in which they are published: AER .bin, AEDAT 2 and 3.1.
+"""Readers of event recordings in the formats in which they are published: AER .bin, AEDAT 3.1 and 4.
 
 Nothing in a file is trusted: one that is cut short, is something else, or holds events outside the sensor
 is an `ArtefactError` that names the file.
@@ -62,29 +62,6 @@ def read_aer_bin(path: Path, *, size: Size) -> Recording:
     t = (t + np.cumsum(overflow) * _OVERFLOW)[~overflow]
     raw = raw[~overflow]
     return recording(raw[:, 0], raw[:, 1], t, raw[:, 2] >> 7, size=size, where=str(path))
-
-
-def read_aedat2(path: Path, *, size: Size = (128, 128)) -> Recording:
-    """Read an AEDAT 2.0 file of a DVS128 as CIFAR10-DVS has them; times count from the first event.
-
-    After lines that start with "#" come pairs of big-endian 32-bit words, address and time. The sensor
-    stood turned: column and row are the mirrored row and column bits, and bit 0 is 0 for ON.
-
-    Source: Li et al. 2017, Frontiers in Neuroscience 11:309; orientation as in SpikingJelly's reader.
-    """
-    content = read_bytes(path)
-    body = content[_text_header(path, content, b"#!AER-DAT2") :]
-    if len(body) % 8:
-        raise ArtefactError(
-            f"{path}: {len(body)} bytes after the header are not a whole number of 8-byte events. The file "
-            "is cut short; fetch it again."
-        )
-    words = np.frombuffer(body, dtype=">u4").reshape(-1, 2).astype(np.int64)
-    address, t = words[:, 0], words[:, 1]
-    if not len(t):
-        raise ArtefactError(f"{path}: holds no events. Fetch it again.")
-    x, y = 127 - (address >> 8 & 127), 127 - (address >> 1 & 127)
-    return recording(x, y, t - t.min(), 1 - (address & 1), size=size, where=str(path))
 
 
 def read_aedat31(path: Path, *, size: Size = (128, 128)) -> Recording:

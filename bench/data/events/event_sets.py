@@ -20,8 +20,6 @@ from robustspike.bench.data.base import Split
 from robustspike.bench.data.base import SplitName
 from robustspike.bench.data.base import stratified
 from robustspike.bench.data.download import Published
-from robustspike.bench.data.events.event_files import read_aedat2
-from robustspike.bench.data.events.event_files import read_aedat4
 from robustspike.bench.data.events.event_files import read_aedat31
 from robustspike.bench.data.events.event_files import read_aer_bin
 from robustspike.bench.data.events.event_files import read_bytes
@@ -31,6 +29,7 @@ from robustspike.bench.data.events.events import EventLists
 from robustspike.bench.data.events.events import Recording
 from robustspike.bench.data.events.events import as_input
 from robustspike.bench.data.events.events import domain_of
+from robustspike.bench.data.events.formats import read_events
 from robustspike.bench.data.events.sensor import Sensor
 from robustspike.bench.data.events.sensor import with_noise
 from robustspike.bench.data.events.simulated import check_options
@@ -326,7 +325,7 @@ class Cifar10Dvs(EventSet):
         return found
 
     def read(self, sample: Sample) -> Recording:
-        return (read_aedat4 if sample.path.suffix == ".aedat4" else read_aedat2)(sample.path)
+        return read_events(sample.path, size=(128, 128))[0]
 
 
 def _number(path: Path, text: str, *, limit: int = 1_000_000) -> int:

@@ -284,8 +284,9 @@ def read_aedat2_any(path: Path) -> Raw:
     0 is 0 for ON, bit 15 marks an external event. DAVIS: x in bits 21-12, y in 30-22, bit 11 is 1 for ON, bit
     10 marks an external event, bit 31 a pixel value. Times are signed and wrap.
 
-    Source: iniVation, AEDAT file formats. Differs: external events and pixel values are left out; the image
-    is turned as `read_aedat2` does for DVS128, and mirrored in both axes for DAVIS.
+    Source: iniVation, AEDAT file formats. Differs: external events and pixel values are left out; of a
+    DVS128 both axes are mirrored and change places, as SpikingJelly reads CIFAR10-DVS (the sensor stood
+    turned); of a DAVIS both are mirrored.
     """
     content = read_bytes(path)
     at = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
 from dataclasses import replace
@@ -24,6 +25,7 @@ from robustspike.leaderboard.sections import build
 from robustspike.leaderboard.spikes import TOGETHER
 from robustspike.leaderboard.spikes import median
 from robustspike.leaderboard.write.csv import details_csv
+from robustspike.leaderboard.write.curves import charts
 from robustspike.leaderboard.write.markdown import to_markdown
 from robustspike.leaderboard.write.page import to_html
 from tests.support.records import make_record
@@ -152,7 +154,7 @@ def test_records_without_spike_counts_have_no_such_columns() -> None:
 def test_a_retiming_table_counts_moves() -> None:
     page = to_markdown([only([flips([6, 9], geometry="retime_l0")])])
     assert "| spikes moved" in page and "| spikes added" not in page
-    assert "moved spikes" in to_html([only([flips([6, 9], geometry="retime_l0")])])
+    assert '"unit":"moved spikes"' in to_html([only([flips([6, 9], geometry="retime_l0")])])
 
 
 def test_a_victim_that_no_move_can_fool_is_not_called_masked() -> None:
@@ -180,31 +182,34 @@ def test_an_unbounded_targeted_attack_is_no_sanity_check() -> None:
     assert "no_unbounded_check" in built[0].frame["flags"].iloc[0]
 
 
-def test_the_page_draws_one_labelled_curve_an_attack() -> None:
-    built = build(
-        [
-            flips([3, 6, 40]),
-            flips([5, 300, None], attack="scar<b>", access=Access.SCORE),
-            flips([7], victim="other"),
-        ]
-    )
+def test_the_page_holds_every_step_of_every_curve() -> None:
+    built = build([flips([3, 6, 40]), flips([5, 300, None], attack="scar<b>", access=Access.SCORE)])
     page = to_html(built)
-    assert page.count("<figcaption>") == 2
-    assert "budget: flipped cells" in page and "success (% of attacked)" in page
-    charts = re.findall(r"<svg viewBox.*?</svg>", page)
-    assert [chart.count("<title>") for chart in charts] == [1, 3]  # in the order of the ranks
-    assert "<title>scar&lt;b&gt;</title>" in charts[1] and "scar<b>" not in page
-    keys = re.findall(r"</svg> ([^<]*)</span>", page)
-    assert keys == ["all attacks", "sda.l0", "scar&lt;b&gt;"]
-    styles = re.findall(r'<path d="M0 5H34" ([^>]*)/>', page)
+    assert '"unit":"flipped cells"' in page and "scar<b>" not in page and "`curves.csv`" in to_markdown(built)
+    text = re.findall(r'id="data">(.*?)</script>', page)[0]
+    (board,) = json.loads(text)["boards"]
+    assert board["labels"] == ["scar<b>", "sda.l0"]
+    assert board["rows"][0]["curves"] == [
+        [-1, 3, [3, 1, 6, 2, 40, 3]],
+        [0, 3, [5, 1, 300, 2]],
+        [1, 3, [3, 1, 6, 2, 40, 3]],
+    ]
+
+
+def test_a_chart_has_one_labelled_curve_an_attack() -> None:
+    records = [flips([3, 6, 40]), flips([5, 300, None], attack="scar<b>", access=Access.SCORE)]
+    found = charts(only([*records, flips([7], victim="other")]))
+    assert [label for label, _ in found.key] == ["all attacks", "sda.l0", "scar<b>"]
+    assert [chart.count("<title>") for _, chart in found.figures] == [1, 3]  # in the order of the ranks
+    chart = found.figures[1][1]
+    assert "<title>scar&lt;b&gt;</title>" in chart and "scar<b>" not in chart
+    assert "budget: flipped cells" in chart and "success (% of attacked)" in chart
+    styles = [style for _, style in found.key]
     assert len(set(styles)) == 3 and "dasharray" in styles[2] and "dasharray" not in styles[1]
-    assert "<script" not in page and "http" not in page
-    assert "`curves.csv`" in to_markdown(built)
 
 
 def test_a_curve_ends_at_its_share_and_stays_inside_the_chart() -> None:
-    page = to_html([only([flips([1, 10, 1000, None])])])
-    chart = re.findall(r"<svg viewBox.*?</svg>", page)[0]
+    ((_, chart),) = charts(only([flips([1, 10, 1000, None])])).figures
     (path,) = re.findall(r'<path d="([^"]*)" fill="none"', chart)
     start, *moves = re.findall(r"([MHV])([\d.]+)(?: ([\d.]+))?", path)
     heights = [float(start[2]), *(float(y) for kind, y, _ in moves if kind == "V")]
@@ -219,7 +224,7 @@ def test_many_attacks_keep_styles_of_their_own() -> None:
         flips([3], attack=name, access=Access.WHITE if name.startswith("w") else Access.SCORE)
         for name in names
     ]
-    styles = re.findall(r'<path d="M0 5H34" ([^>]*)/>', to_html([only(records)]))
+    styles = [style for _, style in charts(only(records)).key]
     assert len(set(styles)) == len(styles) == 25
 
 
@@ -228,7 +233,14 @@ def test_files_of_a_board(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     publish([flips([3, 6])], out=tmp_path / "board")
-    always = {"cells.csv", "leaderboard.html", "leaderboard.json", "leaderboard.md", "rows.csv"}
+    always = {
+        "cells.csv",
+        "how-to-read.html",
+        "leaderboard.html",
+        "leaderboard.json",
+        "leaderboard.md",
+        "rows.csv",
+    }
     assert {p.name for p in (tmp_path / "board").iterdir()} == always | {"attacks.csv", "curves.csv"}
     shown = capsys.readouterr().out
     assert "median over successes" in shown and "spikes added" in shown

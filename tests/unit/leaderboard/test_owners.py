@@ -93,9 +93,8 @@ def test_distances_curves_and_attacks_are_never_those_of_two_nets() -> None:
         ("net #a0a0a0a0", OTHER),
     }
     page = to_html([section])
-    assert (
-        "<figcaption>net #1f1f1f1f</figcaption>" in page and "<figcaption>net #a0a0a0a0</figcaption>" in page
-    )
+    for name in ("net #1f1f1f1f", "net #a0a0a0a0"):
+        assert f'<th scope="row">{name}</th>' in page and f'"id":"{name}"' in page
 
 
 def test_quality_rows_and_curves_of_visibility_are_never_those_of_two_nets() -> None:

@@ -27,6 +27,7 @@ from robustspike.leaderboard.sections.quality import by_training_seed
 from robustspike.leaderboard.write.csv import wide_csv
 from robustspike.leaderboard.write.markdown import to_markdown
 from robustspike.leaderboard.write.page import to_html
+from robustspike.leaderboard.write.page import to_reading
 
 CLEAN = np.array([20.0, 40.0, 60.0, 80.0, 30.0, 50.0, 70.0, 90.0])
 MOS = CLEAN + np.array([3, -2, 1, 0, -1, 4, 2, -3])
@@ -257,7 +258,7 @@ def test_equal_visibility_leaves_out_errors_and_the_control_and_is_published() -
     sections = visibility_sections([*failing, *noise])
     assert set(sections[0].frame["attack"]) == {"a", "all attacks"} and set(sections[0].frame["n"]) == {7}
     assert visibility_sections(failing[:2]) == []
-    text, page = to_markdown(sections), to_html(sections)
+    text, page = to_markdown(sections), to_reading(sections)
     assert "MAE at SSIM 0.99 under" in text and "<em>At equal visibility</em>" in page
     (first, _) = csv.DictReader(io.StringIO(wide_csv(sections)))
     assert float(first["mae_ssim"]) == pytest.approx(13.0) and first["rank_low"] == ""

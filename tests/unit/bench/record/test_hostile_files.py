@@ -22,6 +22,7 @@ from robustspike.bench.api import BenchError
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.data.events import event_files
+from robustspike.bench.data.events import formats
 from robustspike.bench.data.events import spike_camera
 from robustspike.bench.data.images import image_files
 from robustspike.bench.data.quality import quality_files
@@ -55,7 +56,7 @@ READERS: dict[str, tuple[Callable[[Path], object], bytes]] = {
         lambda p: event_files.read_aer_bin(p, size=(34, 34)),
         bytes([1, 2, 0, 0, 9, 3, 240, 0, 0, 9]),
     ),
-    "aedat2": (event_files.read_aedat2, b"#!AER-DAT2.0\r\n# x\r\n" + struct.pack(">II", 258, 7)),
+    "aedat2": (formats.read_events, b"#!AER-DAT2.0\r\n# x\r\n" + struct.pack(">II", 258, 7)),
     "aedat31": (
         event_files.read_aedat31,
         b"#!AER-DAT3.1\r\n#!END-HEADER\r\n"

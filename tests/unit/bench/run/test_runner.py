@@ -16,8 +16,10 @@ from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.record.schema import read_record
 from robustspike.bench.record.store import Store
+from robustspike.bench.run.assemble import environment
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.run import run
+from robustspike.bench.snn import fused
 from robustspike.bench.suite.file import read_suite
 from robustspike.bench.suite.plan import Plan
 from robustspike.bench.suite.plan import make_plan
@@ -75,6 +77,21 @@ def test_workers_and_restarts_do_not_change_a_byte(plan: Plan, tmp_path: Path) -
             run(plan, settings, on_tick=stop)
     run(plan, settings)
     assert contents(tmp_path / "three") == contents(tmp_path / "one")
+
+
+def test_what_cells_took_is_kept_beside_their_records(plan: Plan, tmp_path: Path) -> None:
+    settings = Settings(out=tmp_path / "out", command="robustspike run tiny")
+    records = run(plan, settings)
+    run(plan, settings)  # which measures nothing
+    header, *lines = (settings.out / "costs.csv").read_text().splitlines()
+    assert header == "key,processor_seconds,forwards,backwards,passes_a_second"
+    assert len(lines) == len(records) == 2
+    for record, line in zip(records, lines, strict=True):
+        key, seconds, forwards, backwards, speed = line.split(",")
+        spent = record.cost["forwards"] + record.cost["backwards"]
+        assert (key, int(forwards) + int(backwards)) == (record.key, spent)
+        assert 0 < float(seconds) < 600
+        assert float(speed) == pytest.approx(spent / float(seconds), rel=0.05)
 
 
 def test_a_record_holds_energy_and_what_was_declared(plan: Plan, tmp_path: Path) -> None:
@@ -151,6 +168,16 @@ def test_sigkill_at_many_moments(plan: Plan, tmp_path: Path) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     killed = contents(tmp_path / "killed" / "records")
     assert killed == contents(tmp_path / "whole" / "records")
+
+
+@pytest.mark.parametrize(("setting", "way"), [("0", "python"), ("1", None)])
+def test_a_record_says_whether_layers_ran_compiled(
+    monkeypatch, tmp_path: Path, setting: str, way: str | None
+) -> None:
+    monkeypatch.setenv("ROBUSTSPIKE_FUSED", setting)
+    monkeypatch.setattr(fused, "library", fused.library.__wrapped__)  # asks again
+    expected = way or ("python" if fused.library() is None else "compiled")
+    assert environment(Settings(out=tmp_path))["lif"] == expected
 
 
 def test_a_record_names_the_suite_that_last_asked_for_it(plan: Plan, tmp_path: Path) -> None:

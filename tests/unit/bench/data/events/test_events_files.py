@@ -17,6 +17,7 @@ from robustspike.bench.api import check_victim
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.data.events import event_files
+from robustspike.bench.data.events import formats
 from robustspike.bench.data.events.event_sets import Cifar10Dvs
 from robustspike.bench.data.events.event_sets import DvsGesture
 from robustspike.bench.data.events.event_sets import NMnist
@@ -106,7 +107,7 @@ def test_fixed_bins_equal_tonics_fixed_windows() -> None:
 def test_aedat2_files_are_read_turned_and_from_their_first_event(tmp_path: Path) -> None:
     e = events(300, 128, until=1_000_000)
     write_aedat2(tmp_path / "a.aedat", e)
-    assert same(event_files.read_aedat2(tmp_path / "a.aedat"), e)
+    assert same(formats.read_events(tmp_path / "a.aedat")[0], e)
     tonic = pytest.importorskip("tonic.io")
     version, start, _ = tonic.read_aedat_header_from_file(str(tmp_path / "a.aedat"))
     raw = tonic.get_aer_events_from_file(str(tmp_path / "a.aedat"), version, start)
@@ -140,7 +141,7 @@ def good_files(folder: Path) -> dict[str, tuple[Callable[..., object], Path]]:
     np.savez(folder / "a.npz", spk=np.ones((2, 4, 4), dtype=np.uint8), label=3)
     return {
         "bin": (lambda path: event_files.read_aer_bin(path, size=(34, 34)), folder / "a.bin"),
-        "aedat2": (event_files.read_aedat2, folder / "a2.aedat"),
+        "aedat2": (formats.read_events, folder / "a2.aedat"),
         "aedat31": (event_files.read_aedat31, folder / "a3.aedat"),
         "npy": (lambda path: event_files.read_npy_events(path, size=(128, 128)), folder / "a.npy"),
         "csv": (event_files.read_gesture_labels, folder / "labels.csv"),

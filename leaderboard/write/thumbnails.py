@@ -1,0 +1,79 @@
+"""Attacked inputs as small pictures for the cards of the page: images as they are, frames side by side."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zipfile
+from collections.abc import Collection
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from robustspike.bench.record.adversarials import read_adversarials
+from robustspike.bench.record.bundle import unpacked
+from robustspike.bench.record.store import record_folders
+
+FILE = "adversarials.safetensors"
+
+OF_A_RECORD = 2
+"""Pictures of one record: a card shows several attacks."""
+
+FRAMES = 8
+"""Frames of a picture at most; of more, as many evenly spaced ones."""
+
+
+def enclosed(folders: Sequence[Path], keys: Collection[str]) -> dict[str, list[str]]:
+    """Return the first attacked inputs of every record that encloses some, as addresses.
+
+    Args:
+        folders: folders of records and bundles.
+        keys: of the records that are shown.
+
+    Raises: ArtefactError: a file is damaged.
+    """
+    found = {}
+    for folder in folders:
+        if folder.is_file() and not _encloses(folder):
+            continue
+        with unpacked(folder) if folder.is_file() else nullcontext(folder) as root:
+            for place in record_folders(root):
+                if place.name in keys and (place / FILE).is_file():
+                    _, x = read_adversarials(place)
+                    found[place.name] = [picture(one) for one in x[:OF_A_RECORD]]
+    return found
+
+
+def _encloses(bundle: Path) -> bool:
+    with zipfile.ZipFile(bundle) as archive:
+        return any(name.endswith(FILE) for name in archive.namelist())
+
+
+def picture(x: Tensor) -> str:
+    """Return an input as a PNG in an address.
+
+    Args:
+        x: an image [C, H, W] in [0, 1], or frames [T, C, H, W], side by side in the order of time. Of two
+            channels the first (ON) is red and the second (OFF) blue; counts are scaled by their largest.
+    """
+    from PIL import Image
+
+    frames = x[None] if x.dim() == 3 else x
+    if len(frames) > FRAMES:
+        frames = frames[np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)]
+    values = frames.float().numpy()
+    values = values / max(1.0, float(values.max()))
+    if values.shape[1] == 2:
+        on, off = values[:, :1], values[:, 1:]
+        values = 1 - np.concatenate([off, np.maximum(on, off), on], axis=1)
+    else:
+        values = values[:, :3] if values.shape[1] >= 3 else np.repeat(values[:, :1], 3, axis=1)
+    if len(values) > 1:
+        values = np.pad(values, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=0.5)
+    strip = np.concatenate(list((values.clip(0, 1) * 255).round().astype(np.uint8)), axis=2)
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(strip.transpose(1, 2, 0))).save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

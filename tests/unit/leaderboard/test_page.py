@@ -1,0 +1,103 @@
+"""The page as a file: one board a threat model, the script's facts equal to the tables', small and closed."""
+
+from __future__ import annotations
+
+import json
+import re
+from fractions import Fraction
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+from robustspike.bench.contract.specs import Access
+from robustspike.bench.record.schema import CellRecord
+from robustspike.leaderboard.sections import build
+from robustspike.leaderboard.write import cards
+from robustspike.leaderboard.write.page import published
+from robustspike.leaderboard.write.page import to_html
+from robustspike.leaderboard.write.page import to_reading
+from tests.support.records import make_record
+
+
+def records() -> list[CellRecord]:
+    """A net with and without a defense under two attacks, at two budgets."""
+    made = []
+    for eps in (Fraction(1, 10), Fraction(1, 5)):
+        made += [
+            make_record("rrrbbw", eps=eps),
+            make_record("rrbrbw", eps=eps, attack="noise", access=Access.LABEL),
+            make_record("rrrrww", eps=eps, defense="sr"),
+        ]
+    return made
+
+
+def known(page: str) -> dict[str, Any]:
+    """Return what the page's script is given."""
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_every_board_has_an_anchor_and_a_link() -> None:
+    page = to_html(build(records()))
+    for anchor in ("digits-linf-1-10", "digits-linf-1-5"):
+        assert f'<section class="board" id="{anchor}"' in page and f'<a href="#{anchor}">' in page
+
+
+def test_boards_that_would_share_an_anchor_are_told_apart() -> None:
+    other = [make_record("rb", data="d2"), make_record("rb", data="d3")]
+    ids = [board["id"] for board in known(to_html(build([make_record(), *other])))["boards"]]
+    assert ids == ["digits-linf-1-10", "digits-linf-1-10--2", "digits-linf-1-10--3"]
+
+
+def test_the_headline_comes_first_with_its_bar() -> None:
+    page = to_html(build(records()[:3]))
+    heads = re.findall(r"<th scope=\"col\"[^>]*>([^<]*)</th>", page.split("</thead>")[0])
+    assert heads[:4] == ["rank", "victim + defense", "worst case [95 %]", "clean"]
+    assert '66.7 [30.0, 90.3]<i class="bar" data-b="30 67 90"></i>' in page
+
+
+def test_the_script_knows_every_attack_with_its_interval_cost_and_record() -> None:
+    made = records()[:3]
+    (board,) = known(to_html(build(made)))["boards"]
+    defended, plain = board["rows"]
+    assert (plain["id"], defended["id"]) == ("net", "net + sr")
+    assert board["labels"] == ["noise", "pgd.linf"] and len(defended["attacks"]) == 1
+    place, value, low, high, forwards, backwards, key = plain["attacks"][1]
+    assert (place, value, forwards, backwards) == (1, 0.5, 5, 4)
+    assert low == pytest.approx(0.188, abs=1e-3) and high == pytest.approx(0.812, abs=1e-3)
+    assert made[0].key.startswith(key)
+    column = [name for name, _, _ in board["columns"]].index("worst_case")
+    assert plain["values"][column][0] == pytest.approx(2 / 6, abs=1e-3)
+
+
+def test_what_the_registry_says_reaches_the_cards() -> None:
+    said = {("attacks", "pgd.linf"): cards.Component("Steps.", "Madry 2018, arXiv:1706.06083. Differs: x.")}
+    said["victims", "net"] = cards.Component("A net.", "", "timing", 4)
+    found = known(to_html(build(records()), (), said))
+    assert found["attacks"]["pgd.linf"]["source"] == "Madry 2018, arXiv:1706.06083."
+    assert found["victims"]["net"] == {"about": "A net.", "family": "timing", "T": 4}
+
+
+def test_published_figures_stand_in_a_table_of_their_own_without_ranks() -> None:
+    page = to_html(build(records()))
+    own = page.split('id="published"')[1].split("</table>")[0]
+    assert published() and all(row["method"].replace("'", "&#39;") in own for row in published())
+    assert "rank" not in own.split("<table")[1] and "AutoAttack about halved" in own
+
+
+def test_the_script_is_small_and_no_address_is_fetched() -> None:
+    script = files("robustspike.leaderboard.write").joinpath("page.js").read_text("utf-8")
+    assert len(script.encode()) < 18_000
+    for page in (to_html(build(records())), to_reading(build(records()))):
+        assert not re.search(r'(src|href)="(https?:)?//', page) and "default-src 'none'" in page
+
+
+def test_hostile_names_cannot_leave_the_data() -> None:
+    page = to_html(build([make_record(victim="</script><img src=x onerror=1>&amp;")]))
+    assert "<img" not in page and known(page)["boards"][0]["rows"][0]["net"].startswith("</script><img")
+
+
+def test_an_empty_board_is_a_page() -> None:
+    assert "Published figures" in to_html([]) and known(to_html([]))["boards"] == []
