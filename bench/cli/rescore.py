@@ -111,6 +111,7 @@ def _tables(
     if not mine:
         known = sorted({record.defense for record in records if record.victim == victim})
         raise ConfigError(f"--defense {defense}: {victim} has rows with {', '.join(known)} only.")
+    mine.sort(key=lambda r: (r.threat.geometry, r.threat.eps or 0))
     labels = {r.threat.label: None for r in mine if not is_unbounded(r)}
     if threat is not None and threat not in labels:
         raise ConfigError(f"--threat {threat}: {victim} + {defense} has rows under {', '.join(labels)} only.")
