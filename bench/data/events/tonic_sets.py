@@ -24,6 +24,8 @@ from robustspike.bench.data.events.event_files import from_tonic
 from robustspike.bench.data.events.event_files import guarded
 from robustspike.bench.data.events.event_files import one_line
 from robustspike.bench.data.events.events import Recording
+from robustspike.bench.data.events.events import as_input
+from robustspike.bench.data.events.events import domain_of
 from robustspike.bench.data.events.events import recording
 from robustspike.bench.data.events.recordings import SplitBy
 from robustspike.bench.data.events.recordings import event_frames
@@ -50,7 +52,7 @@ _LONGEST = 120_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Tonic(Dataset):
-    """Binary event frames of one of tonic's data sets: `tonic(DVSGesture, steps=10)`.
+    """Event frames of one of tonic's data sets: `tonic(DVSGesture, steps=10)`.
 
     Read as tonic reads it, from the folder that was its `save_to`; nothing is downloaded. The splits are
     those of tonic's `train` or `split` argument where its class has one; else the last tenth of each class,
@@ -63,10 +65,10 @@ class Tonic(Dataset):
         folder: tonic's `save_to`; by default the folder given with --data.
         steps: frames T of a recording.
         side: height and width of the frames (of data without rows: width); 0 for the sensor's.
-        split_by, window: see `Recordings`.
+        split_by, window, counts: see `Recordings`.
 
-    Shape: x [N, T, P, H, W] float32 of 0 and 1; with two polarities channel 0 is OFF, channel 1 is ON.
-        Data without rows (SHD, SSC, SMNIST) have P = H = 1.
+    Shape: x [N, T, P, H, W] float32 of 0 and 1, or of event counts; with two polarities channel 0 is OFF,
+        channel 1 is ON. Data without rows (SHD, SSC, SMNIST) have P = H = 1.
     """
 
     kind: str = ""
@@ -75,9 +77,9 @@ class Tonic(Dataset):
     side: int = 0
     split_by: SplitBy = "number"
     window: int = 0
+    counts: int = 0
 
     name: ClassVar[str] = "tonic"
-    domain: ClassVar[Domain] = Domain.SPIKES
     source: ClassVar[str] = (
         "A published data set through tonic (Lenz et al. 2021, doi:10.5281/zenodo.5079802)."
     )
@@ -89,6 +91,18 @@ class Tonic(Dataset):
                 f"0 exactly with split_by=window; got {self.steps}, {self.side}, {self.split_by} and "
                 f"{self.window}."
             )
+        if self.counts < 0:
+            raise ConfigError(f"data set 'tonic': counts must be 0 (binary) or more, got {self.counts}.")
+
+    @property
+    def domain(self) -> Domain:  # type: ignore[override]
+        """Event counts or binary frames."""
+        return domain_of(self.counts)[0]
+
+    @property
+    def bounds(self) -> tuple[float, float]:  # type: ignore[override]
+        """The least and the most events of a cell."""
+        return domain_of(self.counts)[1]
 
     @property
     def needs_root(self) -> bool:  # type: ignore[override]
@@ -146,7 +160,7 @@ class Tonic(Dataset):
             torch.tensor([number for _, _, _, number in listing]),
         )
 
-    def _frames(self, part: Any, index: int) -> npt.NDArray[np.bool_]:
+    def _frames(self, part: Any, index: int) -> npt.NDArray[np.float32]:
         where = _place(part, index, self.kind)
         polarities, height, width = self.pixels
         events = events_of(guarded(lambda: part[index][0], where=where), self.pixels, where=where)
@@ -171,7 +185,7 @@ class Tonic(Dataset):
                 f"{where}: no event in the {self.steps} frames of split_by={self.split_by}. Is window ("
                 f"{self.window} us) too short, or are its times in another unit?"
             )
-        return counts[:, :polarities] > 0
+        return as_input(counts[:, :polarities], self.counts, where=where)
 
     def _class(self) -> Any:
         """Return tonic's class. Raises: ConfigError: it has none of this name, or none is named."""

@@ -13,6 +13,7 @@ import pytest
 
 from robustspike.bench.api import ArtefactError
 from robustspike.bench.api import ConfigError
+from robustspike.bench.api import Domain
 from robustspike.bench.api import Split
 from robustspike.bench.api import registry
 from robustspike.bench.data.events import event_files
@@ -179,6 +180,23 @@ def test_frames_of_fixed_windows_are_those_of_tonics_transform(tmp_path: Path) -
     assert len(ours) == 30
     for x, y in zip(ours.x.numpy(), ours.y.tolist(), strict=True):
         assert any(label == y and np.array_equal(x, frames > 0) for frames, label in theirs)
+
+
+def test_counts_are_those_of_tonics_transform_and_no_cell_holds_more_than_is_said(tmp_path: Path) -> None:
+    nmnist(tmp_path)
+    frame = tonic.transforms.ToFrame((34, 34, 2), n_event_bins=2)
+    theirs = tonic_samples(tmp_path, "NMNIST", frame)
+    most = max(int(frames.max()) for frames, _ in theirs)
+    assert most > 1
+    data = Tonic(kind="NMNIST", steps=2, split_by="n_event_bins", counts=most)
+    assert (data.domain, data.bounds) == (Domain.EVENTS, (0.0, float(most)))
+    ours = data.load("test", root=tmp_path)
+    for x, y in zip(ours.x.numpy(), ours.y.tolist(), strict=True):
+        assert any(label == y and np.array_equal(x, frames) for frames, label in theirs)
+    with pytest.raises(ArtefactError, match=rf"a cell holds {most} events"):
+        Tonic(kind="NMNIST", steps=2, split_by="n_event_bins", counts=most - 1).load("test", root=tmp_path)
+    with pytest.raises(ConfigError, match="counts"):
+        Tonic(kind="NMNIST", counts=-1)
 
 
 @pytest.mark.parametrize(
