@@ -81,6 +81,7 @@ class Few(Dataset):
 """
 
 
+@pytest.mark.slow
 def test_a_bundle_of_plugins_is_confirmed_elsewhere_with_what_is_inside(tmp_path: Path) -> None:
     """A data set, a victim on it and an attack, each from a file; the reader has nothing but the bundle."""
     home, away = tmp_path / "home", tmp_path / "away"

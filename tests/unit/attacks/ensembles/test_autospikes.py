@@ -32,6 +32,7 @@ def shard(attack: object, *, n: int = 6, eps: int | None = None, goal: Goal = Go
     return evaluate(victim, attack, split.x[:n], split.y[:n], threat=threat).shards[0]  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_higher_level_never_needs_more_flips_and_beats_the_published_attack() -> None:
     found = [shard(AutoAttackSpikes(level=level)) for level in LEVELS]
     for less, more in pairwise(found):

@@ -94,7 +94,9 @@ class Counted:
         monkeypatch.setattr(flips._Base, "convolved", convolved)
 
 
-@pytest.mark.parametrize("make", [shallow, wide, deep, small_map, large_kernel])
+@pytest.mark.parametrize(
+    "make", [shallow, pytest.param(wide, marks=pytest.mark.slow), deep, small_map, large_kernel]
+)
 def test_the_cheaper_way_by_counted_work_is_chosen(make, monkeypatch) -> None:
     body, shape = make()
     victim = adapt(body, name="net", shape=shape, classes=4, time="time-first", domain=Domain.SPIKES)

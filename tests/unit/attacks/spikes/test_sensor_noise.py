@@ -68,6 +68,7 @@ def test_an_option_that_the_sensor_lacks_and_frames_without_scenes_are_errors(tm
     assert [len(r) for r in some.again({"background": 1.0})] == [len(first[2]), len(first[0])]
 
 
+@pytest.mark.slow
 def test_a_table_of_noise_stands_beside_that_of_attacks(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(
         'samples = 8\nshard = 8\n[[threats]]\ndomain = "spikes"\ngeometry = "sensor"\neps = "1"\n'

@@ -127,7 +127,7 @@ def right(record: CellRecord) -> int:
         ("lif_cnn.digits", "mode", "go on", 1),
         ("lif_cnn.digits", "weights", "raise", 2),
         ("poisson_cnn.digits", "data", "go on", 1),
-        ("poisson_cnn.digits", "weights", "raise", 2),
+        pytest.param("poisson_cnn.digits", "weights", "raise", 2, marks=pytest.mark.slow),
     ],
 )
 def test_what_comes_after_a_vandal_is_measured_on_the_pristine_victim(
