@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from robustspike.bench.cli.options import records_options
+
 if TYPE_CHECKING:
     from robustspike.bench.record.schema import CellRecord
     from robustspike.bench.run.verify import Verdict
@@ -36,10 +38,7 @@ class _Checked:
     "--against", multiple=True, type=_PATH, metavar="BUNDLE", help="Records of the board to compare with."
 )
 @click.option("--share", default=SHARE, show_default=True, metavar="N|P%", help="Records to run again.")
-@click.option("--data", type=_PATH, help="Folder of published data sets.")
-@click.option("--weights", type=_PATH, help="Folder of weights from robustspike train.")
-@click.option("--plugin", multiple=True, type=_PATH, help="Python file with a plugin.")
-@click.option("--trust", multiple=True, metavar="DIGEST", help="As in robustspike verify.")
+@records_options
 @click.option("--note", type=_PATH, help="Keep what was found in this CSV file, for a board.")
 @click.option("--out", type=_PATH, help="Write the report to this file instead of printing it.")
 def command(

@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import click
+
 from robustspike.bench.contract.suggest import did_you_mean
 from robustspike.bench.errors import ConfigError
 
+_PATH = click.Path(path_type=Path)
 _DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def records_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what records of a folder or bundle are checked with; see `verify.opened`."""
+    options = (
+        click.option("--data", type=_PATH, help="Folder of published data sets."),
+        click.option("--weights", type=_PATH, help="Folder of weights from robustspike train."),
+        click.option("--plugin", multiple=True, type=_PATH, help="Python file with a plugin."),
+        click.option(
+            "--trust",
+            multiple=True,
+            metavar="DIGEST",
+            help="Run the enclosed plugin file whose sha256 starts so.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 def parse_only(values: Iterable[str]) -> list[tuple[str, str]]:

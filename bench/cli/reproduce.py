@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from robustspike.bench.cli.options import records_options
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,10 +27,7 @@ _SHORT = 12
 @click.option("--only", multiple=True, metavar="KEY=GLOB", help="Of a row these records, as in leaderboard.")
 @click.option("--print", "dry", is_flag=True, help="Print the commands and run nothing.")
 @click.option("--out", type=_PATH, default=Path("reproduced"), show_default=True, help="Where to measure.")
-@click.option("--data", type=_PATH, help="Folder of published data sets.")
-@click.option("--weights", type=_PATH, help="Folder of weights from robustspike train.")
-@click.option("--plugin", multiple=True, type=_PATH, help="Python file with a plugin.")
-@click.option("--trust", multiple=True, metavar="DIGEST", help="As in robustspike verify.")
+@records_options
 def command(
     what: str,
     records: Path,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from robustspike.bench.cli.options import records_options
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,10 +30,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--by", required=True, help="Your name: the row credits it.")
 @click.option("--source", default="", help="Where the inputs are described: a paper, a page.")
 @click.option("--out", type=_PATH, default=Path("rescored"), show_default=True, help="Folder of the record.")
-@click.option("--data", type=_PATH, help="Folder of published data sets.")
-@click.option("--weights", type=_PATH, help="Folder of weights from robustspike train.")
-@click.option("--plugin", multiple=True, type=_PATH, help="Python file with a plugin.")
-@click.option("--trust", multiple=True, metavar="DIGEST", help="As in robustspike verify.")
+@records_options
 def command(
     inputs: Path,
     victim: str,

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from robustspike.bench.cli.options import records_options
+
 if TYPE_CHECKING:
     from robustspike.bench.run.compute import Settings
     from robustspike.bench.run.verify import Verdict
@@ -24,12 +26,7 @@ if TYPE_CHECKING:
 @click.option("--only", "keys", multiple=True, metavar="KEY", help="Verify only records whose key starts so.")
 @click.option("--sample", "share", metavar="N|P%", help="Verify a share, or about N, drawn from every kind.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Which records --sample draws.")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Folder of weights from robustspike train.")
-@click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with a plugin.")
-@click.option(
-    "--trust", multiple=True, metavar="DIGEST", help="Run the enclosed plugin file whose sha256 starts so."
-)
+@records_options
 @click.option(
     "--note", type=click.Path(path_type=Path), help="Keep what was found in this CSV file, for a board."
 )

@@ -140,6 +140,11 @@ class Dataset:
         return len(self.load(split, root=root))
 
 
+def place_of(text: str) -> bytes:
+    """Return the hash that orders samples, so that any prefix of them is a fair sample."""
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
 def stratified(labels: np.ndarray, sizes: dict[str, int], *, salt: str) -> dict[str, np.ndarray]:
     """Split indices by class in proportion, by the hash of their position: stable for ever.
 
@@ -149,9 +154,7 @@ def stratified(labels: np.ndarray, sizes: dict[str, int], *, salt: str) -> dict[
         salt: name of the data set and version of the split.
     Returns: split name -> indices, ordered by the hash (so that any prefix is a fair sample).
     """
-    order = sorted(
-        range(len(labels)), key=lambda i: hashlib.blake2b(f"{salt}:{i}".encode(), digest_size=8).digest()
-    )
+    order = sorted(range(len(labels)), key=lambda i: place_of(f"{salt}:{i}"))
     total = len(labels)
     share = {name: size for name, size in sizes.items() if size >= 0}
     rest = next((name for name, size in sizes.items() if size < 0), None)

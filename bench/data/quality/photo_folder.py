@@ -6,7 +6,6 @@ scenes that it never saw; see `photopatch_iqa` for what the pseudo-MOS does not 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +20,7 @@ from robustspike.bench.contract.specs import Task
 from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
 from robustspike.bench.data.base import SplitName
+from robustspike.bench.data.base import place_of
 from robustspike.bench.data.images.image_files import read_rgb
 from robustspike.bench.data.quality.photopatch_iqa import FOLDS
 from robustspike.bench.data.quality.photopatch_iqa import LEVELS
@@ -39,6 +39,7 @@ from robustspike.bench.data.quality.photos import versions
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.files import cache_folder
+from robustspike.bench.files import sha256
 
 VERSION = 1
 
@@ -122,7 +123,7 @@ class Photos(Dataset):
         chosen = torch.cat([own, chosen]) if self.embedded else chosen
         turns: dict[int, int] = {}
         placed: list[tuple[int, int, int]] = []
-        for i in sorted(chosen.tolist(), key=lambda i: _digest(f"photos/{VERSION}:{i}")):
+        for i in sorted(chosen.tolist(), key=lambda i: place_of(f"photos/{VERSION}:{i}")):
             turn = turns[int(photograph[i])] = turns.get(int(photograph[i]), -1) + 1
             placed.append((turn, len(placed), i))
         return torch.tensor([i for _, _, i in sorted(placed)])
@@ -138,7 +139,7 @@ class Photos(Dataset):
 def _joined(files: tuple[_File, ...], longest: int, folder: Path) -> dict[str, Tensor]:
     parts = (VERSION, PATCH, PER_CELL, PRISTINE, LEVELS, available_degradations(), versions(), longest)
     digests = [file.digest for file in files]
-    key = hashlib.sha256(repr((parts, digests)).encode()).hexdigest()[:16]
+    key = sha256(repr((parts, digests)).encode())[:16]
     read = {file.digest: file.path for file in files}
     photographs = [Photograph(file.digest, _SUFFIXES[file.path.suffix.lower()]) for file in files]
     table = cached(
@@ -204,8 +205,4 @@ def _digest_of(path: Path) -> str:
 @lru_cache(maxsize=4096)
 def _sha256(path: Path, *stamp: int) -> str:
     del stamp
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return sha256(path.read_bytes())

@@ -6,7 +6,6 @@ nothing about human opinion; only ranks within this set are comparable.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from robustspike.bench.contract.specs import Task
 from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
 from robustspike.bench.data.base import SplitName
+from robustspike.bench.data.base import place_of
 from robustspike.bench.data.quality.photos import CREDITS
 from robustspike.bench.data.quality.photos import DEGRADATIONS
 from robustspike.bench.data.quality.photos import PHOTOGRAPHS
@@ -109,7 +109,7 @@ class PhotopatchIqa(Dataset):
         place = {name: part for part, names in FOLDS[self.fold].items() for name in names}
         codes = [i for i, name in enumerate(PHOTOGRAPHS) if place.get(name, "train") == split]
         members = torch.isin(prepare()["photograph"], torch.tensor(codes)).nonzero().squeeze(1).tolist()
-        return torch.tensor(sorted(members, key=lambda i: _digest(f"photopatch_iqa/{VERSION}:{i}")))
+        return torch.tensor(sorted(members, key=lambda i: place_of(f"photopatch_iqa/{VERSION}:{i}")))
 
     def images(self, ids: Tensor) -> Tensor:
         """Return for each patch the number of the degraded photograph that it was cut from."""
@@ -150,11 +150,7 @@ def cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tenso
 @lru_cache(maxsize=1)
 def _key() -> str:
     parts = (VERSION, PATCH, PER_CELL, PRISTINE, available_degradations(), fingerprint())
-    return _digest(str(parts)).hex()[:16]
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return place_of(str(parts)).hex()[:16]
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:

@@ -8,7 +8,6 @@ never share a reference image.
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from robustspike.bench.contract.specs import Task
 from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
 from robustspike.bench.data.base import SplitName
+from robustspike.bench.data.base import place_of
 from robustspike.bench.data.images.image_files import read_rgb
 from robustspike.bench.errors import ArtefactError
 from robustspike.bench.errors import ConfigError
@@ -165,7 +165,7 @@ class RatedImages(Dataset):
             raise ArtefactError(f"{self.name}: needs the published files. Pass --data DIR.")
         every = self.entries(root)
         chosen = [i for i, entry in enumerate(every) if part_of(entry, self.name) == split]
-        chosen.sort(key=lambda i: _digest(f"{self.name}:{every[i].path.name.lower()}"))
+        chosen.sort(key=lambda i: place_of(f"{self.name}:{every[i].path.name.lower()}"))
         if self.limit:
             chosen = chosen[: self.limit]
         if not chosen:
@@ -177,12 +177,8 @@ def part_of(entry: Entry, salt: str) -> str:
     """Return the split of an entry: the official one, or 70/10/20 % by the hash of its reference."""
     if entry.split:
         return entry.split
-    share = int.from_bytes(_digest(f"{salt}:{(entry.reference or entry.path.name).lower()}"), "big") % 10
+    share = int.from_bytes(place_of(f"{salt}:{(entry.reference or entry.path.name).lower()}"), "big") % 10
     return "test" if share < 2 else "validation" if share < 3 else "train"
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
 def read_square(path: Path, side: int) -> np.ndarray:
