@@ -33,6 +33,7 @@ SHORTER: dict[str, dict[str, Any]] = {
     "cw.l2": {"steps": 20, "searches": 3},
     "rays.linf": {"queries": 100},
     "square.linf": {"queries": 100},
+    "vertex.linf": {"queries": 100},
     "quality.bbq_like": {"queries": 40},
     "quality.facpa": {"images": 16, "epochs": 1, "batch": 8, "width": 4, "levels": 2, "lr": 0.05},
     "quality.nes": {"iterations": 4, "samples": 6, "tile": 8},
