@@ -356,7 +356,7 @@ class _Counter:
 
     def _at_neurons(self, name: str, fired: Tensor) -> None:
         """Take in what a layer of neurons emitted: [T, N, ...], or [T, T' N, ...] with time folded in."""
-        counts = fired.double().flatten(2).sum(dim=2) if fired.dim() > 2 else fired.double()
+        counts = fired.flatten(2).sum(dim=2, dtype=torch.float64) if fired.dim() > 2 else fired.double()
         per_sample = counts.flatten().view(-1, self.n).sum(dim=0)
         self.neurons[name] = fired[0, 0].numel()
         self.totals["spikes"] += per_sample
