@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,7 +37,7 @@ _SHARE = 1 << 19
 """Elements per thread below which one more thread costs more than it saves."""
 
 
-def load(source: str, functions: dict[str, Sequence[Any]]) -> ctypes.CDLL | None:
+def load(source: str, functions: Mapping[str, Sequence[Any]]) -> ctypes.CDLL | None:
     """Return the functions of a C source, or None where they cannot be had or are not wanted.
 
     Args:
@@ -76,7 +77,7 @@ def _compiled(compiler: str, source: str) -> bytes:
         return out.read_bytes()
 
 
-def _loaded(code: bytes, functions: dict[str, Sequence[Any]]) -> ctypes.CDLL:
+def _loaded(code: bytes, functions: Mapping[str, Sequence[Any]]) -> ctypes.CDLL:
     """Load a shared library from its bytes. Raises: OSError, AttributeError: not one for this machine."""
     with tempfile.TemporaryDirectory(prefix="robustspike-") as folder:
         path = Path(folder) / "compiled.so"
