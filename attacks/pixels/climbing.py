@@ -70,25 +70,25 @@ class Been:
 
     Args:
         x: where all samples begin [N, ...].
+        steps: how often `again` will be asked.
     """
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, steps: int) -> None:
         rng = generator("been")
         most = torch.iinfo(torch.int64)
         self._factors = torch.randint(most.min, most.max, (2, x[:1].numel()), generator=rng).bitwise_or_(1)
         self._factors = self._factors.to(x.device)
-        self._known = [self._marks(x)]
+        self._known = torch.zeros(len(x), steps + 1, 2, dtype=torch.int64, device=x.device)
+        self._known[:, 0] = self._marks(x)
+        self._asked = 0
 
     def again(self, x: Tensor, rows: Tensor) -> Tensor:
         """Say of each of the rows, now at x [n, ...], whether it has been there; and remember that it has."""
         marks = self._marks(x)
-        back = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
-        for known in self._known:
-            back |= (known[rows] == marks).all(dim=1)
-        everyone = torch.zeros_like(self._known[0])
-        everyone[rows] = marks
-        self._known.append(everyone)
-        return back
+        self._asked += 1
+        known = self._known[rows, : self._asked]
+        self._known[rows, self._asked] = marks
+        return (known == marks[:, None]).all(dim=2).any(dim=1)
 
     def _marks(self, x: Tensor) -> Tensor:
         """Return the bits of points [n, ...]: [n, 2] int64."""
@@ -130,7 +130,7 @@ def ascend(
     top = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
     fixed = not oracle.spec.stochastic
     repeated = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    been = Been(x) if fixed and repeats else None
+    been = Been(x, steps) if fixed and repeats else None
 
     def keep(rows: Tensor, value: Tensor) -> None:
         better = rows[value > top[rows]]

@@ -162,7 +162,7 @@ def test_points_are_known_again_by_all_of_their_elements(monkeypatch, kind: torc
     x = torch.rand(5, 3, 10, dtype=kind, generator=generator("been"))
     x[0, 0, 0] = 0.0
     rows = torch.arange(5)
-    been = Been(x)
+    been = Been(x, 4)
     other = x.clone()
     other[torch.arange(5), torch.arange(5) % 3, torch.arange(5)] += torch.finfo(kind).eps
     assert not been.again(other, rows).any()
