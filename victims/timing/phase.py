@@ -17,9 +17,9 @@ class HybridEncodedCnn(HybridTrainedCnn, EncodedCnn):
     """`EncodedCnn`, started from the ReLU network of the same shape as `HybridTrainedCnn` is.
 
     The first layer sees a code where the ReLU network saw pixels: the start is rougher than without a code,
-    and batch normalisation learns the code's statistics in the first steps. IF neurons on phase code: 37 % of
-    200 validation images of CIFAR-10 right before any training with a coverage of 0.99 and a drive of 2, 26 to
-    28 % with 0.97 and 2 or 4, 11 % with 0.97 and 1.
+    and batch normalisation learns the code's statistics in the first steps. IF neurons on phase code: 37 %
+    of 200 validation images of CIFAR-10 right before any training with a coverage of 0.99 and a drive of 2,
+    26 to 28 % with 0.97 and 2 or 4, 11 % with 0.97 and 1.
     """
 
     steps: int = 8
