@@ -69,7 +69,7 @@ class PatchRs:
         goals=GOALS,
         stochastic=True,
         source=(
-            "Croce et al., AAAI 2022, arXiv:2006.12834 (Sparse-RS, image-specific patches), on the score as in "
+            "Croce et al., AAAI 2022, arXiv:2006.12834 (Sparse-RS, patches of an image), on the score as in "
             "Gushchin et al., ICML 2025 (169 pixels). Differs: the patched image is projected into the "
             "budget, which the paper has none of; the first patch is coarse random colours and not overlaid "
             "squares; no last phase that changes single channels; 500 queries instead of 10,000."
@@ -167,7 +167,7 @@ class Parsimonious:
         goals=GOALS,
         stochastic=True,
         source=(
-            "Moon et al., ICML 2019, arXiv:1905.06635 (lazy greedy insertion and deletion), on the score as in "
+            "Moon et al., ICML 2019, arXiv:1905.06635 (lazy greedy search over signs), on the score as in "
             "Gushchin et al., ICML 2025. Differs: the first block of a batch is taken only if it helps; "
             "blocks count pixels of the image, which is not scaled to 256; 500 queries instead of 10,000."
         ),

@@ -47,7 +47,8 @@ class QualityPgdL2:
     def __post_init__(self) -> None:
         if self.steps < 1 or not self.step > 0:
             raise ConfigError(
-                f"quality.pgd_l2: steps must be at least 1 and step above 0, got {self.steps} and {self.step}."
+                "quality.pgd_l2: steps must be at least 1 and step above 0, got "
+                f"{self.steps} and {self.step}."
             )
 
     def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:

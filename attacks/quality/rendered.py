@@ -26,7 +26,7 @@ from robustspike.bench.api import RowStreams
 from robustspike.bench.api import VictimSpec
 
 BALLS = ("linf", "rmse")
-"""Geometries that a rendered image is projected into; `rmse` leaves its shape alone and lowers its strength."""
+"""Geometries that a rendered image is projected into; `rmse` weakens a change and keeps its shape."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Ssah(Rendered):
         goals=GOALS,
         source=(
             "Luo et al., CVPR 2022, arXiv:2203.05151 (SSA with a low-frequency constraint), with the score "
-            "instead of feature similarity as in Gushchin et al., ICML 2025 (Adam, 10 iterations, weight 0.1). "
+            "instead of feature similarity as in Gushchin et al., ICML 2025 (Adam, 10 steps, weight 0.1). "
             "Differs: pixels themselves instead of tanh variables; learning rate 2.5 eps / steps; the image "
             "is projected into the budget after every step; the best iterate is returned."
         ),
@@ -172,8 +172,8 @@ class StAdv(Rendered):
         goals=GOALS,
         source=(
             "Xiao et al., ICLR 2018, arXiv:1801.02612, on the score. Differs: Adam instead of L-BFGS; the "
-            "total variation is a mean over pixels and not a sum, beside the score in units of its range; the "
-            "image is projected into the budget, which the paper has none of; pixels beyond the border "
+            "total variation is a mean over pixels and not a sum, beside the score in units of its range; "
+            "the image is projected into the budget, which the paper has none of; pixels beyond the border "
             "repeat it; the best iterate is returned."
         ),
         cost="11 forwards + 10 backwards",
@@ -244,7 +244,7 @@ class ReColor(Rendered):
         source=(
             "Laidlaw & Feizi, NeurIPS 2019, arXiv:1906.00001 (ReColorAdv), on the score; it stands for the "
             "colour attacks of Gushchin et al., ICML 2025, whose cAdv needs a trained colouring network. "
-            "Differs: the map is over RGB and 8 places a channel, not over CIELUV; Adam on the score in units "
+            "Differs: the map is over RGB and 8 places a channel, not CIELUV; Adam on the score in units "
             "of its range; the image is projected into the budget, which bounds the map; the best iterate is "
             "returned."
         ),
@@ -255,7 +255,8 @@ class ReColor(Rendered):
         super().__post_init__()
         if self.grid < 2 or not self.step > 0:
             raise ConfigError(
-                f"{self.spec.name}: grid must be at least 2 and step above 0, got {self.grid} and {self.step}."
+                f"{self.spec.name}: grid must be at least 2 and step above 0, got "
+                f"{self.grid} and {self.step}."
             )
 
     def fits(self, spec: VictimSpec) -> str | None:

@@ -52,7 +52,7 @@ class Sega:
         goals=GOALS,
         stochastic=True,
         source=(
-            "Liu et al. 2025, arXiv:2509.18546 (SEGA), its idea: the gradient of an unknown model is close to "
+            "Liu et al. 2025, arXiv:2509.18546 (SEGA), its idea: the gradient of an unknown model is near "
             "a sum of Gaussian-smoothed gradients of known ones. Differs: settings of our own, sources weigh "
             "alike (each gradient over its mean absolute value), several steps, no filter of the "
             "perturbation, and the direction comes from the victim's own clean score."
@@ -86,8 +86,8 @@ class Sega:
         ]
         if not locals_:
             raise ConfigError(
-                f"{self.spec.name}: no source of {', '.join(self.sources)} but the victim itself takes images "
-                f"{list(oracle.spec.shape)}. Name a model of another kind in `sources`."
+                f"{self.spec.name}: no source of {', '.join(self.sources)} but the victim itself takes "
+                f"images {list(oracle.spec.shape)}. Name a model of another kind in `sources`."
             )
         x, size = x0[rows].clone(), oracle.radius * self.step / self.steps
         noise = rng.fork("noise", rows=rows)

@@ -33,7 +33,7 @@ ROUNDING = 1e-3
 """Largest difference of two float32 sums of some thousand terms, on a score of 50."""
 
 LENGTHS: Mapping[str, int] = {"queries": 60, "iterations": 4, "images": 32, "draws": 1}
-"""Parameters by which attacks on quality models say how long they go on, and a length that checks are run at."""
+"""Parameters that say how long attacks on quality models go on, and the length that checks are run at."""
 
 
 def shortened(attack: Any) -> tuple[Any, dict[str, int]]:

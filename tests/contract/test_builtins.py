@@ -39,6 +39,8 @@ SHORTER: dict[str, dict[str, Any]] = {
     "quality.perceptual": {"steps": 6, "step": 1e-2, "lambdas": (1000.0,), "least_ssim": 0.0},
     "quality.uap_cumulative": {"images": 16, "batch": 8, "lr": 10.0},
     "quality.sega": {"sources": ("cnn_iqa.photopatch",), "steps": 2},
+    "quality.transfer": {"sources": ("cnn_iqa.photopatch",), "steps": 2},
+    "quality.uap": {"batch": 8},
     "quality.uap_generative": {"images": 16, "epochs": 1, "batch": 8, "width": 4, "levels": 2, "lr": 0.05},
 }
 """Attacks whose defaults take long: the contract is checked on shorter runs."""
