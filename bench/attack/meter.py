@@ -242,19 +242,22 @@ class Meter:
         else:
             worth = merit[found]
         pick = _best_of_each(at, worth)
-        pick = pick[worth[pick] > self.merit[at[pick]]]
-        target = at[pick]
-        self.best[target] = x[found[pick]].detach()
-        self.merit[target] = worth[pick]
+        found, at, worth = found[pick], at[pick], worth[pick]
+        better = worth > self.merit[at]
+        target = at[better]
+        self.best[target] = x[found[better]].detach()
+        self.merit[target] = worth[better]
         new = at[~self.hit[at]]
         self.first_hit[new] = self.forwards[new]
         if self.stage is not None:
-            self.stage.hits += len(new.unique())
+            self.stage.hits += len(new)
         self.hit[at] = True
 
 
 def _best_of_each(rows: Tensor, worth: Tensor) -> Tensor:
     """Return the places of the largest worth of every row that occurs; of equals the first."""
+    if bool((rows[1:] > rows[:-1]).all()):
+        return torch.arange(len(rows), device=rows.device)
     order = worth.sort(descending=True, stable=True).indices
     order = order[rows[order].sort(stable=True).indices]
     first = torch.ones(len(order), dtype=torch.bool, device=order.device)
