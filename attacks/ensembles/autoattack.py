@@ -67,8 +67,7 @@ SPIKING = levels(
 )
 """For victims with spiking neurons, chosen from hits per pass that were recorded on validation samples.
 
-`tests/benchmarks/choose_cascade.py` redoes the greedy cover of what follows gradients, `going_on.py` compares
-going on from the best input with new starts; docs/verdict.md says where the list departs.
+`tests/benchmarks/choose_cascade.py` redoes the greedy cover; docs/verdict.md says where the list departs.
 """
 
 SMOOTH = levels(
@@ -126,8 +125,7 @@ class AutoAttackSnn:
     Members run only on the samples that all earlier ones left standing (a sample leaves when the oracle has
     seen a legal adversarial example, so leaving changes no verdict). Where few are left, several members
     that follow gradients run side by side, so that their passes are full: a hit of one retires the sample
-    for all of them. At the end of every level a search with forwards alone goes on from the input of each
-    sample that came nearest to the boundary so far.
+    for all of them.
     Nothing is fitted to the victim or its samples. A member that raises is booked with its message
     (failed:NAME) and the others go on; one that does not apply to the victim is named (refused:NAME). Where
     fewer than half of the gradient members of a spiking victim could be run, the list for victims without
@@ -151,9 +149,8 @@ class AutoAttackSnn:
         stochastic=True,
         source=(
             "After AutoAttack (Croce & Hein 2020, arXiv:2003.01690), with SA-PGD under ASSG "
-            "(arXiv:2512.22522) from several starts and a search over corners (arXiv:1905.06635). Differs: "
-            "the list was chosen from recorded hits per pass on validation samples (docs/verdict.md); no "
-            "FAB; samples leave when broken."
+            "(arXiv:2512.22522) from several starts. Differs: the list was chosen from recorded hits per "
+            "pass on validation samples (docs/verdict.md); no FAB; samples leave when broken."
         ),
         cost="a sample that stands: at most 800 (quick), 4000 (standard), 9000 (full) forwards + backwards",
     )
