@@ -39,6 +39,7 @@ from robustspike.bench.api.attack import Task
 from robustspike.bench.api.attack import ThreatModel
 from robustspike.bench.api.attack import ThreatViolation
 from robustspike.bench.api.attack import bin_events
+from robustspike.bench.api.attack import compiled
 from robustspike.bench.api.attack import cross_entropy
 from robustspike.bench.api.attack import dlr
 from robustspike.bench.api.attack import from_lines
@@ -183,6 +184,7 @@ __all__ = [
     "build_network",
     "certify",
     "check_victim",
+    "compiled",
     "count_synops",
     "cross_entropy",
     "dlr",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ from typing import Any
 import click
 
 if TYPE_CHECKING:
+    from robustspike.bench.errors import ProtocolError
+    from robustspike.bench.record.provenance import Session
     from robustspike.bench.record.schema import CellRecord
     from robustspike.leaderboard.board import Board
     from robustspike.leaderboard.board import Edition
@@ -54,7 +57,7 @@ def command(
     md: Path | None,
     html: Path | None,
 ) -> int:
-    """Build the tables of the records in folders and bundles; no model is run.
+    """Build the tables of the records in folders, bundles and folders of bundles; no model is run.
 
     --only filters by victim, defense, attack, dataset, threat or weights, e.g. --only 'victim=lif_*'; a
     worst case is then over the attacks that are left. --sort takes any column of rows.csv or "acc:ATTACK".
@@ -117,40 +120,70 @@ def command(
 
 
 def read_folders(folders: Sequence[Path]) -> tuple[list[CellRecord], list[str], list[str]]:
-    """Read every record of folders and bundles.
+    """Read every record of folders, bundles and folders of bundles.
 
     Returns: the records, the lines that say how they were made, and a line for every folder some of whose
         records were measured under another protocol and left out.
 
     Raises: ArtefactError: no record is there, or one is damaged.
     """
-    from contextlib import nullcontext
-
     from robustspike.bench.errors import ProtocolError
     from robustspike.bench.record import provenance
-    from robustspike.bench.record.bundle import unpacked
-    from robustspike.bench.record.schema import read_record
-    from robustspike.bench.record.store import record_folders
+    from robustspike.bench.record.bundle import parts_missing
+    from robustspike.bench.record.bundle import sources
 
+    found = sources(folders)
     records: list[CellRecord] = []
     sessions: list[provenance.Session] = []
     refused: list[str] = []
-    for folder in folders:
+    for folder in found:
         reasons: list[str] = []
         try:
-            with unpacked(folder) if folder.is_file() else nullcontext(folder) as root:
-                for place in record_folders(root):
-                    try:
-                        records.append(read_record(place))
-                    except ProtocolError as error:
-                        reasons.append(str(error))
-                sessions += provenance.read(root)
+            for record in _of_bundle(folder, sessions) if folder.is_file() else _of_folder(folder, sessions):
+                if isinstance(record, ProtocolError):
+                    reasons.append(str(record))
+                else:
+                    records.append(record)
         except ProtocolError as error:
             reasons.append(str(error))
         if reasons:
             more = f" (and {len(reasons) - 1} more records of {folder})" if len(reasons) > 1 else ""
             refused.append(f"refused: {reasons[0]}{more}")
+    if not refused:
+        for line in parts_missing(folder for folder in found if folder.is_file()):
+            click.echo(line, err=True)
     return records, provenance.lines(sessions), refused
+
+
+def _of_folder(folder: Path, sessions: list[Session]) -> Iterator[CellRecord | ProtocolError]:
+    from robustspike.bench.errors import ProtocolError
+    from robustspike.bench.record import provenance
+    from robustspike.bench.record.index import Index
+    from robustspike.bench.record.store import record_folders
+
+    places = record_folders(folder)
+    with Index(folder, len(places)) as index:
+        for place in places:
+            try:
+                yield index.read(place)
+            except ProtocolError as error:
+                yield error
+    if index.problem:
+        click.echo(index.problem, err=True)
+    sessions += provenance.read(folder)
+
+
+def _of_bundle(bundle: Path, sessions: list[Session]) -> Iterator[CellRecord | ProtocolError]:
+    from robustspike.bench.errors import ProtocolError
+    from robustspike.bench.record import provenance
+    from robustspike.bench.record.bundle import read_bundle
+    from robustspike.bench.record.index import Index
+
+    index = Index(bundle)
+    for found in read_bundle(
+        bundle, lambda data: sessions.extend(provenance.parse(data, bundle / provenance.NAME))
+    ):
+        yield found if isinstance(found, ProtocolError) else index.share(found)
 
 
 def publish(

@@ -119,6 +119,11 @@ def as_samples(x: Any, y: Any, *, where: str, scores: bool = False) -> tuple[Ten
             f"{where}: inputs lie in [{low:.3g}, {high:.3g}]; expected [0, 1]. Divide pixels by 255, or "
             "store them as uint8."
         )
+    if x.dim() == 5 and (low < 0 or not bool((x == x.round()).all())):
+        raise ArtefactError(
+            f"{where}: event frames in [{low:.3g}, {high:.3g}] that hold no whole counts; expected 0, 1, 2, "
+            "... events a cell. Give the frames before they are normalised; a scale belongs into the network."
+        )
     if not scores and int(y.min()) < 0:
         raise ArtefactError(f"{where}: the label {int(y.min())} is negative; classes count from 0.")
     return x, y
@@ -196,6 +201,11 @@ def _folder(path: Path) -> tuple[Any, Any]:
             first = picture
             pixels.append(picture)
             labels.append(label)
+    if not pixels and {"train", "test"} <= set(names):
+        raise ArtefactError(
+            f'{path}: holds train/ and test/. Event recordings are given as --data "recordings(folder='
+            f"'{path}', steps=10)\", with counts=N where the network sees event counts."
+        )
     if not pixels:
         raise ArtefactError(f"{path}: no class folders with images ({', '.join(_PICTURES)}).")
     return np.stack(pixels), np.array(labels)

@@ -60,9 +60,10 @@ from robustspike.bench.victim.regressor import regressor
 _STANDARD = {
     Domain.STATIC: ("autoattack.snn",),
     Domain.SPIKES: ("autoattack.spikes",),
-    Domain.EVENTS: ("sda.l0", "scg.l0", "count.random"),
+    Domain.EVENTS: ("autoattack.spikes", "count.random"),
 }
-"""What is run on a network without a word on attacks. On counts no single attack is the standard verdict."""
+"""What is run on a network without a word on attacks: the standard verdict, on counts beside random changes,
+since its list was chosen on binary frames."""
 
 _SCORED = (
     "quality.random_sign",
@@ -382,11 +383,21 @@ def _after_future(source: str) -> int:
 
 
 def own_suite(
-    found: Prepared, *, eps: Sequence[str], attacks: Sequence[str], samples: int, shard: int, seed: int
+    found: Prepared,
+    *,
+    eps: Sequence[str],
+    attacks: Sequence[str],
+    samples: int,
+    shard: int,
+    seed: int,
+    geometry: str = "",
 ) -> Suite:
     """Return the suite of one network: its attacks at every budget, and images over the whole domain once.
 
-    Without attacks it is the standard verdict of the domain.
+    Without attacks it is the standard verdict of the domain. Without budgets it is the geometry's usual one,
+    and where it has none the fewest changes. Without a geometry it is each attack's first that fits.
+
+    Raises: ConfigError: an attack that needs a budget got none, or that is not for such inputs.
     """
     domain = found.victim.spec.domain
     static = domain is Domain.STATIC
@@ -396,13 +407,23 @@ def own_suite(
     known = registry("attacks")
     geometries: dict[str, None] = {}
     for attack in chosen:
-        fit = [g for g in known.get(attack).spec.geometries if domain in (domains_of(g) or (domain,))]
-        geometries |= dict.fromkeys(fit[:1])
+        fit = _fitting(attack, domain)
+        if not fit or geometry not in ("", *fit):
+            spec, fits = known.get(attack).spec, {name: _fitting(name, domain) for name in known.names()}
+            raise ConfigError(
+                f"{attack}: is for the geometry {' or '.join(spec.geometries)} on the domain "
+                f"{' or '.join(map(str, spec.domains))}; the inputs here are of the domain '{domain}'"
+                f"{f' and the geometry is {geometry}' if geometry else ''}. Attacks for these: "
+                f"{', '.join(name for name, fit in fits.items() if fit and geometry in ('', *fit))}."
+            )
+        fit = [geometry] if geometry else fit
+        if not set(fit) & set(geometries):  # attacks share a budget where they can
+            geometries |= dict.fromkeys(fit[:1])
     threats: list[dict[str, Any]] = [
         {"domain": str(domain), "geometry": geometry, "eps": size, "attacks": names_of(calls)}
         | ({"goal": "shift", "levels": 255} if scored else {})
         for geometry in geometries
-        for size in eps
+        for size in eps or [_usual(geometry, chosen)]
     ]
     entries = [{"name": name, "params": dict(params)} for name, params in calls]
     if static and not scored and "linf" in geometries:
@@ -422,6 +443,28 @@ def own_suite(
         "attacks": entries,
     }
     return parse_suite(value, found.name)
+
+
+def _fitting(attack: str, domain: Domain) -> list[str]:
+    """Return the geometries of an attack that are for a domain; none where the attack is not."""
+    spec = registry("attacks").get(attack).spec
+    if domain not in spec.domains:
+        return []
+    return [name for name in spec.geometries if domain in (domains_of(name) or (domain,))]
+
+
+def _usual(geometry: str, attacks: Sequence[str]) -> str:
+    """Return the budget of a geometry that is used without a word: its usual one, else "min"."""
+    usual = getattr(registry("geometries").get(geometry), "usual_eps", None)
+    if usual is not None:
+        return str(usual)
+    unfit = [a for a in attacks for spec in [registry("attacks").get(a).spec] if not spec.minimum_norm]
+    unfit = [a for a in unfit if geometry in registry("attacks").get(a).spec.geometries]
+    if unfit:
+        raise ConfigError(
+            f"{', '.join(unfit)}: needs a budget, and the geometry '{geometry}' has no usual one. Give --eps."
+        )
+    return "min"
 
 
 def names_of(calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
