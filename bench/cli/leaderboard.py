@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
@@ -228,6 +229,7 @@ def publish(
     from robustspike.leaderboard.write.csv import wide_csv
     from robustspike.leaderboard.write.json import document
     from robustspike.leaderboard.write.json import edition_entry
+    from robustspike.leaderboard.write.json import json_pieces
     from robustspike.leaderboard.write.json import to_json
     from robustspike.leaderboard.write.markdown import to_markdown
     from robustspike.leaderboard.write.page import READING
@@ -257,12 +259,13 @@ def publish(
     def whole() -> dict[str, Any]:
         return document(built, records, about, only, board=board, edition=made)
 
+    wanted: list[tuple[Path | None, Callable[[], str | Iterator[str]]]]
     wanted = [(csv, lambda: wide_csv(built)), (md, lambda: to_markdown(built, told, left_out))]
     pages = [html] if html is not None else []
     if out is not None:
         pages.append(out / "leaderboard.html")
         wanted += [
-            (out / "leaderboard.json", lambda: to_json(whole())),
+            (out / "leaderboard.json", lambda: json_pieces(whole())),
             (out / "leaderboard.md", lambda: to_markdown(built, told, left_out)),
             *((out / f"{n}.csv", lambda t=t: t) for n, t in tidy_csv(built, records).items()),
         ]
@@ -274,7 +277,8 @@ def publish(
     for path, text in wanted:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, text().encode())
+            written = text()
+            write_atomic(path, written.encode() if isinstance(written, str) else map(str.encode, written))
     if as_json:
         click.echo(to_json(whole()), nl=False)
     else:
