@@ -42,7 +42,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--out", type=_PATH, help="Write leaderboard.json, .md, .html, rows.csv, cells.csv there.")
 @click.option("--csv", type=_PATH, help="Write one wide CSV: a row a table row, a column an attack.")
 @click.option("--md", type=_PATH, help="Write this Markdown file.")
-@click.option("--html", type=_PATH, help="Write this page, and how-to-read.html beside it.")
+@click.option("--html", type=_PATH, help="Write this page, and beside it those that it links to.")
 def command(
     folders: tuple[Path, ...],
     only: tuple[str, ...],
@@ -220,6 +220,8 @@ def publish(
         edition: the edition that the tables are.
         folders: folders and bundles whose enclosed inputs the page shows.
     """
+    from functools import partial
+
     from robustspike.bench.contract.registry import registry
     from robustspike.bench.files import write_atomic
     from robustspike.leaderboard.board import NO_BOARD
@@ -233,7 +235,7 @@ def publish(
     from robustspike.leaderboard.write.json import to_json
     from robustspike.leaderboard.write.markdown import to_markdown
     from robustspike.leaderboard.write.page import READING
-    from robustspike.leaderboard.write.page import to_html
+    from robustspike.leaderboard.write.page import to_pages
     from robustspike.leaderboard.write.page import to_reading
     from robustspike.leaderboard.write.thumbnails import enclosed
 
@@ -272,7 +274,8 @@ def publish(
     if pages:
         pictures = enclosed(folders, {record.key for record in records})
     for page in pages:
-        wanted.append((page, lambda: to_html(built, told, _components(records), pictures)))
+        drawn = to_pages(page.name, built, told, _components(records), pictures)
+        wanted += [(page.with_name(name), partial(str, text)) for name, text in drawn.items()]
         wanted.append((page.with_name(READING), lambda: to_reading(built, told, left_out)))
     for path, text in wanted:
         if path is not None:
