@@ -73,6 +73,7 @@ def command(
     from robustspike.bench.cli.editions import tell
     from robustspike.bench.cli.options import parse_only
     from robustspike.bench.errors import ConfigError
+    from robustspike.bench.record.bundle import sources
     from robustspike.leaderboard.board import NO_BOARD
     from robustspike.leaderboard.board import read_board
     from robustspike.leaderboard.filters import chosen
@@ -88,6 +89,7 @@ def command(
         raise ConfigError(
             "no folder of records and no bundle was given: robustspike leaderboard DIR|BUNDLE..."
         )
+    folders = tuple(sources(folders))
     chosen_edition = None
     if kept is not None and edition is not None:
         chosen_edition = board.edition(edition)
