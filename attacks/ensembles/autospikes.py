@@ -1,4 +1,4 @@
-"""The standard verdict on binary event frames: how few spikes must flip, by a fixed list of attacks."""
+"""The standard verdict on event frames: how few flips, by a fixed list of attacks."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ class AutoAttackSpikes:
 
     Without a budget of flips no sample leaves, and every member looks for fewer flips than it would need
     by itself: the harness keeps the nearest. With one, samples leave when broken. Members that raise or do
-    not apply are booked as in `autoattack.snn`. No control without gradients is among them: suites run
-    those beside it.
+    not apply are booked as in `autoattack.snn`. No control without gradients is among them: suites run those
+    beside it. On event counts a flip is one event more or less in a cell and the distance counts events; the
+    list is the one that was chosen on binary frames.
 
     Args:
         level: "quick", "standard" or "full"; each contains the lower one, so that it never needs more flips.
@@ -64,8 +65,8 @@ class AutoAttackSpikes:
     only: str = "*"
     spec: ClassVar[AttackSpec] = AttackSpec(
         name="autoattack.spikes",
-        geometries=("l0",),
-        domains=(Domain.SPIKES,),
+        geometries=("l0", "count_l1"),
+        domains=(Domain.SPIKES, Domain.EVENTS),
         goals=(Goal.UNTARGETED, Goal.TARGETED),
         stochastic=True,
         minimum_norm=True,

@@ -10,12 +10,17 @@ from torch import Tensor
 from robustspike.bench.api import ConfigError
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
+from robustspike.bench.api import generator
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 """How an optimiser moves: (x, gradient, rows) -> the next x, before projection."""
 
 EOT_DRAWS = 10
 """Noise draws averaged into one gradient of a stochastic victim (ASSG's setting)."""
+
+
+_MARKED = 1 << 22
+"""Elements whose products are held at once when points are marked."""
 
 
 def eot(oracle: Oracle, draws: int) -> int:
@@ -58,6 +63,42 @@ def vanishes(gradient: Tensor) -> Tensor:
     return (gradient == 0).flatten(1).all(dim=1)
 
 
+class Been:
+    """Where each sample has been: 128 bits of every point, two of which agree by chance once in 10^19 times.
+
+    The bits are two sums of the point's elements, read as whole numbers, times fixed odd 64-bit numbers.
+
+    Args:
+        x: where all samples begin [N, ...].
+        steps: how often `again` will be asked.
+    """
+
+    def __init__(self, x: Tensor, steps: int) -> None:
+        rng = generator("been")
+        most = torch.iinfo(torch.int64)
+        self._factors = torch.randint(most.min, most.max, (2, x[:1].numel()), generator=rng).bitwise_or_(1)
+        self._factors = self._factors.to(x.device)
+        self._known = torch.zeros(len(x), steps + 1, 2, dtype=torch.int64, device=x.device)
+        self._known[:, 0] = self._marks(x)
+        self._asked = 0
+
+    def again(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Say of each of the rows, now at x [n, ...], whether it has been there; and remember that it has."""
+        marks = self._marks(x)
+        self._asked += 1
+        known = self._known[rows, : self._asked]
+        self._known[rows, self._asked] = marks
+        return (known == marks[:, None]).all(dim=2).any(dim=1)
+
+    def _marks(self, x: Tensor) -> Tensor:
+        """Return the bits of points [n, ...]: [n, 2] int64."""
+        whole = {4: torch.int32, 8: torch.int64}[x.element_size()]
+        flat = (x + 0.0).flatten(1).view(whole)  # + 0.0: no negative zeros
+        parts = flat.split(max(1, _MARKED // max(1, flat.shape[1])))
+        sums = [torch.cat([(part * factors).sum(dim=1) for part in parts]) for factors in self._factors]
+        return torch.stack(sums, dim=1)
+
+
 def ascend(
     oracle: Oracle,
     x: Tensor,
@@ -75,9 +116,9 @@ def ascend(
         x: legal starting points of all samples; changed in place.
         step: how to move; called with the rows that still stand.
         loss, estimator, draws: see `Oracle.loss_and_grad`; draws 0 means the default of `eot`.
-        repeats: whether a step depends on the point and its gradient alone. A sample then stops once it
-            comes to a point that it has been to, as all that follows would repeat (unless the victim
-            draws noise or the estimator remembers). Found by Brent's method: at one stored iterate.
+        repeats: whether a step depends on the point and its gradient alone. A sample then stops as soon as
+            it comes to a point that it has been to, as all that follows would repeat (unless the victim
+            draws noise or the estimator remembers).
 
     Under the same conditions a sample whose gradient is zero at its start, and which does not move, stops
     there whatever `repeats` says: it would be asked for the same gradient again and again.
@@ -89,7 +130,7 @@ def ascend(
     top = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
     fixed = not oracle.spec.stochastic
     repeated = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    been, next_power = x.clone(), 1
+    been = Been(x, steps) if fixed and repeats else None
 
     def keep(rows: Tensor, value: Tensor) -> None:
         better = rows[value > top[rows]]
@@ -101,14 +142,16 @@ def ascend(
         rows = rows[~repeated[rows]]
         if not len(rows):
             break
-        out = oracle.loss_and_grad(x[rows], rows, loss, estimator=estimator, draws=draws)
+        here = x[rows]
+        out = oracle.loss_and_grad(here, rows, loss, estimator=estimator, draws=draws)
         keep(rows, out.loss)
-        x[rows] = oracle.project(step(x[rows], out.grad, rows), rows)
-        if fixed and (repeats or done == 1) and not oracle.remembers(estimator):
-            back = (x[rows] == been[rows]).flatten(1).all(dim=1)
-            repeated[rows] = back if repeats else back & vanishes(out.grad)
-        if done == next_power:
-            been, next_power = x.clone(), 2 * next_power
+        x[rows] = moved = oracle.project(step(here, out.grad, rows), rows)
+        if oracle.remembers(estimator):
+            continue
+        if been is not None:
+            repeated[rows] = been.again(moved, rows)
+        elif fixed and done == 1:
+            repeated[rows] = vanishes(out.grad) & (moved == here).flatten(1).all(dim=1)
     rows = oracle.active(forwards=draws)
     rows = rows[~repeated[rows]]
     if len(rows):

@@ -39,6 +39,7 @@ from robustspike.bench.api.attack import Task
 from robustspike.bench.api.attack import ThreatModel
 from robustspike.bench.api.attack import ThreatViolation
 from robustspike.bench.api.attack import bin_events
+from robustspike.bench.api.attack import compiled
 from robustspike.bench.api.attack import cross_entropy
 from robustspike.bench.api.attack import dlr
 from robustspike.bench.api.attack import from_lines
@@ -97,6 +98,7 @@ from robustspike.bench.api.measure import evaluate_shard
 from robustspike.bench.api.measure import spearman
 from robustspike.bench.api.victim import ModuleVictim
 from robustspike.bench.api.victim import NetworkRecipe
+from robustspike.bench.api.victim import RegressorRecipe
 from robustspike.bench.api.victim import VictimRecipe
 from robustspike.bench.api.victim import VictimSpec
 from robustspike.bench.api.victim import adapt
@@ -155,6 +157,7 @@ __all__ = [
     "Oracle",
     "Progress",
     "Recording",
+    "RegressorRecipe",
     "Report",
     "RowStreams",
     "Schedule",
@@ -181,6 +184,7 @@ __all__ = [
     "build_network",
     "certify",
     "check_victim",
+    "compiled",
     "count_synops",
     "cross_entropy",
     "dlr",

@@ -37,6 +37,7 @@ from robustspike.bench.numbers.losses import margin
 from robustspike.bench.numbers.losses import strongest_other
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.numbers.rng import generator
+from robustspike.bench.snn import compiled
 from robustspike.bench.snn.estimators import BpttEstimator
 from robustspike.bench.snn.estimators import GradientEstimator
 from robustspike.bench.snn.estimators import LossGrad
@@ -88,6 +89,7 @@ __all__ = [
     "ThreatModel",
     "ThreatViolation",
     "bin_events",
+    "compiled",
     "cross_entropy",
     "dlr",
     "from_lines",

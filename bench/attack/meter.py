@@ -224,17 +224,19 @@ class Meter:
             worth = torch.where(self.hit[at], -torch.inf, 0.0).double()
         else:
             worth = merit[found]
-        order = worth.sort(descending=True, stable=True).indices
-        order = order[at[order].sort(stable=True).indices]
-        first = torch.ones(len(order), dtype=torch.bool, device=order.device)
-        first[1:] = at[order][1:] != at[order][:-1]
-        pick = order[first]
-        pick = pick[worth[pick] > self.merit[at[pick]]]
-        target = at[pick]
-        self.best[target] = x[found[pick]].detach()
-        self.merit[target] = worth[pick]
+        if not bool((at[1:] > at[:-1]).all()):  # a sample may stand several times: its best candidate, once
+            order = worth.sort(descending=True, stable=True).indices
+            order = order[at[order].sort(stable=True).indices]
+            first = torch.ones(len(order), dtype=torch.bool, device=order.device)
+            first[1:] = at[order][1:] != at[order][:-1]
+            pick = order[first]
+            found, at, worth = found[pick], at[pick], worth[pick]
+        better = worth > self.merit[at]
+        target = at[better]
+        self.best[target] = x[found[better]].detach()
+        self.merit[target] = worth[better]
         new = at[~self.hit[at]]
         self.first_hit[new] = self.forwards[new]
         if self.stage is not None:
-            self.stage.hits += len(new.unique())
+            self.stage.hits += len(new)
         self.hit[at] = True

@@ -448,11 +448,11 @@ class Oracle:
     def _noted(self, x: Tensor, rows: Tensor, out: LossGrad, draws: int) -> LossGrad:
         """Count a gradient and remember what its pass found."""
         meter = _METERS[self]
-        zero = (out.grad.flatten(1) == 0).all(dim=1)
-        meter.gradients.index_add_(0, rows, torch.ones_like(rows))
+        once = torch.ones_like(rows)
+        meter.gradients.index_add_(0, rows, once)
         if draws >= EOT_LEAST:
-            meter.averaged.index_add_(0, rows, torch.ones_like(rows))
-        meter.zero_gradients.index_add_(0, rows, zero.to(torch.int64))
+            meter.averaged.index_add_(0, rows, once)
+        meter.zero_gradients.index_add_(0, rows, once - out.grad.flatten(1).any(dim=1).to(torch.int64))
         meter.note(x, out.logits, rows)
         return out
 

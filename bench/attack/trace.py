@@ -11,6 +11,9 @@ LAST = 0.1
 RISE = 0.05
 """Share of its whole rise that the best merit may still gain at the end (Pintor et al. 2022, indicator 4)."""
 
+_NOTES = 32
+"""Notes that are kept before they are written down together."""
+
 _GRID = tuple(sorted({int(1.05**k) for k in range(285)}))
 """Numbers of forwards at which the best merit so far is kept: every one at first, then 5 % apart."""
 
@@ -23,17 +26,31 @@ class Trace:
 
     def __init__(self, n: int, device: torch.device) -> None:
         self.grid = torch.tensor(_GRID, device=device)
-        self.best = torch.full((n, len(_GRID)), -torch.inf, dtype=torch.float64, device=device)
+        self._best = torch.full((n, len(_GRID)), -torch.inf, dtype=torch.float64, device=device)
+        self._notes: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def note(self, rows: Tensor, spent: Tensor, merit: Tensor) -> None:
         """Remember the merit of queries; a row may stand several times.
 
         Shape: rows, spent (forwards of the row so far) and merit [q].
         """
+        self._notes.append((rows, spent, merit))
+        if len(self._notes) >= _NOTES:
+            self._write()
+
+    def _write(self) -> None:
+        rows, spent, merit = (torch.cat(parts) for parts in zip(*self._notes, strict=True))
+        self._notes.clear()
         at = torch.searchsorted(self.grid, spent.clamp(max=_GRID[-1]))
         finite = torch.where(torch.isfinite(merit), merit, -torch.inf)
-        flat = rows * len(_GRID) + at
-        self.best.view(-1).scatter_reduce_(0, flat, finite, "amax")
+        self._best.view(-1).scatter_reduce_(0, rows * len(_GRID) + at, finite, "amax")
+
+    @property
+    def best(self) -> Tensor:
+        """The best merit of every sample at every number of the grid [N, grid]."""
+        if self._notes:
+            self._write()
+        return self._best
 
     def rising(self, spent: Tensor) -> Tensor:
         """Say whose best merit still grew by more than `RISE` of its whole rise in the last tenth: [N]."""

@@ -16,7 +16,18 @@ from robustspike.bench.cli.inspect import request
 
 @click.command("evaluate")
 @network_options
-@click.option("--eps", default="8/255", show_default=True, help="Budgets, separated by commas: 2/255,4/255.")
+@click.option(
+    "--eps",
+    default="",
+    help="Budgets, separated by commas: 2/255,4/255; on events flips, events or steps: 20,50. Default: the "
+    "usual one (linf: 8/255); on events the fewest changes.",
+)
+@click.option(
+    "--geometry",
+    default="",
+    shell_complete=names("geometries"),
+    help="What may change, as retime_linf. Default: the first of each attack that is for such inputs.",
+)
 @click.option(
     "--attack",
     shell_complete=names("attacks"),
@@ -37,6 +48,7 @@ from robustspike.bench.cli.inspect import request
 def command(
     network: str,
     eps: str,
+    geometry: str,
     attack: tuple[str, ...],
     samples: int,
     shard: int,
@@ -70,7 +82,9 @@ def command(
         click.echo(line, err=True)
     found = prepare(looked, out)
     budgets = [part.strip() for part in eps.split(",") if part.strip()]
-    suite = own_suite(found, eps=budgets, attacks=attack, samples=samples, shard=shard, seed=seed)
+    suite = own_suite(
+        found, eps=budgets, attacks=attack, samples=samples, shard=shard, seed=seed, geometry=geometry
+    )
     settings = Settings(
         out=out,
         weights=found.weights,

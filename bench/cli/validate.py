@@ -33,6 +33,7 @@ KINDS = {
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of weights of victims.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with a plugin.")
+@click.option("--full", is_flag=True, help="Attacks on quality models at their own lengths.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def command(
     name: str,
@@ -40,12 +41,14 @@ def command(
     weights: Path | None,
     data: Path | None,
     plugin: tuple[Path, ...],
+    full: bool,
     as_json: bool,
 ) -> int:
     """Run the contract checks on a registered component, or on those of a Python file.
 
     Prints every check that ran, its result and its time; a check that was skipped says why. A victim
-    without weights is checked as an untrained network. Exit code 1 if a check failed.
+    without weights is checked as an untrained network, an attack on quality models with fewer queries,
+    iterations and images than its own, unless --full. Exit code 1 if a check failed.
     """
     from robustspike.bench.cli.options import existing_folder
     from robustspike.bench.contract.registry import load_file
@@ -56,7 +59,7 @@ def command(
         load_file(path)
     rows = []
     for what, title in _components(name, kind):
-        for component, checks in _batteries(what, title, weights, data):
+        for component, checks in _batteries(what, title, weights, data, full=full):
             for outcome in run_checks(component, checks):
                 rows.append(
                     {
@@ -111,7 +114,9 @@ def _components(name: str, kind: str | None) -> list[tuple[str, str]]:
     return [(k, name) for k in here]
 
 
-def _batteries(kind: str, name: str, weights: Path | None, data: Path | None) -> Iterator[tuple[Any, Checks]]:
+def _batteries(
+    kind: str, name: str, weights: Path | None, data: Path | None, *, full: bool
+) -> Iterator[tuple[Any, Checks]]:
     """Yield what is checked of a component, and by which checks."""
     from robustspike.bench.contract.registry import registry
     from robustspike.bench.contract.specs import Task
@@ -123,6 +128,7 @@ def _batteries(kind: str, name: str, weights: Path | None, data: Path | None) ->
     from robustspike.bench.testing.other_checks import ESTIMATOR_CHECKS
     from robustspike.bench.testing.other_checks import GEOMETRY_CHECKS
     from robustspike.bench.testing.quality_checks import QUALITY_CHECKS
+    from robustspike.bench.testing.quality_checks import shortened
     from robustspike.bench.testing.recipe_checks import RECIPE_CHECKS
     from robustspike.bench.testing.recipe_checks import victim_of_recipe
     from robustspike.bench.testing.victim_checks import VICTIM_CHECKS
@@ -132,7 +138,11 @@ def _batteries(kind: str, name: str, weights: Path | None, data: Path | None) ->
         if Task.CLASSIFY in component.spec.tasks:
             yield component, ATTACK_CHECKS
         if Task.QUALITY in component.spec.tasks:
-            yield component, QUALITY_CHECKS
+            short, lengths = (component, {}) if full else shortened(component)
+            if lengths:
+                said = ", ".join(f"{key}={value}" for key, value in lengths.items())
+                click.echo(f"{name}: checked with {said} (its own lengths: --full)", err=True)
+            yield short, QUALITY_CHECKS
     elif kind == "victim":
         yield component, RECIPE_CHECKS
         victim, which = victim_of_recipe(component, weights=weights)

@@ -38,8 +38,10 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
             value = word.value.id if isinstance(word.value, ast.Name) else ast.literal_eval(word.value)
             params[word.arg] = _WORDS.get(value, value) if bare else value
     except (SyntaxError, ValueError) as error:
+        quotes = " Put a path in quotes: folder='/data/mine'." if "/" in text and "'" not in text else ""
+        reason = error.msg if isinstance(error, SyntaxError) else error
         raise ConfigError(
-            f"'{text}': expected NAME or NAME(key=value, ...), e.g. atan(alpha=5): {error}."
+            f"'{text}': expected NAME or NAME(key=value, ...), e.g. atan(alpha=5): {reason}.{quotes}"
         ) from error
     return name.strip(), params
 

@@ -21,8 +21,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 def strongest_other(logits: Tensor, y: Tensor) -> Tensor:
     """Return the largest logit among the wrong classes (masked with -inf, not with zero)."""
-    own = functional.one_hot(y, logits.shape[1]).bool()
-    return logits.masked_fill(own, -torch.inf).amax(dim=1)
+    return logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:

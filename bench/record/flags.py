@@ -169,7 +169,7 @@ FLAGS: dict[str, Flag] = {
     ),
     "missing_adaptive_attack": Flag(
         "the defense names an adaptive attack that was not run against it",
-        "run autoattack.snn, or the attack that robustspike show DEFENSE names",
+        "run the attack that robustspike show DEFENSE names; on classifiers autoattack.snn holds it",
     ),
     "certificate_contradicted": Flag(
         "attacks broke samples that were certified: the certificate or the verdict is wrong",

@@ -41,6 +41,7 @@ from robustspike.bench.suite.cell import Cell
 from robustspike.bench.suite.loading import VICTIMS
 from robustspike.bench.suite.loading import samples_of
 from robustspike.bench.victim.energy import CONVENTIONS
+from robustspike.bench.victim.energy import USUAL
 from robustspike.bench.victim.energy import EnergyCost
 from robustspike.bench.victim.energy import SynapticCounts
 from robustspike.bench.victim.energy import count_synops
@@ -272,14 +273,16 @@ def energy_of(
         noise = streams.fork("draw", rows=rows.to(victim.device)) if victim.spec.stochastic else None
         return count_synops(victim, x.to(victim.device), noise=noise) if len(x) else None
 
-    def total(counts: SynapticCounts | None, cost: EnergyCost) -> int:
-        return round((0.0 if counts is None else float(counts.energy_nj(cost).sum())) * 1000)
+    def total(counts: SynapticCounts | None, rows: Tensor | None = None, cost: EnergyCost = USUAL) -> int:
+        if counts is None:
+            return 0
+        energy = counts.energy_nj(cost)
+        return round(float((energy if rows is None else energy[rows]).sum()) * 1000)
 
     clean = known.once("energy", lambda: counted(data.x, everyone))
-    found = {f"energy_{name}_pj": total(clean, cost) for name, cost in CONVENTIONS.items()}
-    usual = EnergyCost()
-    found["energy_broken_pj"] = total(counted(data.x[broken], broken), usual)
-    return found | {"energy_adv_pj": total(counted(result.x_adv[broken], broken), usual)}
+    found = {f"energy_{name}_pj": total(clean, cost=cost) for name, cost in CONVENTIONS.items()}
+    found["energy_broken_pj"] = total(clean, broken)
+    return found | {"energy_adv_pj": total(counted(result.x_adv[broken], broken))}
 
 
 def shard_of(cell: Cell, index: int, settings: Settings) -> Split:

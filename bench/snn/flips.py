@@ -27,8 +27,12 @@ from robustspike.bench.snn.neurons import reset
 _POINTWISE = ("IFNode", "LIFNode", "ParametricLIFNode")
 """SpikingJelly nodes that treat every element alike, so that a patch can be run alone."""
 
-_ELEMENT = 32
-"""Multiplications that take as long as looking up, firing and storing one element: a guess, not measured."""
+_ELEMENT = 400
+"""Multiplications that take as long as looking up, firing and storing one element of a layer; fitted to the
+times of tests/benchmarks/flip_costs.py on one core, as is the next."""
+
+_FLIP = 1_000_000
+"""Multiplications that take as long as what a flip costs whatever its patches: gathering, read-out."""
 
 _PATCH_ELEMENTS = 1 << 19
 """Numbers in the largest tensor of one chunk of flips: 2 MB in float32, so that it stays in a cache."""
@@ -144,19 +148,29 @@ class FlipEngine:
         return inputs * whole + flips * patch < flips * whole
 
     def work(self, shape: tuple[int, ...]) -> tuple[float, float]:
-        """Return the multiplications of a whole pass over one input, and of the patches of one flip."""
+        """Return what a whole pass over one input and the patches of one flip cost, in multiplications."""
+        whole, patch = ((of + _ELEMENT * elements) for of, elements in self.counted(shape))
+        return whole, patch + _FLIP
+
+    def counted(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Return multiplications and elements of a whole pass over one input, and of one flip's patches."""
         steps, channels, height, width = shape
-        whole, patch = 0.0, 0.0
+        whole, patch = [0, 0], [0, 0]
         for block, (h, w) in zip(self.blocks, self.patches(), strict=True):
             height, width = _convolved_size(block.conv, height, width)
             kernel, out = math.prod(block.conv.kernel_size), block.conv.out_channels
             up, left = block.conv.kernel_size[0] - 1, block.conv.kernel_size[1] - 1
-            whole += height * width * out * (kernel * channels + _ELEMENT)
-            patch += (h + up) * (w + left) * out * (min(kernel, h * w) * channels + _ELEMENT)
+            for counts, cells, inside in (
+                (whole, height * width * out, kernel),
+                (patch, (h + up) * (w + left) * out, min(kernel, h * w)),
+            ):
+                counts[0] += cells * inside * channels
+                counts[1] += cells
             for side in block.sides:
                 height, width = height // side, width // side
             channels = out
-        return steps * whole, (steps + 1) / 2 * patch
+        some = (steps + 1) / 2
+        return (steps * whole[0], steps * whole[1]), (some * patch[0], some * patch[1])
 
     def patches(self) -> list[tuple[int, int]]:
         """Return the height and width of the patch that every block gets of one flipped element."""

@@ -1,41 +1,28 @@
 """The steps of a LIF or IF layer in C: the same bits as in Python, in less time.
 
-The source (`fused.c`) is compiled when a layer first asks for it, by the C compiler of the machine, in about
-a second, and kept in the cache folder. Where there is no compiler, where it fails, or where
-ROBUSTSPIKE_FUSED=0 is set, everything runs as it does without: `library` answers None.
+The source (`fused.c`) is compiled when a layer first asks for it (see `compiled`). Where it cannot be,
+`library` answers None, and everything runs as it does without.
 """
 
 from __future__ import annotations
 
 import ctypes
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from robustspike.bench.files import cached
-from robustspike.bench.files import sha256
+from robustspike.bench.snn import compiled
 
-_LOG = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("fused.c")
-_FLAGS = ("-O3", "-ffp-contract=off", "-shared", "-fPIC")
-_TRIES = (("-DCLONES",), ())  # not every compiler builds a function for several processors at once
-_PATIENCE = 60
-"""Seconds that a compiler may take; it needs one."""
-
-_SHARE = 1 << 19
-"""Elements of a sequence per thread below which one more thread costs more than it saves."""
+_SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
+_FUNCTIONS = {
+    "lif_forward": (_POINTER, *[_SIZE] * 4, *[_POINTER] * 4),
+    "lif_backward": (_POINTER, *[_SIZE] * 4, *[_POINTER] * 5),
+}
 
 
 class _Layer(ctypes.Structure):
@@ -88,59 +75,12 @@ class Layer:
 @cache
 def library() -> ctypes.CDLL | None:
     """Return the compiled steps, or None where they cannot be had or are not wanted (ROBUSTSPIKE_FUSED=0)."""
-    if os.environ.get("ROBUSTSPIKE_FUSED", "1") == "0":
-        return None
-    compiler = _compiler()
-    if compiler is None:
-        return None
-    try:
-        source = _SOURCE.read_bytes()
-        name = sha256(source + repr((_FLAGS, compiler, platform.machine())).encode())[:16]
-        code = cached(f"fused-{name}", lambda: _compiled(compiler))
-        return _loaded(code)
-    except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        _LOG.info("spiking layers run without compiled code: %s", error)
-        return None
-
-
-def _compiler() -> str | None:
-    """Return the path of a C compiler: $CC, else the usual names."""
-    names = (os.environ.get("CC", ""), "cc", "gcc", "clang")
-    return next(filter(None, (shutil.which(name) for name in names if name)), None)
-
-
-def _compiled(compiler: str) -> bytes:
-    """Compile the source and return the shared library. Raises: OSError, SubprocessError: no flags worked."""
-    with tempfile.TemporaryDirectory(prefix="robustspike-") as folder:
-        out = Path(folder) / "fused.so"
-        for last, extra in zip((False, True), _TRIES, strict=True):
-            command = [compiler, *_FLAGS, *extra, str(_SOURCE), "-o", str(out)]
-            done = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=last)
-            if done.returncode == 0:
-                break
-        return out.read_bytes()
-
-
-def _loaded(code: bytes) -> ctypes.CDLL:
-    """Load a shared library from its bytes. Raises: OSError: not one for this machine."""
-    with tempfile.TemporaryDirectory(prefix="robustspike-") as folder:
-        path = Path(folder) / "fused.so"
-        path.write_bytes(code)
-        found = ctypes.CDLL(str(path))
-    size, pointer = ctypes.c_int64, ctypes.c_void_p
-    found.lif_forward.argtypes = [pointer, size, size, size, size, pointer, pointer, pointer, pointer]
-    found.lif_backward.argtypes = [pointer, size, size, size, size, *[pointer] * 5]
-    found.lif_forward.restype = found.lif_backward.restype = None
-    return found
+    return compiled.load(_SOURCE.read_text(encoding="utf-8"), _FUNCTIONS)
 
 
 def serves(*tensors: Tensor) -> bool:
     """Say whether the compiled steps can be had and can read and write these tensors."""
-    plain = all(
-        t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() and type(t) is Tensor
-        for t in tensors
-    )
-    return plain and library() is not None
+    return compiled.readable(*tensors) and library() is not None
 
 
 def forward(layer: Layer, current: Tensor, v: Tensor, *, charged: Tensor | None, spikes: Tensor) -> None:
@@ -180,14 +120,8 @@ def _shared(name: str, layer: _Layer, like: Tensor, *tensors: Any) -> None:
     run: Callable[..., None] = getattr(library(), name)
     steps, n = len(like), like[0].numel()
     pointers = [None if t is None else t.data_ptr() for t in tensors]
-    threads = min(torch.get_num_threads(), max(1, steps * n // _SHARE))
-    bounds = [n * i // threads for i in range(threads + 1)]
 
     def part(start: int, stop: int) -> None:
         run(ctypes.byref(layer), steps, n, start, stop, *pointers)
 
-    if threads == 1:
-        part(0, n)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(part, bounds[:-1], bounds[1:]))
+    compiled.shared(part, n, steps * n)

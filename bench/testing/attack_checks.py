@@ -28,7 +28,7 @@ from robustspike.bench.testing.reference import reference
 from robustspike.bench.testing.reference import samples
 from robustspike.bench.victim.module import ModuleVictim
 
-_SIZES = {"linf": Fraction(1, 8), "l2": Fraction(1, 2)}
+_SIZES = {"linf": Fraction(1, 8), "l2": Fraction(1, 2), "rmse": Fraction(1, 16)}
 QUALITY_GOALS = (Goal.SHIFT, Goal.RAISE, Goal.LOWER)
 
 

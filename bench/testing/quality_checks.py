@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.contract.specs import Goal
 from robustspike.bench.contract.specs import Task
+from robustspike.bench.contract.specs import params_of
 from robustspike.bench.testing.attack_checks import QUALITY_GOALS
 from robustspike.bench.testing.attack_checks import attack_reference
 from robustspike.bench.testing.attack_checks import counts_its_passes
@@ -29,6 +31,20 @@ from robustspike.bench.testing.reference import reference
 
 ROUNDING = 1e-3
 """Largest difference of two float32 sums of some thousand terms, on a score of 50."""
+
+LENGTHS: Mapping[str, int] = {"queries": 60, "iterations": 4, "images": 32, "draws": 1}
+"""Parameters that say how long attacks on quality models go on, and the length that checks are run at."""
+
+
+def shortened(attack: Any) -> tuple[Any, dict[str, int]]:
+    """Return the attack with shorter `LENGTHS`, where it is a dataclass with any, and those that changed."""
+    given = params_of(attack)
+    changed = {
+        name: length
+        for name, length in LENGTHS.items()
+        if isinstance(given.get(name), int) and given[name] > length
+    }
+    return (replace(attack, **changed) if changed else attack), changed
 
 
 def _attacked(attack: Any, goal: Goal | None = None) -> ShardResult:

@@ -63,8 +63,11 @@ class EnergyCost:
             )
 
 
+USUAL = EnergyCost()
+"""The default convention."""
+
 CONVENTIONS = {
-    "clean": EnergyCost(),
+    "clean": USUAL,
     "once": EnergyCost(first_layer="once"),
     "dense": EnergyCost(inputs="dense"),
     "dense_once": EnergyCost(first_layer="once", inputs="dense"),
@@ -140,7 +143,7 @@ def count_synops(
         noise: streams for a stochastic victim, one row per sample.
         batch: samples per pass, or as many as the victim answers at once where that is less.
 
-    Cost: 1 forward per sample, and two more of each layer.
+    Cost: 1 forward per sample, and some arithmetic on the input of each layer.
     """
     parts = []
     passes = victim.passes(min(len(x), batch), gradient=False)
@@ -168,16 +171,29 @@ def layer_operations(layer: nn.Module, x: Tensor, *, dense: bool = False) -> Ten
 
     Args:
         layer: an `nn.Conv2d` or `nn.Linear`; one with `integers()` uses those weights.
-        x: [L, C, H, W] for a convolution, [L, ..., features] for a linear layer.
+        x: whole numbers, [L, C, H, W] for a convolution, [L, ..., features] for a linear layer.
         dense: take every weight as non-zero.
+    Cost: one gradient of the layer on one input, and one product of x.
+    """
+    return (x * weights_met(layer, x[:1], dense=dense)).flatten(1).sum(dim=1, dtype=torch.float64)
+
+
+def weights_met(layer: nn.Module, x: Tensor, *, dense: bool = False) -> Tensor:
+    """Return how many non-zero weights each element of an input [1, ...] meets: of its shape.
+
+    Args: as `layer_operations`.
     """
     used: Tensor = layer.integers() if hasattr(layer, "integers") else layer.weight  # type: ignore[assignment, operator]
     weight = torch.ones_like(used, dtype=x.dtype) if dense else (used.detach() != 0).to(x.dtype)
-    if isinstance(layer, nn.Conv2d):
-        met = nn.functional.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
-    else:
-        met = nn.functional.linear(x, weight)
-    return met.flatten(1).sum(dim=1, dtype=torch.float64)
+    if not isinstance(layer, nn.Conv2d):
+        return weight.sum(dim=0).expand_as(x)
+    with torch.enable_grad():
+        probe = torch.zeros_like(x, requires_grad=True)
+        met = nn.functional.conv2d(
+            probe, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups
+        )
+        (found,) = torch.autograd.grad(met.sum(), probe)
+    return found
 
 
 def spike_counts(x: Tensor) -> Tensor:
@@ -190,7 +206,10 @@ def spike_counts(x: Tensor) -> Tensor:
     Shape: x [L, channels, ...]; returns the same.
     """
     size = x.abs()
-    smallest = torch.where(size > 0, size, torch.full_like(size, torch.inf))
+    top = size.max() if size.numel() else size.new_zeros(())
+    if bool(((size == top) | (size == 0)).all()):
+        return (size > 0).to(x.dtype)
+    smallest = torch.where(size > 0, size, torch.inf)
     counts = (size / smallest.min()).nan_to_num(0.0)
     if bool(((counts - counts.round()).abs() <= 1e-3 * counts.clamp(min=1)).all()):
         return counts.round()
@@ -315,7 +334,7 @@ class _Counter:
         else:
             events = (x != 0).to(x.dtype)
         counts = layer_operations(layer, events).view(-1, self.n)
-        dense = layer_operations(layer, torch.ones_like(x[:1]), dense=True)
+        dense = weights_met(layer, x[:1], dense=True).sum(dtype=torch.float64)[None]
         self.totals["dense"] += dense * len(counts)
         if kind == "analog":
             self.analog.setdefault(name, []).extend(counts)
@@ -337,7 +356,7 @@ class _Counter:
 
     def _at_neurons(self, name: str, fired: Tensor) -> None:
         """Take in what a layer of neurons emitted: [T, N, ...], or [T, T' N, ...] with time folded in."""
-        counts = fired.double().flatten(2).sum(dim=2) if fired.dim() > 2 else fired.double()
+        counts = fired.flatten(2).sum(dim=2, dtype=torch.float64) if fired.dim() > 2 else fired.double()
         per_sample = counts.flatten().view(-1, self.n).sum(dim=0)
         self.neurons[name] = fired[0, 0].numel()
         self.totals["spikes"] += per_sample

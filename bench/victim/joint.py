@@ -82,6 +82,8 @@ def over_members(
     """Apply a per-sample function of (logits, y) to every member: [N, members]."""
     parts = split(logits, classes)
     count = parts.shape[1]
+    if count == 1:
+        return function(logits, y)[:, None]
     return function(parts.flatten(0, 1), y.repeat_interleave(count)).view(-1, count)
 
 

@@ -82,21 +82,30 @@ def stacked(victim: ModuleVictim):
         rule.history.clear()
 
 
-def plain(victim: ModuleVictim, x: Tensor, y: int, fill: RowStreams) -> tuple[Tensor, bool]:
-    """SDA on one sample [1, T, C, H, W], as the published code does it."""
+def plain(
+    victim: ModuleVictim, x: Tensor, y: int, fill: RowStreams, *, iterations: int = 500
+) -> tuple[Tensor, bool]:
+    """SDA on one sample [1, T, C, H, W], as the published code does it.
+
+    Its passes are the published ones: in iteration n one forward and backward, n k0 forwards of single flips
+    and one of all of them; then at most log2(flips) + 1 for the reduction.
+    """
+    passes = {"forwards": 0, "backwards": 0}
 
     def loss(z: Tensor) -> Tensor:
         others = torch.cat([z[:y], z[y + 1 :]])
         return torch.clamp(z[y] - others.max(), min=0)
 
     def forward(batch: Tensor) -> Tensor:
+        passes["forwards"] += len(batch)
         with torch.no_grad(), stacked(victim):
             return victim.logits(batch)
 
     chosen = torch.zeros(x.numel(), dtype=torch.bool)
     effect = torch.full((x.numel(),), torch.inf)
     now = x.clone()
-    for n in range(1, 501):
+    for n in range(1, iterations + 1):
+        passes["backwards"] += 1
         leaf = now.clone().requires_grad_(True)
         with stacked(victim):
             value = loss(victim.logits(leaf)[0])
@@ -121,10 +130,14 @@ def plain(victim: ModuleVictim, x: Tensor, y: int, fill: RowStreams) -> tuple[Te
             if change <= TOL:
                 chosen[at], effect[at] = True, abs(change) if abs(change) > TOL else 0.0
         now = torch.where(chosen.view_as(x), 1 - x, x)
-        if int(forward(now).argmax()) != y:
+        done = int(forward(now).argmax()) != y
+        tried = K_INIT * n * (n + 1) // 2  # "about 5 n^2 forwards"
+        assert passes == {"forwards": tried + n, "backwards": n} or tried > x.numel()
+        if done:
             break
     else:
         return x, False
+    passes["forwards"] = 0
     order = effect.sort(stable=True).indices[: int(chosen.sum())]
     low, high, final = 0, len(order) - 1, now
     while low <= high:
@@ -135,6 +148,7 @@ def plain(victim: ModuleVictim, x: Tensor, y: int, fill: RowStreams) -> tuple[Te
             final, low = trial, middle + 1
         else:
             high = middle - 1
+    assert passes["forwards"] <= math.log2(len(order)) + 1
     return final, True
 
 

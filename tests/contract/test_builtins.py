@@ -20,6 +20,7 @@ from robustspike.bench.testing import GeometryContract
 from robustspike.bench.testing import QualityAttackContract
 from robustspike.bench.testing import RecipeContract
 from robustspike.bench.testing import VictimContract
+from robustspike.bench.testing.quality_checks import shortened
 from robustspike.bench.training.weights import find_weights
 
 
@@ -33,14 +34,13 @@ SHORTER: dict[str, dict[str, Any]] = {
     "cw.l2": {"steps": 20, "searches": 3},
     "rays.linf": {"queries": 100},
     "square.linf": {"queries": 100},
-    "quality.bbq_like": {"queries": 40},
     "quality.facpa": {"images": 16, "epochs": 1, "batch": 8, "width": 4, "levels": 2, "lr": 0.05},
-    "quality.nes": {"iterations": 4, "samples": 6, "tile": 8},
+    "quality.nes": {"samples": 6},
     "quality.perceptual": {"steps": 6, "step": 1e-2, "lambdas": (1000.0,), "least_ssim": 0.0},
-    "quality.sma": {"images": 16},
-    "quality.square": {"queries": 30},
-    "quality.uap": {"images": 16, "batch": 8},
     "quality.uap_cumulative": {"images": 16, "batch": 8, "lr": 10.0},
+    "quality.sega": {"sources": ("cnn_iqa.photopatch",), "steps": 2},
+    "quality.transfer": {"sources": ("cnn_iqa.photopatch",), "steps": 2},
+    "quality.uap": {"batch": 8},
     "quality.uap_generative": {"images": 16, "epochs": 1, "batch": 8, "width": 4, "levels": 2, "lr": 0.05},
 }
 """Attacks whose defaults take long: the contract is checked on shorter runs."""
@@ -70,7 +70,7 @@ class TestAttacks(AttackContract):
 class TestQualityAttacks(QualityAttackContract):
     @pytest.fixture(params=attacks_on(Task.QUALITY))
     def attack(self, request: pytest.FixtureRequest) -> Any:
-        return registry("attacks").get(request.param, **SHORTER.get(request.param, {}))
+        return shortened(registry("attacks").get(request.param, **SHORTER.get(request.param, {})))[0]
 
 
 class TestCertifiers(CertifierContract):

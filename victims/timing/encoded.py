@@ -20,8 +20,6 @@ from robustspike.bench.api import ConfigError
 from robustspike.bench.api import VictimSpec
 from robustspike.bench.api import initialise
 from robustspike.victims.direct.lif_cnn import LifCnn
-from robustspike.victims.layout import CIFAR
-from robustspike.victims.layout import VGG6
 from robustspike.victims.timing.encoders import Code
 from robustspike.victims.timing.encoders import Encoder
 from robustspike.victims.timing.encoders import FirstSpikeReadout
@@ -115,12 +113,3 @@ EARLY_EXIT_CNN_DIGITS = dataclasses.replace(
     readout="early_exit",
     shares="first_spike_cnn.digits",
 )
-PHASE_CNN_CIFAR10 = EncodedCnn(
-    name="phase_cnn.cifar10",
-    dataset="cifar10",
-    codes=("phase",),
-    neuron="if",
-    widths=VGG6,
-    schedule=dataclasses.replace(CIFAR, batch=64),
-)
-"""Phase code and IF neurons: the pair whose gradients are sparse of themselves (arXiv:2509.23762)."""

@@ -28,6 +28,7 @@ from robustspike.bench.training import weights
 from robustspike.victims.converted.nodes import ConvertedNet
 from robustspike.victims.direct.hybrid_training import HybridTrainedCnn
 from robustspike.victims.timing.b1 import B1Net
+from robustspike.victims.timing.phase import HybridEncodedCnn
 
 SHAPES = {
     "ann_cnn.digits": nn.Conv2d,
@@ -59,8 +60,8 @@ def test_blocks_that_cannot_be_built_are_refused(widths: tuple[object, ...]) -> 
 
 
 def test_the_cifar_victims_share_one_shape_of_299_thousand_parameters() -> None:
-    for name in ("ann_cnn.cifar10", "lif_cnn.cifar10", "qcfs_cnn.cifar10", "ttfs_b1.cifar10"):
-        net = registry("victims").get(name).build(generator("size"))
+    for name in ("ann_cnn", "lif_cnn", "qcfs_cnn", "ttfs_b1", "phase_cnn"):
+        net = registry("victims").get(f"{name}.cifar10").build(generator("size"))
         assert 298_000 < sum(p.numel() for p in net.parameters()) < 299_000
 
 
@@ -106,6 +107,21 @@ def test_timed_network_starts_with_the_logits_of_the_relu_network(ann: nn.Module
     assert isinstance(net, B1Net)
     with torch.no_grad():
         torch.testing.assert_close(net(train.x), ann(train.x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_coded_network_starts_with_the_layers_of_the_relu_network(ann: nn.Module, train: Split) -> None:
+    recipe = HybridEncodedCnn(name="phase.test", starts="ann_cnn.digits", codes=("phase",), neuron="if")
+    assert recipe.family == "coded input" and recipe.spec().steps == 8
+    net = recipe.build(generator("another start")).eval()
+    recipe.start(net, ann, train)
+    mine, theirs = ([m for m in n.modules() if isinstance(m, nn.Conv2d)] for n in (net, ann))
+    torch.testing.assert_close(mine[0].weight, theirs[0].weight)
+    assert accuracy(net, train) > 0.3  # the code is new to its first layer, what follows is not
+
+
+def test_a_coded_network_needs_the_victim_that_it_starts_from() -> None:
+    with pytest.raises(ConfigError, match="needs the victim that it starts from"):
+        HybridEncodedCnn(name="phase.test", codes=("phase",))
 
 
 def hybrid(**params: object) -> HybridTrainedCnn:

@@ -11,10 +11,12 @@ from torch import Tensor
 from torch import nn
 
 from robustspike.attacks.ensembles.mdse import Mdse
+from robustspike.attacks.pixels import climbing
 from robustspike.attacks.pixels.apgd import ApgdCe
 from robustspike.attacks.pixels.apgd import ApgdDlr
 from robustspike.attacks.pixels.apgd import ApgdTargeted
 from robustspike.attacks.pixels.bim import Bim
+from robustspike.attacks.pixels.climbing import Been
 from robustspike.attacks.pixels.climbing import ascend
 from robustspike.attacks.pixels.mifgsm import MiFgsm
 from robustspike.attacks.pixels.pgd import Pgd
@@ -26,6 +28,7 @@ from robustspike.bench.api import RowStreams
 from robustspike.bench.api import ShardResult
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate
+from robustspike.bench.api import generator
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
 from robustspike.bench.api import wrap
@@ -131,13 +134,41 @@ def climbed(net: nn.Module, *, steps: int, repeats: bool, size: float) -> tuple[
     return meter, found
 
 
+def points_until_one_comes_back(net: nn.Module, size: float, row: int) -> int:
+    x = torch.full((1, 1, 2, 2), 0.53 + 0.04 * (row == 1))
+    first, known = x.clone(), []
+    while not any(torch.equal(x, old) for old in known):
+        known.append(x)
+        leaf = x.clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(net(leaf)[:, 1].sum(), leaf)
+        x = torch.minimum(torch.maximum(x + size * gradient.sign(), first - 0.25), first + 0.25).clamp(0, 1)
+    return len(known)
+
+
 @pytest.mark.parametrize(("net", "size"), [(Rotor(), 0.0625), (Corner(), 0.125)])
-def test_a_sample_stops_once_its_iterates_repeat_and_finds_the_same(net: nn.Module, size: float) -> None:
+def test_a_sample_stops_at_the_first_point_that_it_has_been_to_and_finds_the_same(
+    net: nn.Module, size: float
+) -> None:
     whole, found = climbed(net, steps=50, repeats=False, size=size)
     short, same = climbed(net, steps=50, repeats=True, size=size)
     assert all(torch.equal(a, b) for a, b in zip(found, same, strict=True))
     assert whole.forwards.tolist() == [51] * 3
-    assert int(short.forwards.max()) <= 8
+    assert short.forwards.tolist() == [points_until_one_comes_back(net, size, row) for row in range(3)]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_points_are_known_again_by_all_of_their_elements(monkeypatch, kind: torch.dtype) -> None:
+    monkeypatch.setattr(climbing, "_MARKED", 60)  # in parts of two rows
+    x = torch.rand(5, 3, 10, dtype=kind, generator=generator("been"))
+    x[0, 0, 0] = 0.0
+    rows = torch.arange(5)
+    been = Been(x, 4)
+    other = x.clone()
+    other[torch.arange(5), torch.arange(5) % 3, torch.arange(5)] += torch.finfo(kind).eps
+    assert not been.again(other, rows).any()
+    x[0, 0, 0] = -0.0
+    assert been.again(x, rows).all() and been.again(other[1:3], rows[1:3]).all()
+    assert been.again(torch.stack([x[4], x[3]]), torch.tensor([3, 4])).tolist() == [False, False]
 
 
 def test_repeats_stop_pgd_on_a_spiking_victim_without_changing_a_verdict(

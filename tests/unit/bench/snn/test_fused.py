@@ -120,7 +120,7 @@ def _graph(node, x: Tensor) -> list[str]:
 @compiled
 def test_threads_share_a_layer_and_change_no_bit(monkeypatch, node) -> None:
     expected = answers(node, currents(), [node])
-    monkeypatch.setattr(fused, "_SHARE", 100)
+    monkeypatch.setattr(fused.compiled, "_SHARE", 100)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:

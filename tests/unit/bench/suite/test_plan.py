@@ -77,7 +77,7 @@ def test_an_attack_around_another_is_granted_what_the_inner_one_needs(tmp_path: 
         assert cell.threat.access == access
 
 
-ON_PUBLISHED_DATA = {"cifar10", "cifar10_dvs", "dvs_gesture", "mnist", "nmnist", "photos"}
+ON_PUBLISHED_DATA = {"cifar10", "cifar10_dvs", "cifar10_events", "dvs_gesture", "mnist", "nmnist", "photos"}
 """Suites that need --data, or weights that are trained on it."""
 
 
@@ -134,7 +134,7 @@ def published_images(root: Path, samples: int = 20) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", ["cifar10", "mnist"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_events", "mnist"])
 def test_the_suites_on_published_images_plan_with_their_files_and_weights(name: str, tmp_path: Path) -> None:
     """Of weights the plan asks for the file alone, so that empty ones stand for those not trained yet."""
     suite = read_suite(name)
@@ -145,7 +145,21 @@ def test_the_suites_on_published_images_plan_with_their_files_and_weights(name: 
     assert not plan.not_applicable
     assert {(cell.victim, cell.defense) for cell in plan.cells} == asked
     assert {cell.samples for cell in plan.cells} == {20}
-    assert {cell.threat.eps for cell in plan.cells} == {threat.eps for threat in suite.threats}
+    asked_eps = {None if threat.eps == "min" else threat.eps for threat in suite.threats}
+    assert {cell.threat.eps for cell in plan.cells} == asked_eps
+
+
+def test_cifar10_has_the_standard_verdict_where_the_field_compares_and_a_quick_one_below(
+    tmp_path: Path,
+) -> None:
+    suite = read_suite("cifar10")
+    for victim in suite.victims:
+        for defense in victim.defenses:
+            (tmp_path / f"{file_stem(variant(victim.name, defense, 0))}.safetensors").touch()
+    cells = make_plan(suite, root=published_images(tmp_path), weights=tmp_path).cells
+    verdicts = {(str(c.threat.eps), c.label) for c in cells if c.attack == "autoattack.snn"}
+    quick = "autoattack.snn[level=quick]"
+    assert verdicts == {("2/255", quick), ("4/255", quick), ("8/255", "autoattack.snn")}
 
 
 def test_training_seeds_without_weights_are_left_out_by_name(tmp_path: Path) -> None:

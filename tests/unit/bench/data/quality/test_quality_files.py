@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
+import openpyxl
 import pytest
 from PIL import Image
 from scipy.io import savemat
 
 from robustspike.bench.contract.registry import registry
+from robustspike.bench.data.quality.quality_files import Csiq
 from robustspike.bench.data.quality.quality_files import Kadid10k
 from robustspike.bench.data.quality.quality_files import Koniq10k
 from robustspike.bench.data.quality.quality_files import Live
 from robustspike.bench.data.quality.quality_files import LiveChallenge
 from robustspike.bench.data.quality.quality_files import RatedImages
+from robustspike.bench.data.quality.quality_files import Spaq
 from robustspike.bench.data.quality.quality_files import Tid2013
 from robustspike.bench.data.quality.quality_files import part_of
 from robustspike.bench.data.quality.quality_files import read_square
@@ -30,9 +35,11 @@ from robustspike.bench.training.weights import read_certificate
 from robustspike.defenses.none import Undefended
 
 
-def picture(path: Path, grey: int = 128) -> None:
+def picture(path: Path) -> None:
+    """Write an image of its own: its pixels follow from its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((32, 40, 3), grey, dtype=np.uint8)).save(path)
+    rng = np.random.default_rng(zlib.crc32(str(path).encode()))
+    Image.fromarray(rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)).save(path)
 
 
 def cell(names: list[str], *, column: bool) -> np.ndarray:
@@ -47,7 +54,7 @@ def kadid(root: Path) -> RatedImages:
     for ref in range(1, 13):
         for level in (1, 5):
             name = f"I{ref:02d}_03_{level:02d}.png"
-            picture(root / "images" / name, 10 * ref)
+            picture(root / "images" / name)
             lines.append(f"{name},I{ref:02d}.png,{5 - 0.5 * level},0.4")
     (root / "dmos.csv").write_text("\n".join(lines) + "\n")
     return Kadid10k(crop=16)
@@ -92,18 +99,71 @@ def tid(root: Path) -> RatedImages:
         for level in (1, 5):
             name = f"I{ref:02d}_01_{level}.bmp"
             written = name.lower() if ref % 2 else name.replace("bmp", "BMP")
-            picture(root / "distorted_images" / written, 10 * ref)
+            picture(root / "distorted_images" / written)
             lines.append(f"{6.3 - 0.9 * level} {name}")
     (root / "mos_with_names.txt").write_text("\n".join(lines) + "\n")
     return Tid2013(crop=16)
 
 
-MAKERS = {"kadid": kadid, "koniq": koniq, "live": live, "live_challenge": live_challenge, "tid": tid}
+def csiq(root: Path) -> RatedImages:
+    rows = [["CSIQ"], [None], ["image", "dst_idx", "dst_type", "dst_lev", "dmos_std", "dmos"]]
+    for ref in (
+        1600,
+        "aerial_city",
+        "boston",
+        "bridge",
+        "family",
+        "fisher",
+        "foxy",
+        "geckos",
+        "lake",
+        "native_american",
+        "roping",
+    ):
+        for kind, name in (("noise", "AWGN"), ("jpeg 2000", "jpeg2000")):
+            for level in (1, 5):
+                picture(root / "dst_imgs" / name.lower() / f"{ref}.{name}.{level}.png")
+                rows.append([ref, 1, kind, level, 0.1, 0.15 * level])
+    sheet(root / "csiq.DMOS.xlsx", {"notes": [["read me"]], "all_by_image": rows})
+    return Csiq(crop=16)
+
+
+def spaq(root: Path) -> RatedImages:
+    rows: list[list[object]] = [["Image name", "MOS", "Brightness", "Sharpness"]]
+    for i in range(1, 21):
+        picture(root / "TestImage" / f"{i:05d}.jpg")
+        rows.append([f"{i:05d}.jpg", 4.5 * i, 50, 4 * i])
+    sheet(root / "Annotations/MOS and Image attribute scores.xlsx", {"Sheet1": rows})
+    return Spaq(crop=16)
+
+
+def sheet(path: Path, sheets: dict[str, list[list[object]]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for name, rows in sheets.items():
+        page = book.create_sheet(name)
+        for row in rows:
+            page.append(row)
+    book.save(path)
+
+
+MAKERS = {
+    "csiq": csiq,
+    "kadid": kadid,
+    "koniq": koniq,
+    "live": live,
+    "live_challenge": live_challenge,
+    "spaq": spaq,
+    "tid": tid,
+}
 EXPECTED = {  # entries, the first one's raw value and score
+    "csiq": (44, 0.15, 85.0),
     "kadid": (24, 4.5, 87.5),
     "koniq": (4, 20.0, 20.0),
     "live": (25, 10.0, 90.0),
     "live_challenge": (20, 21.0, 21.0),
+    "spaq": (20, 4.5, 4.5),
     "tid": (24, 5.4, 60.0),
 }
 
@@ -324,3 +384,170 @@ def test_sixteen_bit_grey_keeps_its_upper_bits_and_other_numbers_are_refused(tmp
     for name in ("f.tiff", "i.tiff"):
         with pytest.raises(ArtefactError, match="8 or 16 bits"):
             read_square(tmp_path / name, 16)
+
+
+@pytest.mark.parametrize(
+    ("made", "count", "good", "bad"),
+    [
+        (Csiq(), 866, "dst_imgs/awgn/1600.awgn.1.png", "dst_imgs/awgn/1600.awgn.5.png"),
+        (Live(), 779, "jp2k/img2.bmp", "jp2k/img5.bmp"),
+        (LiveChallenge(), 1161, "images/101.bmp", "images/104.bmp"),
+        (Tid2013(), 3000, "distorted_images/i01_01_1.bmp", "distorted_images/i01_01_5.bmp"),
+    ],
+    ids=["csiq", "live", "live_challenge", "tid2013"],
+)
+def test_the_published_ratings_at_hand_run_the_right_way(
+    made: RatedImages, count: int, good: str, bad: str, tmp_path: Path, shared_data: Path
+) -> None:
+    table = shared_data / "iqa/scores" / made.others[-1]
+    (tmp_path / table.name).write_bytes(table.read_bytes())
+    entries = made.entries(tmp_path)
+    assert len(entries) == count
+    score = {e.path.relative_to(tmp_path).as_posix().lower(): e.score for e in entries}
+    assert -15 < score[bad] < score[good] - 15
+    assert all(tmp_path in e.path.parents for e in entries)
+    assert {bool(e.reference) for e in entries} == {not isinstance(made, LiveChallenge)}
+
+
+def test_either_table_of_a_set_will_do(tmp_path: Path) -> None:
+    koniq(tmp_path / "koniq10k")
+    (tmp_path / "koniq10k/koniq10k_distributions_sets.csv").unlink()
+    head = "image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,MOS_zscore"
+    rows = [f"{i}.jpg,0,0,25,73,7,105,{1 + i},0.5,{20 + 20 * i}" for i in range(4)]
+    other = tmp_path / "koniq10k/koniq10k_scores_and_distributions.csv"
+    other.write_text("\n".join([head, *rows]) + "\n")
+    assert [e.score for e in Koniq10k(crop=16).entries(tmp_path)] == [20, 40, 60, 80]
+
+    from_sheet = csiq(tmp_path / "csiq").entries(tmp_path)
+    (tmp_path / "csiq/csiq.DMOS.xlsx").unlink()
+    lines = [f"{e.path.name} {e.raw}" for e in from_sheet]
+    (tmp_path / "csiq/csiq_label.txt").write_text("\n".join(lines))
+    assert Csiq(crop=16).entries(tmp_path) == from_sheet
+    flat = tmp_path / "csiq/dst_imgs_all"
+    flat.mkdir()
+    for entry in from_sheet:
+        entry.path.rename(flat / entry.path.name)
+    assert all(e.path.is_file() for e in Csiq(crop=16).entries(tmp_path))
+
+    from_sheet = spaq(tmp_path / "SPAQ").entries(tmp_path)
+    (tmp_path / "SPAQ" / Spaq.table).unlink()
+    lines = ["Image name,MOS", *(f"{e.path.name},{e.raw}" for e in from_sheet)]
+    (tmp_path / "SPAQ" / Spaq.others[0]).write_text("\n".join(lines))
+    assert Spaq(crop=16).entries(tmp_path) == from_sheet
+
+    (tmp_path / "tid2013").mkdir()
+    values = [6.3 - 0.9 * level for _ in range(25 * 24) for level in range(1, 6)]
+    (tmp_path / "tid2013/mos.txt").write_text("\n".join(map(str, values)))
+    found = Tid2013().entries(tmp_path)
+    assert (found[6].path.name, found[6].level, found[6].raw) == ("i01_02_2.bmp", 2, values[1])
+    assert (len(found), found[-1].path.name) == (3000, "i25_24_5.bmp")
+
+
+def test_large_photographs_are_shrunk_before_the_cut(tmp_path: Path) -> None:
+    stripes = np.zeros((600, 1200, 3), dtype=np.uint8)
+    stripes[:, 400:800] = 255  # a third of the width, two thirds of the middle square
+    Image.fromarray(stripes).save(tmp_path / "wide.png")
+    assert read_square(tmp_path / "wide.png", 600).mean() == pytest.approx(255 * 400 / 600, abs=1)
+    small = read_square(tmp_path / "wide.png", 60, shorter=60)
+    assert small.shape == (3, 60, 60) and small.mean() == pytest.approx(255 * 400 / 600, abs=3)
+
+
+@pytest.mark.parametrize("which", ["csiq", "kadid", "koniq", "live", "spaq", "tid"])
+def test_ratings_that_are_turned_around_are_refused(which: str, tmp_path: Path) -> None:
+    data = MAKERS[which](tmp_path)
+    table = tmp_path / data.table
+    if which == "csiq":
+        lines = [f"{e.path.name} {1 - e.raw}" for e in data.entries(tmp_path)]
+        table.unlink()
+        (tmp_path / "csiq_label.txt").write_text("\n".join(lines))
+    elif which == "spaq":
+        table.unlink()
+        lines = [f"{i:05d}.jpg,{100 - 4.5 * i},{4 * i}" for i in range(1, 21)]
+        (tmp_path / Spaq.others[0]).write_text("\n".join(["Image name,MOS,Sharpness", *lines]))
+    elif which == "live":
+        values = [100 - 10.0 * i for _ in Live.groups for i in range(6)]
+        orgs = [int(i == 0) for _ in Live.groups for i in range(6)]
+        savemat(tmp_path / "dmos_realigned.mat", {"dmos_new": [values], "orgs": [orgs]})
+    elif which == "koniq":
+        rows = [f"{i}.jpg,0,0,{20 - i},{i},0,20,{90 - 4 * i},0.5,test" for i in range(12)]
+        table.write_text("\n".join(["image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,set", *rows]))
+    elif which == "kadid":
+        head, *rows = table.read_text().split()
+        cells = [row.split(",") for row in rows]
+        table.write_text("\n".join([head, *(f"{a},{b},{6 - float(c)},{d}" for a, b, c, d in cells)]))
+    else:
+        pairs = [line.split() for line in table.read_text().splitlines()]
+        table.write_text("\n".join(f"{9 - float(value)} {name}" for value, name in pairs))
+    with pytest.raises(ArtefactError, match="turned around"):
+        data.entries(tmp_path)
+
+
+def test_an_image_rated_twice_is_refused(tmp_path: Path) -> None:
+    home = rated(tmp_path, 50, 60)
+    table = home / "koniq10k_distributions_sets.csv"
+    table.write_text(table.read_text().replace("1.jpg", "0.JPG"))
+    with pytest.raises(ArtefactError, match=r"rated twice, 50 \(rating 1\) and 60 \(rating 2\)"):
+        Koniq10k(crop=16).load("test", root=home)
+
+
+def test_one_file_under_two_names_is_refused(tmp_path: Path) -> None:
+    home = rated(tmp_path, 50, 60)
+    (home / "512x384/1.jpg").write_bytes((home / "512x384/0.jpg").read_bytes())
+    with pytest.raises(ArtefactError, match="byte for byte"):
+        Koniq10k(crop=16).load("test", root=home)
+
+
+@pytest.mark.parametrize(
+    ("which", "absent", "named"),
+    [
+        ("live", "dmos_realigned.mat", r"no dmos_realigned\.mat or dmos\.mat"),
+        ("live_challenge", "Data/AllImages_release.mat", r"no Data/AllImages_release\.mat"),
+        ("csiq", "csiq.DMOS.xlsx", r"no csiq\.DMOS\.xlsx or csiq_label\.txt or CSIQ\.txt"),
+        ("spaq", "Annotations/MOS and Image attribute scores.xlsx", r"attribute scores\.xlsx or Annotations"),
+    ],
+)
+def test_the_error_names_the_file_that_is_needed(which: str, absent: str, named: str, tmp_path: Path) -> None:
+    data = MAKERS[which](tmp_path)
+    (tmp_path / absent).unlink()
+    with pytest.raises(ArtefactError, match=named):
+        data.entries(tmp_path)
+
+
+def test_a_rated_image_that_is_not_there_is_named(tmp_path: Path) -> None:
+    home = rated(tmp_path, 50, 60)
+    (home / "512x384/1.jpg").unlink()
+    with pytest.raises(ArtefactError, match=r"1\.jpg: no such file, but .*\.csv rates it"):
+        Koniq10k(crop=16).load("test", root=home)
+
+
+def test_sheets_without_openpyxl_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = spaq(tmp_path)
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(ConfigError, match=r"robustspike\[xlsx\].*scores\.csv in its place"):
+        data.entries(tmp_path)
+    with pytest.raises(ConfigError, match=r"csiq_label\.txt in its place"):
+        csiq(tmp_path / "csiq").entries(tmp_path)
+
+
+def test_a_damaged_sheet_is_one_error(tmp_path: Path) -> None:
+    data = spaq(tmp_path)
+    (tmp_path / Spaq.table).write_bytes(b"PK not a sheet")
+    with pytest.raises(ArtefactError, match="cannot be read as an Excel file"):
+        data.entries(tmp_path)
+    sheet(tmp_path / Spaq.table, {"Sheet1": [["Image", "Score"], ["00001.jpg", 3]]})
+    with pytest.raises(ArtefactError, match="no sheet has the columns Image name, MOS"):
+        data.entries(tmp_path)
+
+
+def test_transparent_images_of_published_sets_are_refused_and_opaque_ones_read(tmp_path: Path) -> None:
+    """What raters saw behind transparent pixels is not known: no colour is made up for them."""
+    kadid(tmp_path)
+    path = tmp_path / "images/I01_03_01.png"
+    before = read_square(path, 16)
+    image = Image.open(path).convert("RGBA")
+    image.save(path)
+    assert np.array_equal(read_square(path, 16), before)
+    image.putpixel((0, 0), (9, 9, 9, 254))
+    image.save(path)
+    with pytest.raises(ArtefactError, match="transparent"):
+        read_square(path, 16)
