@@ -242,7 +242,7 @@ def _folders(part: Path) -> list[Path]:
 
 
 def _read(path: Path, size: Size | None, unit: TimeUnit) -> tuple[npt.NDArray[Any], Size]:
-    """Read a file: a recording, or frames [T, 2, H, W]: an npz of `frames` alone, or a frame of tonic's cache."""
+    """Read a file: a recording, or frames [T, 2, H, W] in an npz of `frames` alone or in tonic's cache."""
     kind = identify(path)
     frames = _cached_frames(path) if kind == "hdf5" else None
     if kind == "npz" and _members(path) == {"frames"}:
@@ -257,7 +257,7 @@ def _read(path: Path, size: Size | None, unit: TimeUnit) -> tuple[npt.NDArray[An
 
 
 def _cached_frames(path: Path) -> npt.NDArray[Any] | None:
-    """Return the frames that tonic's DiskCachedDataset keeps as data/0; None where it keeps something else."""
+    """Return the frames that tonic's DiskCachedDataset keeps as data/0; None where it keeps no frames."""
     try:
         import h5py
 
