@@ -94,8 +94,8 @@ def main(side: int = 128, steps: int = 10, updates: int = 16) -> None:
     )
     right = victim.logits(x).argmax(dim=1) == y
     tell(
-        f"{updates} updates: right on {int(right.sum())} of {len(x)}; {steps}x2x{side}x{side}, most events of "
-        f"a cell {bounds[1]:g}, cells that hold some {int((x[0] > 0).sum())}; peak {peak():.2f} GiB"
+        f"{updates} updates: right on {int(right.sum())} of {len(x)}; {steps}x2x{side}x{side}, most events "
+        f"of a cell {bounds[1]:g}, cells that hold some {int((x[0] > 0).sum())}; peak {peak():.2f} GiB"
     )
     x, y = x[right][:2], y[right][:2]
     for name, params, geometry, eps in RUNS:
@@ -113,8 +113,8 @@ def main(side: int = 128, steps: int = 10, updates: int = 16) -> None:
         tell(
             f"{name} {geometry} {'min' if eps is None else eps}: broken {int((result.status == 1).sum())} of "
             f"{len(x)}, distance {result.distance.tolist()}, forwards {result.forwards.tolist()}, "
-            f"{time.process_time() - spent:.1f} s of processor, {time.perf_counter() - began:.1f} s of clock; peak "
-            f"memory of the process {peak():.2f} GiB"
+            f"{time.process_time() - spent:.1f} s of processor, {time.perf_counter() - began:.1f} s of clock; "
+            f"peak memory of the process {peak():.2f} GiB"
         )
 
 
