@@ -109,8 +109,8 @@ class FlipEngine:
         It is what the module declares as `time_mean_body`, or the layers of its forward pass where they are
         found to be a chain (see `chain`). The body is an `nn.Sequential` of multi-step layers, time first:
         blocks of a convolution of stride 1, perhaps a batch normalisation, SpikingJelly neurons, perhaps
-        average poolings (adaptive ones where they divide the map); then flatten and one linear layer. Anything
-        else, residual connections and maximum poolings among them, is left to whole passes.
+        average poolings (adaptive ones where they divide the map); then flatten and one linear layer.
+        Anything else, residual connections and maximum poolings among them, is left to whole passes.
         """
         if len(shape) != 4 or module.training:
             return None
@@ -377,14 +377,13 @@ def _spread(block: _Block, cells: Tensor) -> Tensor:
     return grown
 
 
-def _flat(body: nn.Sequential) -> list[Any]:
+def _flat(body: Any) -> list[Any]:
     """Return the layers of nested sequences in order, without dropout, which does nothing in evaluation."""
     found: list[Any] = []
     for layer in body:
-        steps = type(layer).__name__ == "SeqToANNContainer" and type(layer).__module__.startswith(
-            "spikingjelly."
-        )
-        if type(layer) is nn.Sequential or steps:
+        kind = type(layer)
+        jelly = kind.__module__.startswith("spikingjelly.")
+        if kind is nn.Sequential or (jelly and kind.__name__ == "SeqToANNContainer"):
             found += _flat(layer)
         elif _kind(layer) != "dropout":
             found.append(layer)
