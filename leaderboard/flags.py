@@ -16,6 +16,7 @@ from robustspike.bench.record.flags import INCOMPLETE_SHARE
 from robustspike.bench.record.flags import SURROGATE_GAP
 from robustspike.bench.record.flags import cell_flags
 from robustspike.bench.record.schema import CellRecord
+from robustspike.bench.record.schema import Samples
 from robustspike.leaderboard import facts
 from robustspike.leaderboard.owners import Owner
 from robustspike.leaderboard.owners import owner_of
@@ -72,7 +73,7 @@ def row_flags(records: Sequence[CellRecord], checks: Checks) -> list[str]:
             raised.add("no_unbounded_check")
         else:
             verdict = robust_by_sample(unbounded)
-            classes = 1 + max(int(row.label) for record in unbounded for row in record.rows)
+            classes = 1 + max(int(Samples.of(r.rows).column("label").max(initial=0)) for r in unbounded)
             if sum(verdict.values()) > len(verdict) / max(classes, 2):
                 raised.add("unbounded_attack_fails")
     elif _may_always_win(records[0]) and white:

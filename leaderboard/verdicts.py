@@ -5,33 +5,45 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from robustspike.bench.contract.specs import Status
 from robustspike.bench.record import given
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.schema import SampleRecord
+from robustspike.bench.record.schema import Samples
 from robustspike.leaderboard import facts
 
 
 def robust_by_sample(records: Sequence[CellRecord]) -> dict[int, bool]:
     """Return for every sample whether it is robust against all the records' attacks together."""
-    verdict: dict[int, bool] = {}
-    for record in records:
-        for row in record.rows:
-            verdict[row.row] = verdict.get(row.row, True) and row.status is Status.ROBUST
+    cells = [Samples.of(record.rows) for record in records]
+    columns = [(samples.column("row"), samples.is_status(Status.ROBUST)) for samples in cells]
+    if columns and all(np.array_equal(rows, columns[0][0]) for rows, _ in columns):
+        rows, robust = columns[0][0], np.logical_and.reduce([holds for _, holds in columns])
+        verdict = dict(zip(rows.tolist(), robust.tolist(), strict=True))
+        if len(verdict) == len(rows):
+            return verdict
+    verdict = {}
+    for rows, robust in columns:
+        for row, holds in zip(rows.tolist(), robust.tolist(), strict=True):
+            verdict[row] = verdict.get(row, True) and holds
     return verdict
 
 
 def nearest_successes(records: Sequence[CellRecord]) -> dict[int, SampleRecord | None]:
     """Return for every attacked sample the nearest success of the records, or None where all failed."""
-    found: dict[int, SampleRecord | None] = {}
+    found: dict[int, tuple[float, SampleRecord | None]] = {}
     for record in records:
-        for row in record.rows:
-            if row.status in (Status.WRONG_CLEAN, Status.ERROR):
-                continue
-            known = found.setdefault(row.row, None)
-            if row.status is Status.BROKEN and (known is None or row.distance < known.distance):
-                found[row.row] = row
-    return found
+        samples = Samples.of(record.rows)
+        attacked = ~samples.is_status(Status.WRONG_CLEAN, Status.ERROR)
+        broken, distances = samples.is_status(Status.BROKEN), samples.column("distance")
+        for place in np.flatnonzero(attacked).tolist():
+            row = int(samples.column("row")[place])
+            known, _ = found.setdefault(row, (math.inf, None))
+            if broken[place] and (found[row][1] is None or distances[place] < known):
+                found[row] = float(distances[place]), samples[place]
+    return {row: success for row, (_, success) in found.items()}
 
 
 def nearest(records: Sequence[CellRecord]) -> dict[int, float]:
@@ -116,11 +128,12 @@ def single_draw(records: Sequence[CellRecord]) -> dict[str, float]:
     """Return the columns of `SINGLE`: NaN for a deterministic victim, or where no record says."""
     shares: dict[str, dict[int, float]] = {"right_clean": {}, "right_attacked": {}}
     for record in records:
-        for row in record.rows:
-            for name, found in shares.items():
-                share = row.extras.get(name, math.nan)
+        samples = Samples.of(record.rows)
+        for name in shares.keys() & {*samples.names}:
+            found, values = shares[name], samples.column(name).tolist()
+            for row, share in zip(samples.column("row").tolist(), values, strict=True):
                 if not math.isnan(share):
-                    found[row.row] = min(found.get(row.row, 1.0), share)
+                    found[row] = min(found.get(row, 1.0), share)
     clean, attacked_ = (list(found.values()) for found in shares.values())
     return {
         "clean_single": sum(clean) / len(clean) if clean else math.nan,

@@ -98,6 +98,7 @@ from robustspike.bench.api.measure import evaluate_shard
 from robustspike.bench.api.measure import spearman
 from robustspike.bench.api.victim import ModuleVictim
 from robustspike.bench.api.victim import NetworkRecipe
+from robustspike.bench.api.victim import RegressorRecipe
 from robustspike.bench.api.victim import VictimRecipe
 from robustspike.bench.api.victim import VictimSpec
 from robustspike.bench.api.victim import adapt
@@ -156,6 +157,7 @@ __all__ = [
     "Oracle",
     "Progress",
     "Recording",
+    "RegressorRecipe",
     "Report",
     "RowStreams",
     "Schedule",

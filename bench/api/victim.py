@@ -5,6 +5,7 @@ from robustspike.bench.snn.legacy import legacy_spikingjelly
 from robustspike.bench.snn.neurons import find_neurons
 from robustspike.bench.snn.neurons import reset
 from robustspike.bench.training.network import NetworkRecipe
+from robustspike.bench.training.network import RegressorRecipe
 from robustspike.bench.training.network import build_network
 from robustspike.bench.training.network import made_network
 from robustspike.bench.training.recipe import VictimRecipe
@@ -20,6 +21,7 @@ from robustspike.bench.victim.module import wrap
 __all__ = [
     "ModuleVictim",
     "NetworkRecipe",
+    "RegressorRecipe",
     "VictimRecipe",
     "VictimSpec",
     "adapt",

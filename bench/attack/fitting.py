@@ -5,6 +5,7 @@ from __future__ import annotations
 from robustspike.bench.attack.contract import Attack
 from robustspike.bench.attack.oracle import loss_named
 from robustspike.bench.contract.registry import registry
+from robustspike.bench.contract.specs import Access
 from robustspike.bench.contract.specs import ThreatModel
 from robustspike.bench.contract.specs import VictimSpec
 from robustspike.bench.snn.estimators import GradientEstimator
@@ -28,6 +29,8 @@ def misfit(attack: Attack, threat: ThreatModel, spec: VictimSpec) -> str | None:
     meant = domains_of(threat.geometry)
     if meant is not None and spec.domain not in meant:
         return f"the geometry {threat.geometry} is for the domain {' or '.join(meant)}, not {spec.domain}"
+    if spec.black_box and known.access is Access.WHITE:
+        return "it needs gradients, and this victim is a black box that has none"
     if threat.is_minimum_norm and not known.minimum_norm:
         return "it needs a budget: it does not minimise the distance by itself"
     refuses = getattr(attack, "fits", None)  # optional: why the attack cannot run on a victim

@@ -104,8 +104,8 @@ def _check(
     from robustspike.bench.run.verify import verify
 
     seed = int(sha256(bundle.read_bytes())[:15], 16)
-    with opened(bundle, data=data, weights=weights, plugin=plugin, trust=trust) as (root, settings):
-        places = record_folders(root)
+    with opened([bundle], data=data, weights=weights, plugin=plugin, trust=trust) as (roots, settings):
+        places = record_folders(*roots)
         found.again = {place for members in sample(places, part, seed=seed).values() for place in members}
         for number, place in enumerate(places, start=1):
             again = place in found.again

@@ -39,6 +39,20 @@ def network_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--stochastic", is_flag=True, help="It draws random numbers when it answers."),
         click.option("--training-neurons", is_flag=True, help="Its neurons have no gradient else."),
         click.option("--legacy-spikingjelly", is_flag=True, help="Map spikingjelly.clock_driven onto 2.0."),
+        click.option(
+            "--score-range",
+            metavar="WORST,BEST",
+            help="It is a quality model that answers one score on this scale: 0,100; 1,0 where smaller is "
+            "better.",
+        ),
+        click.option(
+            "--input-size", type=click.IntRange(min=1), help="A quality model sees images of this size."
+        ),
+        click.option(
+            "--crops",
+            type=click.IntRange(min=1),
+            help="Squares of --input-size on an even grid, scores averaged, in place of the resized image.",
+        ),
         click.option("--name", help="Name in tables; default: that of the file and function."),
         click.option("--defense-name", default="none", help="What the network was hardened with."),
         click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file to load."),
@@ -71,6 +85,9 @@ def request(network: str, *, plugin: tuple[Path, ...], **given: Any) -> Request:
         name=given["name"] or "",
         defense=given["defense_name"],
         legacy=given["legacy_spikingjelly"],
+        score_range=numbers(given["score_range"], "--score-range"),
+        size=given["input_size"] or 0,
+        crops=given["crops"] or 0,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,8 @@ from typing import Any
 import click
 
 if TYPE_CHECKING:
+    from robustspike.bench.errors import ProtocolError
+    from robustspike.bench.record.provenance import Session
     from robustspike.bench.record.schema import CellRecord
     from robustspike.leaderboard.board import Board
     from robustspike.leaderboard.board import Edition
@@ -38,7 +42,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--out", type=_PATH, help="Write leaderboard.json, .md, .html, rows.csv, cells.csv there.")
 @click.option("--csv", type=_PATH, help="Write one wide CSV: a row a table row, a column an attack.")
 @click.option("--md", type=_PATH, help="Write this Markdown file.")
-@click.option("--html", type=_PATH, help="Write this page, and how-to-read.html beside it.")
+@click.option("--html", type=_PATH, help="Write this page, and beside it those that it links to.")
 def command(
     folders: tuple[Path, ...],
     only: tuple[str, ...],
@@ -54,7 +58,7 @@ def command(
     md: Path | None,
     html: Path | None,
 ) -> int:
-    """Build the tables of the records in folders and bundles; no model is run.
+    """Build the tables of the records in folders, bundles and folders of bundles; no model is run.
 
     --only filters by victim, defense, attack, dataset, threat or weights, e.g. --only 'victim=lif_*'; a
     worst case is then over the attacks that are left. --sort takes any column of rows.csv or "acc:ATTACK".
@@ -69,6 +73,7 @@ def command(
     from robustspike.bench.cli.editions import tell
     from robustspike.bench.cli.options import parse_only
     from robustspike.bench.errors import ConfigError
+    from robustspike.bench.record.bundle import sources
     from robustspike.leaderboard.board import NO_BOARD
     from robustspike.leaderboard.board import read_board
     from robustspike.leaderboard.filters import chosen
@@ -84,6 +89,7 @@ def command(
         raise ConfigError(
             "no folder of records and no bundle was given: robustspike leaderboard DIR|BUNDLE..."
         )
+    folders = tuple(sources(folders))
     chosen_edition = None
     if kept is not None and edition is not None:
         chosen_edition = board.edition(edition)
@@ -117,40 +123,70 @@ def command(
 
 
 def read_folders(folders: Sequence[Path]) -> tuple[list[CellRecord], list[str], list[str]]:
-    """Read every record of folders and bundles.
+    """Read every record of folders, bundles and folders of bundles.
 
     Returns: the records, the lines that say how they were made, and a line for every folder some of whose
         records were measured under another protocol and left out.
 
     Raises: ArtefactError: no record is there, or one is damaged.
     """
-    from contextlib import nullcontext
-
     from robustspike.bench.errors import ProtocolError
     from robustspike.bench.record import provenance
-    from robustspike.bench.record.bundle import unpacked
-    from robustspike.bench.record.schema import read_record
-    from robustspike.bench.record.store import record_folders
+    from robustspike.bench.record.bundle import parts_missing
+    from robustspike.bench.record.bundle import sources
 
+    found = sources(folders)
     records: list[CellRecord] = []
     sessions: list[provenance.Session] = []
     refused: list[str] = []
-    for folder in folders:
+    for folder in found:
         reasons: list[str] = []
         try:
-            with unpacked(folder) if folder.is_file() else nullcontext(folder) as root:
-                for place in record_folders(root):
-                    try:
-                        records.append(read_record(place))
-                    except ProtocolError as error:
-                        reasons.append(str(error))
-                sessions += provenance.read(root)
+            for record in _of_bundle(folder, sessions) if folder.is_file() else _of_folder(folder, sessions):
+                if isinstance(record, ProtocolError):
+                    reasons.append(str(record))
+                else:
+                    records.append(record)
         except ProtocolError as error:
             reasons.append(str(error))
         if reasons:
             more = f" (and {len(reasons) - 1} more records of {folder})" if len(reasons) > 1 else ""
             refused.append(f"refused: {reasons[0]}{more}")
+    if not refused:
+        for line in parts_missing(folder for folder in found if folder.is_file()):
+            click.echo(line, err=True)
     return records, provenance.lines(sessions), refused
+
+
+def _of_folder(folder: Path, sessions: list[Session]) -> Iterator[CellRecord | ProtocolError]:
+    from robustspike.bench.errors import ProtocolError
+    from robustspike.bench.record import provenance
+    from robustspike.bench.record.index import Index
+    from robustspike.bench.record.store import record_folders
+
+    places = record_folders(folder)
+    with Index(folder, len(places)) as index:
+        for place in places:
+            try:
+                yield index.read(place)
+            except ProtocolError as error:
+                yield error
+    if index.problem:
+        click.echo(index.problem, err=True)
+    sessions += provenance.read(folder)
+
+
+def _of_bundle(bundle: Path, sessions: list[Session]) -> Iterator[CellRecord | ProtocolError]:
+    from robustspike.bench.errors import ProtocolError
+    from robustspike.bench.record import provenance
+    from robustspike.bench.record.bundle import read_bundle
+    from robustspike.bench.record.index import Index
+
+    index = Index(bundle)
+    for found in read_bundle(
+        bundle, lambda data: sessions.extend(provenance.parse(data, bundle / provenance.NAME))
+    ):
+        yield found if isinstance(found, ProtocolError) else index.share(found)
 
 
 def publish(
@@ -186,6 +222,8 @@ def publish(
         edition: the edition that the tables are.
         folders: folders and bundles whose enclosed inputs the page shows.
     """
+    from functools import partial
+
     from robustspike.bench.contract.registry import registry
     from robustspike.bench.files import write_atomic
     from robustspike.leaderboard.board import NO_BOARD
@@ -195,10 +233,11 @@ def publish(
     from robustspike.leaderboard.write.csv import wide_csv
     from robustspike.leaderboard.write.json import document
     from robustspike.leaderboard.write.json import edition_entry
+    from robustspike.leaderboard.write.json import json_pieces
     from robustspike.leaderboard.write.json import to_json
     from robustspike.leaderboard.write.markdown import to_markdown
     from robustspike.leaderboard.write.page import READING
-    from robustspike.leaderboard.write.page import to_html
+    from robustspike.leaderboard.write.page import to_pages
     from robustspike.leaderboard.write.page import to_reading
     from robustspike.leaderboard.write.thumbnails import enclosed
 
@@ -224,24 +263,27 @@ def publish(
     def whole() -> dict[str, Any]:
         return document(built, records, about, only, board=board, edition=made)
 
+    wanted: list[tuple[Path | None, Callable[[], str | Iterator[str]]]]
     wanted = [(csv, lambda: wide_csv(built)), (md, lambda: to_markdown(built, told, left_out))]
     pages = [html] if html is not None else []
     if out is not None:
         pages.append(out / "leaderboard.html")
         wanted += [
-            (out / "leaderboard.json", lambda: to_json(whole())),
+            (out / "leaderboard.json", lambda: json_pieces(whole())),
             (out / "leaderboard.md", lambda: to_markdown(built, told, left_out)),
             *((out / f"{n}.csv", lambda t=t: t) for n, t in tidy_csv(built, records).items()),
         ]
     if pages:
         pictures = enclosed(folders, {record.key for record in records})
     for page in pages:
-        wanted.append((page, lambda: to_html(built, told, _components(records), pictures)))
+        drawn = to_pages(page.name, built, told, _components(records), pictures)
+        wanted += [(page.with_name(name), partial(str, text)) for name, text in drawn.items()]
         wanted.append((page.with_name(READING), lambda: to_reading(built, told, left_out)))
     for path, text in wanted:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, text().encode())
+            written = text()
+            write_atomic(path, written.encode() if isinstance(written, str) else map(str.encode, written))
     if as_json:
         click.echo(to_json(whole()), nl=False)
     else:

@@ -106,16 +106,15 @@ def _records(folders: tuple[Path, ...], asked: list[tuple[str, str]]) -> Iterato
 
     Raises: ConfigError: none of a folder passes. ArtefactError, ProtocolError: unreadable.
     """
-    from contextlib import nullcontext
-
-    from robustspike.bench.record.bundle import unpacked
+    from robustspike.bench.record.bundle import sources
+    from robustspike.bench.record.bundle import unpacked_all
     from robustspike.bench.record.schema import read_record
     from robustspike.bench.record.store import record_folders
     from robustspike.leaderboard.filters import chosen
 
-    for folder in folders:
-        with unpacked(folder) if folder.is_file() else nullcontext(folder) as root:
-            places = {place.name: place for place in record_folders(root)}
+    for folder in sources(folders):
+        with unpacked_all([folder]) as roots:
+            places = {place.name: place for place in record_folders(*roots)}
             for record in chosen([read_record(place) for place in places.values()], asked):
                 yield record, places[record.key]
 

@@ -23,7 +23,13 @@ _SHORT = 12
 
 @click.command("reproduce")
 @click.argument("what", metavar="KEY|ROW")
-@click.option("--records", type=_PATH, required=True, metavar="DIR|BUNDLE", help="Where it is recorded.")
+@click.option(
+    "--records",
+    type=_PATH,
+    required=True,
+    metavar="DIR|BUNDLE",
+    help="Where it is recorded; bundles: their folder.",
+)
 @click.option("--only", multiple=True, metavar="KEY=GLOB", help="Of a row these records, as in leaderboard.")
 @click.option("--print", "dry", is_flag=True, help="Print the commands and run nothing.")
 @click.option("--out", type=_PATH, default=Path("reproduced"), show_default=True, help="Where to measure.")
@@ -56,8 +62,8 @@ def command(
     from robustspike.leaderboard.filters import chosen
 
     codes = [0]
-    with opened(records, data=data, weights=weights, plugin=plugin, trust=trust) as (root, settings):
-        known = [read_record(place) for place in record_folders(root)]
+    with opened([records], data=data, weights=weights, plugin=plugin, trust=trust) as (roots, settings):
+        known = [read_record(place) for place in record_folders(*roots)]
         for record in chosen(_asked(known, what, records), parse_only(only)):
             name = f"{record.victim} + {record.defense}, {record.label}, {record.threat.label}"
             click.echo(f"# {record.key[:_SHORT]}  {name}")
@@ -75,7 +81,7 @@ def command(
             options += [f"--plugin={path}" for path in plugin]
             click.echo(shlex.join(["robustspike", "run", str(file), "--out", str(out), *options]))
             if not dry:
-                codes.append(_run(record, file, root, dataclasses.replace(settings, out=out)))
+                codes.append(_run(record, file, roots, dataclasses.replace(settings, out=out)))
     return 1 if 1 in codes else max(codes)
 
 
@@ -100,7 +106,7 @@ def _asked(records: Sequence[CellRecord], what: str, where: Path) -> list[CellRe
     )
 
 
-def _run(record: CellRecord, suite: Path, root: Path, settings: Settings) -> int:
+def _run(record: CellRecord, suite: Path, roots: Sequence[Path], settings: Settings) -> int:
     """Measure a record's cell again and tell how it compares; returns the exit code of this one."""
     from robustspike.bench.errors import BenchError
     from robustspike.bench.record.enclosures import enclosed_weights
@@ -112,7 +118,7 @@ def _run(record: CellRecord, suite: Path, root: Path, settings: Settings) -> int
     from robustspike.bench.suite.file import read_suite
     from robustspike.bench.suite.plan import make_plan
 
-    kept = enclosed_weights(root, record.digests["weights"])
+    kept = enclosed_weights(*roots, digest=record.digests["weights"])
     if kept is not None:
         settings = dataclasses.replace(settings, weights=kept)
         click.echo(

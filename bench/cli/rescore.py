@@ -67,11 +67,11 @@ def command(
     if not by.strip() or not by.isprintable() or not source.isprintable() or len(by + source) > 400:
         raise ConfigError("--by, --source: expected a name, and at most a line on where they are described.")
     lowered = False
-    with opened(records, data=data, weights=weights, plugin=plugin, trust=trust) as (root, settings):
-        known = [read_record(place) for place in record_folders(root)]
+    with opened([records], data=data, weights=weights, plugin=plugin, trust=trust) as (roots, settings):
+        known = [read_record(place) for place in record_folders(*roots)]
         tables = _tables(known, victim, defense, threat)
         first = tables[0][0]
-        kept = enclosed_weights(root, first.digests["weights"])
+        kept = enclosed_weights(*roots, digest=first.digests["weights"])
         settings = dataclasses.replace(settings, out=out, weights=kept or settings.weights)
         rows = [load_row(members[0], settings) for members in tables]
         most = max(rows, key=lambda row: len(row.data))

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     help="Enclose the adversarial inputs; without them only verify --rerun can check the bundle.",
 )
 def command(folder: Path, out: Path | None, plugin: tuple[Path, ...], inputs: bool) -> None:
-    """Pack the finished records of DIR into one bundle that anyone can verify.
+    """Pack the finished records of DIR into a bundle that anyone can verify.
 
+    More files than a bundle may have (30,000) make several; give all of them to the verb that reads them.
     Plugin files and weights that came from no package are enclosed: the run kept them in DIR.
     `robustspike leaderboard` and `robustspike verify` take bundles as they take folders.
     """
@@ -32,21 +33,25 @@ def command(folder: Path, out: Path | None, plugin: tuple[Path, ...], inputs: bo
     from robustspike.bench.record.bundle import pack
     from robustspike.bench.record.enclosures import enclosed_files
     from robustspike.bench.record.enclosures import keep_plugin
-    from robustspike.bench.record.schema import read_record
+    from robustspike.bench.record.index import Index
     from robustspike.bench.record.store import record_folders
 
-    records = [read_record(place) for place in record_folders(folder)]
+    places = record_folders(folder)
+    with Index(folder, len(places)) as index:
+        records = [index.read(place) for place in places]
     for path in plugin:
         if not path.is_file():
             raise ConfigError(f"--plugin {path}: no such file.")
         keep_plugin(folder, path)
     _everything_is_kept(records, folder)
     bundle = out or folder.with_name(f"{folder.resolve().name}.zip")
-    count = pack(folder, bundle, inputs=inputs)
-    click.echo(f"{bundle}: {count} records, {bundle.stat().st_size} bytes")
+    made = pack(folder, bundle, inputs=inputs)
+    for path, count in made.items():
+        click.echo(f"{path}: {count} records, {path.stat().st_size} bytes")
     for name in enclosed_files(folder):
         click.echo(f"encloses {name}", err=True)
-    click.echo(f"check it: robustspike verify {bundle}{'' if inputs else ' --rerun'}", err=True)
+    named = " ".join(map(str, made))
+    click.echo(f"check it: robustspike verify {named}{'' if inputs else ' --rerun'}", err=True)
 
 
 def _everything_is_kept(records: Sequence[CellRecord], folder: Path) -> None:
@@ -65,7 +70,10 @@ def _everything_is_kept(records: Sequence[CellRecord], folder: Path) -> None:
                 f"{folder}: the record of '{record.label}' on {record.victim} needs a plugin file that is "
                 f"not in {folder / 'plugins'}; a bundle must enclose it. Add --plugin FILE.py."
             )
-        if made.get("weights_from") == "file" and enclosed_weights(folder, record.digests["weights"]) is None:
+        if (
+            made.get("weights_from") == "file"
+            and enclosed_weights(folder, digest=record.digests["weights"]) is None
+        ):
             raise ConfigError(
                 f"{folder}: the weights of {record.victim} + {record.defense} came from a folder and are not "
                 f"in {folder / 'weights'}; a bundle must enclose them. Run the suite again."

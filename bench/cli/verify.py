@@ -1,10 +1,11 @@
-"""robustspike verify DIR|BUNDLE."""
+"""robustspike verify DIR|BUNDLE..."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,20 +20,20 @@ if TYPE_CHECKING:
     from robustspike.bench.run.compute import Settings
     from robustspike.bench.run.verify import Verdict
 
+_PATH = click.Path(path_type=Path)
+
 
 @click.command("verify")
-@click.argument("source", type=click.Path(path_type=Path), metavar="DIR|BUNDLE")
+@click.argument("given", nargs=-1, required=True, type=_PATH, metavar="DIR|BUNDLE...")
 @click.option("--rerun", is_flag=True, help="Also run every attack again and compare all samples.")
 @click.option("--only", "keys", multiple=True, metavar="KEY", help="Verify only records whose key starts so.")
 @click.option("--sample", "share", metavar="N|P%", help="Verify a share, or about N, drawn from every kind.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Which records --sample draws.")
 @records_options
-@click.option(
-    "--note", type=click.Path(path_type=Path), help="Keep what was found in this CSV file, for a board."
-)
+@click.option("--note", type=_PATH, help="Keep what was found in this CSV file, for a board.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def command(
-    source: Path,
+    given: tuple[Path, ...],
     rerun: bool,
     keys: tuple[str, ...],
     share: str | None,
@@ -46,6 +47,7 @@ def command(
 ) -> int:
     """Judge the stored adversarial inputs afresh and say which records hold.
 
+    A folder that holds bundles and no records stands for all of its bundles.
     Each is confirmed, refuted, or cannot be checked here, with what is missing. Exit code 0: all are
     confirmed; 1: one or more are refuted; 3: none is refuted, but some could not be checked.
     """
@@ -58,8 +60,8 @@ def command(
 
     part = None if share is None else parse_share(share)
     verdicts = []
-    with opened(source, data=data, weights=weights, plugin=plugin, trust=trust) as (root, settings):
-        known = record_folders(root)
+    with opened(given, data=data, weights=weights, plugin=plugin, trust=trust) as (roots, settings):
+        known = record_folders(*roots)
         places = [p for p in known if not keys or p.name.startswith(keys)]
         if not places:
             raise ConfigError(f"--only {keys[0]}: no record's key starts so.")
@@ -87,38 +89,37 @@ def command(
 
 @contextmanager
 def opened(
-    source: Path,
+    given: Sequence[Path],
     *,
     data: Path | None = None,
     weights: Path | None = None,
     plugin: Sequence[Path] = (),
     trust: Sequence[str] = (),
-) -> Iterator[tuple[Path, Settings]]:
-    """Open a folder or bundle of records for the length of the block, with what its records need loaded.
+) -> Iterator[tuple[list[Path], Settings]]:
+    """Open folders and bundles of records for the length of the block, with what their records need loaded.
 
-    Returns: the folder, and the settings to check its records with.
+    Returns: the folders, and the settings to check their records with.
 
     Raises: ConfigError: it is not there, or a digest that no enclosed file has. ArtefactError: no bundle.
     """
-    from contextlib import nullcontext
-
     from robustspike.bench.cli.options import existing_folder
     from robustspike.bench.errors import ConfigError
-    from robustspike.bench.record.bundle import unpacked
+    from robustspike.bench.record.bundle import sources
+    from robustspike.bench.record.bundle import unpacked_all
     from robustspike.bench.run.compute import Settings
     from robustspike.bench.run.run import prepare
 
-    if not source.exists():
-        raise ConfigError(f"{source}: no such folder or bundle.")
-    with unpacked(source) if source.is_file() else nullcontext(source) as root:
+    if absent := [path for path in given if not path.exists()]:
+        raise ConfigError(f"{absent[0]}: no such folder or bundle.")
+    with unpacked_all(given) as roots:
         settings = Settings(
-            out=source,
+            out=given[0],
             weights=existing_folder(weights, "--weights"),
             root=existing_folder(data, "--data"),
-            plugins=(*plugin, *_trusted(root, source, plugin, trust)),
+            plugins=(*plugin, *_trusted(dict(zip(sources(given), roots, strict=True)), plugin, trust)),
         )
         prepare(settings)
-        yield root, settings
+        yield roots, settings
 
 
 def keep(path: Path, verdicts: Sequence[Verdict], *, rerun: bool) -> None:
@@ -151,8 +152,13 @@ def keep(path: Path, verdicts: Sequence[Verdict], *, rerun: bool) -> None:
     )
 
 
-def _trusted(root: Path, source: Path, given: Sequence[Path], trust: Sequence[str]) -> list[Path]:
+def _trusted(roots: Mapping[Path, Path], given: Sequence[Path], trust: Sequence[str]) -> list[Path]:
     """Return the enclosed plugin files that may be run, and say which others there are.
+
+    Args:
+        roots: the opened folder of every source.
+        given: plugin files that were given.
+        trust: the first digits of the sha256 of those that may be run.
 
     Raises: ConfigError: a digest that no enclosed file has.
     """
@@ -160,13 +166,16 @@ def _trusted(root: Path, source: Path, given: Sequence[Path], trust: Sequence[st
     from robustspike.bench.files import sha256
     from robustspike.bench.record.enclosures import enclosed_plugins
 
-    enclosed = enclosed_plugins(root)
+    enclosed, source_of = {}, {}
+    for source, root in roots.items():
+        for digest, path in enclosed_plugins(root).items():
+            enclosed[digest], source_of[digest] = path, source
     for digest in trust:
         if len(digest) < 8 or not any(known.startswith(digest) for known in enclosed):
             names = ", ".join(f"{known[:12]} ({path.name})" for known, path in enclosed.items())
             raise ConfigError(
                 f"--trust {digest}: expected the first 8 or more digits of the sha256 of an enclosed plugin "
-                f"file; {source} encloses: {names or 'none'}."
+                f"file; {', '.join(map(str, roots))} encloses: {names or 'none'}."
             )
     known_here = {sha256(path.read_bytes()) for path in given if path.is_file()}
     found = []
@@ -176,7 +185,7 @@ def _trusted(root: Path, source: Path, given: Sequence[Path], trust: Sequence[st
         if any(digest.startswith(start) for start in trust):
             found.append(path)
             continue
-        lines = path.read_bytes().count(b"\n")
+        source, lines = source_of[digest], path.read_bytes().count(b"\n")
         where = path if source.is_dir() else f"python -m zipfile -e {source} FOLDER"
         click.echo(
             f"encloses the plugin file {path.name} ({lines} lines, sha256 {digest[:12]}), which was not run. "

@@ -163,6 +163,7 @@ class VictimSpec:
             `wrap` turns a model round whose smaller scores are better.
         weights: sha256 of the parameters and buffers, filled in at load.
         notes: what a reader must know before trusting a number on it, filled in at load.
+        black_box: whether its gradients are refused, because it has none: attacks that need them are n/a.
     """
 
     name: str
@@ -176,6 +177,7 @@ class VictimSpec:
     score_range: tuple[float, float] | None = None
     weights: str = ""
     notes: tuple[str, ...] = ()
+    black_box: bool = False
 
     def __post_init__(self) -> None:
         if self.task is Task.QUALITY and not (

@@ -12,13 +12,18 @@ import torch
 from torch import Tensor
 
 from robustspike.bench.contract.specs import Domain
+from robustspike.bench.contract.specs import Task
 from robustspike.bench.data.base import Dataset
 from robustspike.bench.data.base import Split
 from robustspike.bench.data.base import SplitName
+from robustspike.bench.data.images.image_files import read_rgb
+from robustspike.bench.data.quality.quality_tables import Files
+from robustspike.bench.data.quality.quality_tables import read_table
 from robustspike.bench.errors import ArtefactError
+from robustspike.bench.errors import BenchError
 
 INPUTS = ("x", "inputs", "images", "data", "frames", "x_test", "test_x")
-LABELS = ("y", "labels", "label", "targets", "target", "y_test", "test_y")
+LABELS = ("y", "labels", "label", "targets", "target", "y_test", "test_y", "scores", "mos")
 _PICTURES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
@@ -35,7 +40,7 @@ class ArrayData(Dataset):
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
         del root
-        x, y = read_samples(Path(self.path))
+        x, y = read_samples(Path(self.path), scores=self.task is Task.QUALITY)
         rows = slice(None) if split == "test" else slice(0)  # nothing is kept for training
         return Split(x[rows], y[rows], torch.arange(len(x))[rows])
 
@@ -48,10 +53,16 @@ class Described:
     classes: int
     domain: Domain
     bounds: tuple[float, float] = (0.0, 1.0)
+    task: Task = Task.CLASSIFY
 
 
 def describe(x: Tensor, y: Tensor) -> Described:
-    """Say what samples are: images [N, C, H, W], or events [N, T, C, H, W], binary or counts."""
+    """Say what samples are: images [N, C, H, W], or events [N, T, C, H, W], binary or counts.
+
+    Labels that are no whole numbers are quality scores.
+    """
+    if y.is_floating_point():
+        return Described(tuple(x.shape[1:]), 1, Domain.STATIC, task=Task.QUALITY)
     domain = Domain.STATIC
     if x.dim() == 5:
         domain = Domain.SPIKES if bool(((x == 0) | (x == 1)).all()) else Domain.EVENTS
@@ -59,24 +70,33 @@ def describe(x: Tensor, y: Tensor) -> Described:
     return Described(tuple(x.shape[1:]), max(2, int(y.max()) + 1), domain, bounds)
 
 
-def read_samples(path: Path) -> tuple[Tensor, Tensor]:
+def read_samples(path: Path, *, scores: bool = False) -> tuple[Tensor, Tensor]:
     """Read inputs [N, ...] in [0, 1] (event counts as they are) and labels [N] from a file or folder.
 
     Bytes 0..255 are divided by 255; images [N, H, W] and [N, H, W, C] get their channel axis in front.
+
+    Args:
+        scores: the labels are quality scores, returned as float64; a folder then holds images and a
+            scores.csv with the columns image and score.
+
     Raises: ArtefactError: not readable, no such arrays, or values that are no raw pixels.
     """
     if not path.exists():
         raise ArtefactError(f"--data {path}: no such file or folder, and no data set of that name.")
-    found = _folder(path) if path.is_dir() else _file(path)
-    return as_samples(*found, where=str(path))
+    read = _file if not path.is_dir() else _rated_folder if scores else _folder
+    return as_samples(*read(path), where=str(path), scores=scores)
 
 
-def as_samples(x: Any, y: Any, *, where: str) -> tuple[Tensor, Tensor]:
+def as_samples(x: Any, y: Any, *, where: str, scores: bool = False) -> tuple[Tensor, Tensor]:
     """Turn arrays or tensors into inputs and labels; see `read_samples`. Raises: ArtefactError."""
     x, y = torch.as_tensor(x), torch.as_tensor(y)
-    if y.dim() == 2 and y.shape[1] > 1 and len(y) == len(x):
+    if scores:
+        y = y.double().flatten()
+        if x.dim() == 5 or not bool(torch.isfinite(y).all()):
+            raise ArtefactError(f"{where}: quality scores are finite numbers, one for each image.")
+    elif y.dim() == 2 and y.shape[1] > 1 and len(y) == len(x):
         y = y.argmax(dim=1)  # one-hot
-    y = y.flatten().to(torch.int64)
+    y = y.flatten() if scores else y.flatten().to(torch.int64)
     if len(x) != len(y) or not len(x):
         raise ArtefactError(f"{where}: {len(x)} inputs and {len(y)} labels. Give one label per input.")
     if x.dim() == 3:
@@ -104,7 +124,7 @@ def as_samples(x: Any, y: Any, *, where: str) -> tuple[Tensor, Tensor]:
             f"{where}: event frames in [{low:.3g}, {high:.3g}] that hold no whole counts; expected 0, 1, 2, "
             "... events a cell. Give the frames before they are normalised; a scale belongs into the network."
         )
-    if int(y.min()) < 0:
+    if not scores and int(y.min()) < 0:
         raise ArtefactError(f"{where}: the label {int(y.min())} is negative; classes count from 0.")
     return x, y
 
@@ -142,6 +162,27 @@ def _named(held: Mapping[str, Any], names: tuple[str, ...], path: Path, what: st
     raise ArtefactError(
         f"{path}: no {what} among its arrays {', '.join(sorted(held))}. Name them one of {', '.join(names)}."
     )
+
+
+def _rated_folder(path: Path) -> tuple[Any, Any]:
+    """Read the images that scores.csv names, all of one size, and their scores."""
+    table = path / "scores.csv"
+    if not table.is_file():
+        raise ArtefactError(f"{path}: no scores.csv in it. Expected lines 'image,score' under that heading.")
+    pixels, scores, files = [], [], Files(path)
+    try:
+        for row in read_table(table):
+            *folders, name = row["image"].split("/")
+            pixels.append(read_rgb(files.find(*folders, name=name), upright=True))
+            scores.append(float(row["score"]))
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, BenchError):
+            raise
+        raise ArtefactError(f"{table}: expected lines 'image,score' under that heading ({error}).") from error
+    sizes = sorted({image.shape[:2] for image in pixels})
+    if len(sizes) != 1:
+        raise ArtefactError(f"{table}: expected images of one size, got {len(sizes)} sizes: {sizes[:3]}.")
+    return np.stack(pixels), np.array(scores)
 
 
 def _folder(path: Path) -> tuple[Any, Any]:

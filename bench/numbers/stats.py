@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from scipy.special import stdtrit
@@ -11,6 +12,7 @@ from scipy.stats import beta
 from scipy.stats import binomtest
 
 
+@cache  # tables of many cells ask for few different counts, and each takes half a millisecond
 def wilson(k: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of k successes in n trials; (0, 1) for n = 0.
 

@@ -66,11 +66,11 @@ def enclosed_plugins(root: Path) -> dict[str, Path]:
     return found
 
 
-def enclosed_weights(root: Path, digest: str) -> Path | None:
-    """Return the folder of the weights of a digest kept below a folder, or None where there is none."""
-    place = root / "weights" / digest
-    is_named = WEIGHTS.fullmatch(f"weights/{digest}/x.json") is not None
-    return place if is_named and place.is_dir() else None
+def enclosed_weights(*roots: Path, digest: str) -> Path | None:
+    """Return the folder of the weights of a digest kept below one of some folders, or None if none has it."""
+    if WEIGHTS.fullmatch(f"weights/{digest}/x.json") is None:
+        return None
+    return next((place for root in roots if (place := root / "weights" / digest).is_dir()), None)
 
 
 def enclosed_files(root: Path) -> dict[str, Path]:

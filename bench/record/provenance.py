@@ -108,17 +108,28 @@ def read(folder: Path) -> list[Session]:
     if not path.exists():
         return []
     try:
-        if path.is_symlink() or path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"a link, or more than {MAX_BYTES} bytes")
-        found = [
+        is_odd = path.is_symlink() or path.stat().st_size > MAX_BYTES
+        data = b"" if is_odd else path.read_bytes()
+    except OSError as error:
+        raise ArtefactError(_refusal(path, error)) from error
+    if is_odd:
+        raise ArtefactError(_refusal(path, f"a link, or more than {MAX_BYTES} bytes"))
+    return parse(data, path)
+
+
+def parse(data: bytes, path: Path) -> list[Session]:
+    """Return the sessions of the bytes of a run.json. Raises: ArtefactError: they are none."""
+    try:
+        return [
             Session(**{key: " ".join(str(text).split())[:_LONGEST] for key, text in known.items()})
-            for known in json.loads(path.read_bytes().decode("utf-8"))["sessions"]
+            for known in json.loads(data.decode("utf-8"))["sessions"]
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ArtefactError(
-            f"{path}: does not say how its records were made ({error}). Delete it; the records stay good."
-        ) from error
-    return found
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ArtefactError(_refusal(path, error)) from error
+
+
+def _refusal(path: Path, why: object) -> str:
+    return f"{path}: does not say how its records were made ({why}). Delete it; the records stay good."
 
 
 def lines(sessions: Sequence[Session]) -> list[str]:

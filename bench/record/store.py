@@ -87,12 +87,22 @@ class Store:
                 shutil.rmtree(shards, ignore_errors=True)
 
 
-def record_folders(folder: Path) -> list[Path]:
-    """List the record folders below a results folder. Raises: ArtefactError: there is none."""
-    places = sorted(p for p in (folder / "records").glob("[!.]*") if p.is_dir())
-    if not places:
-        raise ArtefactError(
-            f"{folder}: holds no records (expected {folder}/records/KEY/record.json). Give a folder that "
-            "robustspike run wrote with --out, or a bundle of robustspike submit."
-        )
-    return places
+def record_folders(*folders: Path) -> list[Path]:
+    """List the record folders below results folders; of a key that is in several, the last one.
+
+    Raises: ArtefactError: one of them holds none.
+    """
+    found = {}
+    for folder in folders:
+        try:
+            with os.scandir(folder / "records") as entries:
+                names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        except OSError:
+            names = []
+        if not names:
+            raise ArtefactError(
+                f"{folder}: holds no records (expected {folder}/records/KEY/record.json). Give a folder that "
+                "robustspike run wrote with --out, a bundle of robustspike submit, or a folder of bundles."
+            )
+        found.update({name: folder / "records" / name for name in names})
+    return list(found.values())

@@ -25,6 +25,7 @@ from robustspike.bench.contract.calls import parse_call
 from robustspike.bench.contract.registry import load_file
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import Domain
+from robustspike.bench.contract.specs import Task
 from robustspike.bench.data.arrays import Described
 from robustspike.bench.data.arrays import describe
 from robustspike.bench.data.arrays import read_samples
@@ -34,8 +35,11 @@ from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.files import sha256
 from robustspike.bench.files import write_atomic
-from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.numbers.stats import wilson
+from robustspike.bench.run.found import LOOKED_AT
+from robustspike.bench.run.found import found_in_regressor
+from robustspike.bench.run.found import neurons_of
+from robustspike.bench.run.found import noise_of
 from robustspike.bench.snn.legacy import legacy_spikingjelly
 from robustspike.bench.suite.cell import label_of
 from robustspike.bench.suite.file import Suite
@@ -51,10 +55,7 @@ from robustspike.bench.victim.adapt import adapt
 from robustspike.bench.victim.adapt import outputs
 from robustspike.bench.victim.energy import count_synops
 from robustspike.bench.victim.module import ModuleVictim
-from robustspike.bench.victim.sites import Site
-
-LOOKED_AT = 500
-"""Samples of which the clean accuracy is told before anything is attacked."""
+from robustspike.bench.victim.regressor import regressor
 
 _STANDARD = {
     Domain.STATIC: ("autoattack.snn",),
@@ -63,6 +64,17 @@ _STANDARD = {
 }
 """What is run on a network without a word on attacks: the standard verdict, on counts beside random changes,
 since its list was chosen on binary frames."""
+
+_SCORED = (
+    "quality.random_sign",
+    "quality.ifgsm",
+    "quality.ifgsm(steps=40)",
+    "quality.mifgsm",
+    "quality.korhonen",
+    "quality.square(queries=200)",
+    "quality.nes(iterations=10)",
+)
+"""What is run on a quality model without a word on attacks; without gradients, what asks for scores alone."""
 
 _KNOWN_NORMALISATIONS: dict[int, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
     3: {
@@ -87,6 +99,8 @@ class Request:
         steps, time, mean, std, stochastic, training_neurons: as in `adapt`.
         name, defense: names in tables; the defense is "none" unless the network was hardened.
         legacy: map pre-2.0 spellings of SpikingJelly onto 2.0 first.
+        score_range: (worst, best) of a quality model's scores; empty for classifiers.
+        size, crops: what a quality model sees of an image, as in `adapted_regressor`.
     """
 
     target: str
@@ -103,6 +117,9 @@ class Request:
     name: str = ""
     defense: str = "none"
     legacy: bool = False
+    score_range: tuple[float, ...] = ()
+    size: int = 0
+    crops: int = 0
 
 
 @dataclass(frozen=True)
@@ -163,6 +180,18 @@ def look(request: Request) -> Looked:
         told += [f"checkpoint: {line}" for line in found]
         told += [f"checkpoint: {line}" for line in load_into(network, state, where=str(request.checkpoint))]
     settings = _settings(request)
+    if what.task is Task.QUALITY:
+        victim = regressor(
+            network,
+            name=name,
+            shape=what.shape,
+            score_range=request.score_range,
+            size=request.size,
+            crops=request.crops,
+            **settings,
+        )
+        told += found_in_regressor(victim, samples)
+        return Looked(request, name, victim, samples, dataset, what, tuple(told))
     classes = outputs(network, shape=what.shape, domain=what.domain, bounds=what.bounds, **settings)
     if classes < what.classes:
         low = int(samples.y.min())
@@ -238,10 +267,22 @@ def _data(request: Request) -> tuple[Described, str, Split]:
         data: Dataset = registry("datasets").get(request.data)
         if data.needs_root and request.root is None:
             raise ConfigError(f"data set '{request.data}' is read from its files: give --data-dir DIR.")
+        asked_for_scores = bool(request.score_range)
+        if asked_for_scores is not (data.task is Task.QUALITY):
+            raise ConfigError(
+                f"data set '{request.data}' holds "
+                + (
+                    "classes, and --score-range is for quality models."
+                    if asked_for_scores
+                    else "quality scores: say on which scale the network answers with --score-range "
+                    "WORST,BEST (0,100; or 1,0 where smaller is better)."
+                )
+            )
         samples = data.load(request.split, root=request.root)  # type: ignore[arg-type]
-        return Described(data.shape, data.classes, data.domain, data.bounds), request.data, samples
+        what = Described(data.shape, data.classes, data.domain, data.bounds, data.task)
+        return what, request.data, samples
     path = Path(request.data)
-    x, y = read_samples(path)
+    x, y = read_samples(path, scores=bool(request.score_range))
     samples = Split(x, y, torch.arange(len(x)))
     return describe(x, y), f"{path.stem}-{samples.digest[:6]}", samples
 
@@ -253,7 +294,7 @@ def _data_plugin(looked: Looked) -> str:
 from dataclasses import dataclass
 from typing import ClassVar
 
-from robustspike.bench.api import ArrayData, Domain
+from robustspike.bench.api import ArrayData, Domain, Task
 
 
 @dataclass(frozen=True)
@@ -262,6 +303,7 @@ class OwnData(ArrayData):
     shape: ClassVar[tuple[int, ...]] = {what.shape!r}
     classes: ClassVar[int] = {what.classes!r}
     domain: ClassVar[Domain] = Domain({str(what.domain)!r})
+    task: ClassVar[Task] = Task({str(what.task)!r})
     bounds: ClassVar[tuple[float, float]] = {what.bounds!r}
     source: ClassVar[str] = "One's own file."
     path: str = {str(Path(looked.request.data).resolve())!r}
@@ -271,7 +313,13 @@ class OwnData(ArrayData):
 def _plugin(looked: Looked) -> str:
     """Return the source of the plugin file: the network's own source, and what the harness must know."""
     request = looked.request
-    settings = {"classes": looked.victim.spec.classes, **_settings(request)}
+    spec = looked.victim.spec
+    settings = {"classes": spec.classes, **_settings(request)}
+    base = "NetworkRecipe"
+    if spec.task is Task.QUALITY:
+        base = "RegressorRecipe"
+        settings |= {"score_range": request.score_range, "size": request.size, "crops": request.crops}
+        settings["black_box"] = spec.black_box
     where, _, attribute = request.target.rpartition(":")
     head = ["import sys"]
     body, call = "", f"made_network({attribute}, {request.target!r})"
@@ -308,10 +356,10 @@ class OwnDefense(DefenseBase):
 from dataclasses import dataclass
 from typing import ClassVar
 
-from robustspike.bench.api import DefenseBase, DefenseSpec, NetworkRecipe, build_network, made_network
+from robustspike.bench.api import DefenseBase, DefenseSpec, {base}, build_network, made_network
 {defense}
 
-class OwnNetwork(NetworkRecipe):
+class OwnNetwork({base}):
     def network(self):
         return {call}
 
@@ -353,7 +401,8 @@ def own_suite(
     """
     domain = found.victim.spec.domain
     static = domain is Domain.STATIC
-    chosen = list(attacks) or list(_STANDARD[domain])
+    scored = found.victim.spec.task is Task.QUALITY
+    chosen = list(attacks) or list(_SCORED if scored else _STANDARD[domain])
     calls = [parse_call(attack) for attack in chosen]
     known = registry("attacks")
     geometries: dict[str, None] = {}
@@ -372,11 +421,12 @@ def own_suite(
             geometries |= dict.fromkeys(fit[:1])
     threats: list[dict[str, Any]] = [
         {"domain": str(domain), "geometry": geometry, "eps": size, "attacks": names_of(calls)}
+        | ({"goal": "shift", "levels": 255} if scored else {})
         for geometry in geometries
         for size in eps or [_usual(geometry, chosen)]
     ]
     entries = [{"name": name, "params": dict(params)} for name, params in calls]
-    if static and "linf" in geometries:
+    if static and not scored and "linf" in geometries:
         low, high = found.victim.spec.bounds
         check = {"name": "pgd.linf", "params": {"steps": 20}}
         whole = {"domain": str(domain), "geometry": "linf", "eps": str(high - low)}
@@ -453,7 +503,7 @@ def found_in(victim: ModuleVictim, samples: Split) -> list[str]:
 
     Raises: ContractError: its accuracy is that of chance, with the likely cause where one is found.
     """
-    lines = [f"neurons: {line}" for line in _neurons(victim)]
+    lines = [f"neurons: {line}" for line in neurons_of(victim)]
     time = getattr(victim.module, "time", "inside")
     lines.append(f"time: {time}" + (f", T = {victim.spec.steps}" if victim.spec.steps else ""))
     part = samples[:LOOKED_AT]
@@ -467,31 +517,9 @@ def found_in(victim: ModuleVictim, samples: Split) -> list[str]:
     )
     if low <= chance:
         lines.append(f"clean: no better than chance. {_cause(victim, part, labels)}")
-    energy = count_synops(victim, part.x[:50], noise=_noise(victim, min(50, len(part)))).energy_nj()
+    energy = count_synops(victim, part.x[:50], noise=noise_of(victim, min(50, len(part)))).energy_nj()
     lines.append(f"energy: {float(energy.mean()):.3g} nJ a sample")
     return lines
-
-
-def _neurons(victim: ModuleVictim) -> list[str]:
-    known = [n for n in victim.neurons if not n.refusal and not isinstance(n, Site)]
-    sites = [n for n in victim.neurons if isinstance(n, Site)]
-    lines = []
-    if known:
-        lines.append(f"{len(known)} known by class ({_few([n.name for n in known])})")
-    if sites:
-        lines.append(f"{len(sites)} found by their spike function ({_few([n.name for n in sites])})")
-    lines += [f"{n.name} {n.refusal}; it has its own gradient only" for n in victim.neurons if n.refusal]
-    return lines or ["none: the network is attacked as an ANN"]
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-
-
-def _noise(victim: ModuleVictim, n: int) -> RowStreams | None:
-    if not victim.spec.stochastic:
-        return None
-    return RowStreams.derive(range(n), "inspect", device=victim.device)
 
 
 def _answers(victim: ModuleVictim, x: Tensor, answer: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -499,7 +527,9 @@ def _answers(victim: ModuleVictim, x: Tensor, answer: Callable[[Tensor], Tensor]
     with torch.no_grad():
         for rows in x.split(100):
             rows = rows.to(victim.device)
-            logits = victim.logits(rows, noise=_noise(victim, len(rows))) if answer is None else answer(rows)
+            logits = (
+                victim.logits(rows, noise=noise_of(victim, len(rows))) if answer is None else answer(rows)
+            )
             parts.append(logits.argmax(dim=1).cpu())
     return torch.cat(parts)
 

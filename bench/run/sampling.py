@@ -56,6 +56,6 @@ def sample(folders: Sequence[Path], share: float | int, *, seed: int = 0) -> dic
     drawn = {}
     for kind, members in sorted(kinds.items()):
         count = len(members) if kind == UNREADABLE else math.ceil(part * len(members))
-        first = sorted(members, key=lambda folder: stable_hash("verify sample", seed, folder.name))[:count]
+        first = {*sorted(members, key=lambda folder: stable_hash("verify sample", seed, folder.name))[:count]}
         drawn[kind] = [folder for folder in members if folder in first]
     return drawn

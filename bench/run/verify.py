@@ -136,7 +136,7 @@ def verify(folder: Path, settings: Settings, *, rerun: bool = False) -> Verdict:
         return Verdict(None, folder, 0, 0, (), (str(error),))
     except BenchError as error:
         return Verdict(None, folder, 0, 0, (str(error),))
-    kept = enclosed_weights(folder.parent.parent, record.digests["weights"])
+    kept = enclosed_weights(folder.parent.parent, digest=record.digests["weights"])
     if kept is not None:
         settings = dataclasses.replace(settings, weights=kept)
     found = _Found()

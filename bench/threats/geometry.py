@@ -88,7 +88,8 @@ def _inside(x: Tensor, bounds: Bounds) -> Tensor:
 def on_grid(geometry: Geometry, x0: Tensor, x: Tensor, *, eps: float, bounds: Bounds, levels: int) -> Tensor:
     """Round inputs to a grid of `levels` steps over the bounds without leaving the budget.
 
-    A row whose nearest grid point is illegal is rounded towards x0; where that fails too, it is x0.
+    A row whose nearest grid point is illegal is rounded towards x0: by whole steps from it, or, where x0
+    itself lies between two steps, to the grid's own points. Where that fails too, it is x0.
     """
     low, high = bounds
     unit = (high - low) / levels
@@ -96,9 +97,11 @@ def on_grid(geometry: Geometry, x0: Tensor, x: Tensor, *, eps: float, bounds: Bo
     def rounded(values: Tensor) -> Tensor:
         return low + ((values - low) * (levels / (high - low))).round() / levels * (high - low)
 
+    steps = (x - low) / unit
+    towards = rounded(low + torch.where(x > x0, (steps + 1e-3).floor(), (steps - 1e-3).ceil()) * unit)
     inward = rounded(x0 + ((x - x0) / unit + 1e-3 * (x - x0).sign()).trunc() * unit)
     out = x0.clone()
-    for candidate in (inward, rounded(x)):
+    for candidate in (towards, inward, rounded(x)):
         legal = geometry.legal(x0, candidate, eps=eps, bounds=bounds)
         out = torch.where(legal.view(-1, *[1] * (x.dim() - 1)), candidate, out)
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import sys
@@ -14,10 +15,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from robustspike.bench.contract.specs import Task
 from robustspike.bench.contract.specs import VictimSpec
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.training.recipe import VictimRecipe
 from robustspike.bench.victim.adapt import adapted
+from robustspike.bench.victim.regressor import adapted_regressor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,38 @@ class NetworkRecipe(VictimRecipe):
     def build(self, rng: torch.Generator) -> nn.Module:
         del rng
         return adapted(self.network(), **self.adapting())[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegressorRecipe(NetworkRecipe):
+    """The recipe of a quality model from outside.
+
+    Args:
+        score_range: (worst, best) of its own scale; worst is the larger one where smaller is better.
+        size, crops: what it sees of an image, as in `bench.victim.regressor.Sized`.
+        black_box: whether it has no gradient.
+    """
+
+    classes: int = 1
+    score_range: tuple[float, float]
+    size: int = 0
+    crops: int = 0
+    black_box: bool = False
+
+    def spec(self) -> VictimSpec:
+        return dataclasses.replace(
+            super().spec(),
+            task=Task.QUALITY,
+            score_range=(min(self.score_range), max(self.score_range)),
+            black_box=self.black_box,
+        )
+
+    def build(self, rng: torch.Generator) -> nn.Module:
+        del rng
+        adapting = {key: value for key, value in self.adapting().items() if key != "classes"}
+        return adapted_regressor(
+            self.network(), score_range=self.score_range, size=self.size, crops=self.crops, **adapting
+        )
 
 
 def build_network(target: str) -> nn.Module:

@@ -217,8 +217,8 @@ def adapt(
             times, as [T, N, *shape] (SpikingJelly's multi-step mode). "loop": the network is called T times,
             with [N, *shape] or with one step of the events (single-step mode). "time-first": events go in as
             [T, N, C, H, W]. "auto": "inside", or what fits SpikingJelly's nodes where there are any.
-        readout: output -> logits [N, K]. By default a tuple's first element; outputs [T, N, K] are
-            averaged over T.
+        readout: output -> logits [N, K], or scores [N, 1]. By default a tuple's first element; outputs
+            [T, N, K] are averaged over T.
         clear: called with the network before every call, in place of the resets that were found.
         mean, std: normalisation per channel that the network was trained with; it is applied here,
             so that budgets stay in pixels.

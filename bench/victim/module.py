@@ -100,6 +100,8 @@ class ModuleVictim:
     @cached_property
     def neurons(self) -> tuple[Neuron, ...]:
         """The layers that make spikes: known by class, or found by their spike function (looked for once)."""
+        if self.spec.black_box:
+            return ()  # nothing could be exchanged in it
         with TURN, torch.inference_mode(False):
             return find_spikes(
                 self.module,
@@ -308,7 +310,15 @@ class ModuleVictim:
         memories: list[Memory] | None = None,
         noise: RowStreams | None = None,
     ) -> LossGrad:
-        """Compute the per-sample loss and its input gradient under an estimator."""
+        """Compute the per-sample loss and its input gradient under an estimator.
+
+        Raises: ContractError: there is no gradient, or the victim is a black box.
+        """
+        if self.spec.black_box:
+            raise ContractError(
+                f"victim '{self.spec.name}': it is a black box, its gradients are refused. Attack it through "
+                "its scores."
+            )
         everyone = torch.arange(len(x), device=x.device)
         if memories is None:
             memories = [Memory(rows=everyone, n=len(x)) for _ in self.neurons]

@@ -129,6 +129,8 @@ def contradicted(proofs: Sequence[CellRecord], records: Sequence[CellRecord]) ->
     decided on other draws than the attack was, so there the counts are compared: no more samples may be
     certified than survive.
     """
+    if not proofs:
+        return False
     broken = {row.row for record in records for row in record.rows if row.status is Status.BROKEN}
     known = {row.row for record in records for row in record.rows if row.status is not Status.WRONG_CLEAN}
     for proof in proofs:

@@ -6,16 +6,20 @@ import base64
 import io
 import zipfile
 from collections.abc import Collection
+from collections.abc import Iterator
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
-from robustspike.bench.record.adversarials import read_adversarials
-from robustspike.bench.record.bundle import unpacked
+from robustspike.bench.record.bundle import contents
+from robustspike.bench.record.bundle import sources
+from robustspike.bench.record.schema import read_limited
 from robustspike.bench.record.store import record_folders
+
+if TYPE_CHECKING:  # records without inputs need no torch
+    from torch import Tensor
 
 FILE = "adversarials.safetensors"
 
@@ -36,20 +40,30 @@ def enclosed(folders: Sequence[Path], keys: Collection[str]) -> dict[str, list[s
     Raises: ArtefactError: a file is damaged.
     """
     found = {}
-    for folder in folders:
-        if folder.is_file() and not _encloses(folder):
-            continue
-        with unpacked(folder) if folder.is_file() else nullcontext(folder) as root:
-            for place in record_folders(root):
-                if place.name in keys and (place / FILE).is_file():
-                    _, x = read_adversarials(place)
-                    found[place.name] = [picture(one) for one in x[:OF_A_RECORD]]
+    for folder in sources(folders):
+        for key, data, path in _in_bundle(folder) if folder.is_file() else _in_folder(folder, keys):
+            if key in keys:
+                from robustspike.bench.record.adversarials import unpack_adversarials
+
+                _, x = unpack_adversarials(data, path)
+                found[key] = [picture(one) for one in x[:OF_A_RECORD]]
     return found
 
 
-def _encloses(bundle: Path) -> bool:
+def _in_bundle(bundle: Path) -> Iterator[tuple[str, bytes, Path]]:
     with zipfile.ZipFile(bundle) as archive:
-        return any(name.endswith(FILE) for name in archive.namelist())
+        if not any(name.endswith(FILE) for name in archive.namelist()):
+            return
+    for name, data in contents(bundle):
+        if name.endswith(FILE):
+            yield name.split("/")[1], data, bundle / name
+
+
+def _in_folder(folder: Path, keys: Collection[str]) -> Iterator[tuple[str, bytes, Path]]:
+    for place in record_folders(folder):
+        path = place / FILE
+        if place.name in keys and path.is_file():
+            yield place.name, read_limited(path), path
 
 
 def picture(x: Tensor) -> str:

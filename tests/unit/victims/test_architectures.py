@@ -65,6 +65,13 @@ def test_vggsnn_has_tets_size_on_frames_of_48x48() -> None:
     assert count(net) == 9_271_498  # its 9.27 M
 
 
+def test_vggsnn_takes_the_frames_that_papers_cut() -> None:
+    pytest.importorskip("tonic")
+    cut = registry("victims").get("vggsnn.cifar10_dvs", dataset="tonic(kind=CIFAR10DVS, steps=10, side=48)")
+    assert cut.spec().shape == (10, 2, 48, 48) and cut.spec().steps == 10
+    assert registry("victims").get("vggsnn.dvs_gesture").spec().shape == (10, 2, 128, 128)
+
+
 SMALL = {
     "vgg11.cifar10": {"widths": (4, (4, 6)), "tail": (6,), "hidden": (16,), "steps": 2},
     "qcfs_vgg16.cifar10": {"widths": ((4, 4), 6), "hidden": (16,), "scale": 1.0},

@@ -60,6 +60,11 @@ EXPECTED = {
 
 WEIGHTS = Path(shipped_weights(registry("victims").get("ann_cnn.digits")))
 HARDENED = sorted(p for p in WEIGHTS.glob("*.digits*[+@]*.safetensors"))
+ON_CIFAR10 = sorted(p for p in WEIGHTS.glob("*.cifar10*.safetensors"))
+
+
+def identity(path: Path) -> str:
+    return path.name.removesuffix(".safetensors")
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
@@ -81,7 +86,7 @@ def test_shipped_victim_keeps_the_contract_and_its_accuracy(name: str) -> None:
     assert 100 * right / n >= percent - 2 * math.hypot(deviation, binomial)
 
 
-@pytest.mark.parametrize("path", HARDENED, ids=lambda path: path.name.removesuffix(".safetensors"))
+@pytest.mark.parametrize("path", HARDENED, ids=identity)
 def test_hardened_variants_load_and_answer_as_their_certificate_says(path: Path) -> None:
     """Loading checks sha256, the network's shape and its answers to fixed inputs."""
     certificate = read_certificate(path)
@@ -107,6 +112,25 @@ def test_mnist_victims_answer_the_real_test_set(name: str, percent: float, share
     test = registry("datasets").get("mnist").load("test", root=shared_data)
     assert len(test) == 10_000
     assert 100 * accuracy(victim.module, test)[0] >= percent
+
+
+@pytest.mark.parametrize("path", ON_CIFAR10, ids=identity)
+def test_cifar10_weights_load_and_say_on_how_many_images_they_were_judged(path: Path) -> None:
+    certificate = read_certificate(path)
+    victim = load_victim(certificate["victim"], defense=certificate["defense"], seed=certificate["seed"])
+    assert victim.spec.classes == 10
+    assert certificate["test"]["n"] == 9000  # what is public of the 10,000 without those kept for acceptance
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ON_CIFAR10, ids=identity)
+def test_cifar10_weights_answer_real_images_as_their_certificate_says(path: Path, shared_data: Path) -> None:
+    certificate = read_certificate(path)
+    victim = load_victim(certificate["victim"], defense=certificate["defense"], seed=certificate["seed"])
+    test = registry("victims").get(certificate["victim"]).data().load("test", root=shared_data)
+    stated = certificate["test"]["correct"] / certificate["test"]["n"]
+    found, n = accuracy(victim.module, test)[0], len(test)
+    assert n >= 100 and abs(found - stated) <= 3 * math.sqrt(stated * (1 - stated) / n)
 
 
 def test_all_shipped_weights_stay_small() -> None:

@@ -98,6 +98,16 @@ def test_rounding_lands_on_the_grid_and_inside_the_budget(eps: float) -> None:
     assert torch.equal(((corner - x0) * 255).round(), torch.full_like(x0, float(int(eps * 255 + 1e-6))))
 
 
+def test_images_between_the_steps_of_the_grid_are_attacked_on_it_too() -> None:
+    """Resized photographs are no 8-bit images; what comes of them in an attack is."""
+    geometry, eps = registry("geometries").get("linf"), 4 / 255
+    x0 = (images() + 0.37 / 255).clamp(0, 1)
+    out = on_grid(geometry, x0, (x0 + eps).clamp(0, 1), eps=eps, bounds=(0.0, 1.0), levels=255)
+    assert bool(geometry.legal(x0, out, eps=eps, bounds=(0.0, 1.0)).all())
+    assert torch.allclose((out * 255).round() / 255, out, atol=1e-6)
+    assert float((out - x0)[x0 < 0.9].min()) > 3 / 255
+
+
 def test_an_l2_budget_survives_rounding() -> None:
     geometry = registry("geometries").get("l2")
     x0 = images()

@@ -137,7 +137,7 @@ def test_binary_frames_survive_packing() -> None:
 
 def test_bundles_round_trip_and_are_reproducible(record: Path, tmp_path: Path) -> None:
     note(tmp_path, Session("robustspike run", "a machine", "2026-01-02"))
-    assert pack(tmp_path, tmp_path / "a.zip") == 1
+    assert pack(tmp_path, tmp_path / "a.zip") == {tmp_path / "a.zip": 1}
     pack(tmp_path, tmp_path / "b.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     with unpacked(tmp_path / "a.zip") as root:

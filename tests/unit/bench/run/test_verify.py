@@ -230,9 +230,9 @@ def test_inputs_of_another_shape_refute(place: Path) -> None:
 def test_enclosed_weights_are_found_by_digest_alone(tmp_path: Path) -> None:
     (tmp_path / "weights" / ("a" * 64)).mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
-    assert enclosed_weights(tmp_path, "a" * 64) == tmp_path / "weights" / ("a" * 64)
+    assert enclosed_weights(tmp_path, digest="a" * 64) == tmp_path / "weights" / ("a" * 64)
     for digest in ("b" * 64, "../elsewhere", "", ".", "A" * 64):
-        assert enclosed_weights(tmp_path, digest) is None
+        assert enclosed_weights(tmp_path, digest=digest) is None
 
 
 def test_a_sample_is_seeded_and_holds_every_kind(plain: Path, tmp_path: Path) -> None:
