@@ -145,12 +145,11 @@ def certify_shard(
         if isinstance(found, CertifiedScores):
             held = _bounded(found, threat.goal, victim.spec, extras)
             forwards += found.draws
+            safe = held.to(x.device) & (status == UNCERTIFIED)
         else:
-            held = found.holds(needed)
-        safe = held.to(x.device) & (status == UNCERTIFIED)
-        status[safe] = ROBUST
-        if isinstance(found, Certified):
+            safe = found.holds(needed).to(x.device) & (status == UNCERTIFIED)
             extras["radius"][safe.cpu()] = found.radius.cpu()[safe.cpu()]
+        status[safe] = ROBUST
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  (a certifier may be foreign code; its failure is its own)
