@@ -269,16 +269,12 @@ class Meter:
         wild = ~torch.isfinite(logits).all(dim=1)
         reached, merit = self.judge(logits, rows)
         self.trace.note(rows, self.forwards[rows], merit)
-<<<<<<< HEAD
+        if self.closest is not None:
+            self._note_closest(x, rows, torch.where(wild, -torch.inf, merit))
         found = (reached | wild).nonzero().squeeze(1)  # the one look at the device where nothing is found
         if len(found) and bool(wild[found].any()):
             self._note_unanswered(x[wild], rows[wild])
             found = found[~wild[found]]
-=======
-        if self.closest is not None:
-            self._note_closest(x, rows, torch.where(finite, merit, -torch.inf))
-        found = (reached & finite).nonzero().squeeze(1)
->>>>>>> verdict3
         if not len(found):
             return
         at = rows[found]
