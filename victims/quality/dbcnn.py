@@ -61,9 +61,9 @@ class DbcnnRecipe(PublishedIqa):
     schedule: Schedule = Schedule(epochs=50, batch=8, lr=1e-5, keep="last")
 
     source: ClassVar[str] = (
-        "Zhang et al., IEEE TCSVT 2020, arXiv:1907.02665, and github.com/zwx8981/DBCNN-PyTorch. Differs: both "
+        "Zhang et al., IEEE TCSVT 2020, arXiv:1907.02665; github.com/zwx8981/DBCNN-PyTorch. Differs: both "
         "trunks are trained at once from drawn weights, unless weights are brought: neither VGG's ImageNet "
-        "weights nor the second's training on synthetic distortions; 224x224; ends in a sigmoid."
+        "weights nor the second's training on synthetic distortions; 224x224; a sigmoid ends it."
     )
 
     def network(self) -> nn.Module:

@@ -56,11 +56,11 @@ def test_it_answers_has_a_gradient_and_learns(family: str) -> None:
     module = recipe.build(torch.Generator().manual_seed(0))
     names = {key: tuple(value.shape) for key, value in module.net.state_dict().items()}
     assert EXPECTED[family].items() <= names.items()
-    x = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-    y = torch.tensor([10.0, 90.0])
+    x = torch.rand(3, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    y = torch.tensor([10.0, 90.0, 40.0])
     leaf = x.clone().requires_grad_(True)
     scores = module.eval()(leaf)
-    assert scores.shape == (2, 1) and bool(((scores >= 0) & (scores <= 100)).all())
+    assert scores.shape == (3, 1) and bool(((scores >= 0) & (scores <= 100)).all())
     (gradient,) = torch.autograd.grad(scores.sum(), leaf)
     assert bool(torch.isfinite(gradient).all()) and bool((gradient.flatten(1).abs().sum(1) > 0).all())
     for child in module.modules():
