@@ -93,7 +93,8 @@ class Request:
     """What a user says about a network.
 
     Args:
-        target: "FILE.py:NAME" or "package.module:NAME" of a function, class or instance; a .nir file, or "pyiqa:METRIC".
+        target: "FILE.py:NAME" or "package.module:NAME" of a function, class or instance; a .nir file;
+            "pyiqa:METRIC".
         data: a registered data set, or a file or folder for `read_samples`.
         checkpoint: its weights; None where the target comes with them.
         root: folder of published data sets.
