@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +29,12 @@ def writing(path: Path) -> Iterator[None]:
         raise ArtefactError(f"{path}: cannot be written: {error}. Free space or choose --out.") from error
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write a file, and its folder, so that a reader sees all of it or nothing, also after a crash.
+
+    Args:
+        path: the file.
+        data: its bytes, or pieces of them.
 
     Raises: ArtefactError.
     """
@@ -38,7 +43,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                file.writelines([data] if isinstance(data, bytes) else data)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

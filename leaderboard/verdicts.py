@@ -17,11 +17,16 @@ from robustspike.leaderboard import facts
 
 def robust_by_sample(records: Sequence[CellRecord]) -> dict[int, bool]:
     """Return for every sample whether it is robust against all the records' attacks together."""
-    verdict: dict[int, bool] = {}
-    for record in records:
-        samples = Samples.of(record.rows)
-        robust = samples.is_status(Status.ROBUST).tolist()
-        for row, holds in zip(samples.column("row").tolist(), robust, strict=True):
+    cells = [Samples.of(record.rows) for record in records]
+    columns = [(samples.column("row"), samples.is_status(Status.ROBUST)) for samples in cells]
+    if columns and all(np.array_equal(rows, columns[0][0]) for rows, _ in columns):
+        rows, robust = columns[0][0], np.logical_and.reduce([holds for _, holds in columns])
+        verdict = dict(zip(rows.tolist(), robust.tolist(), strict=True))
+        if len(verdict) == len(rows):
+            return verdict
+    verdict = {}
+    for rows, robust in columns:
+        for row, holds in zip(rows.tolist(), robust.tolist(), strict=True):
             verdict[row] = verdict.get(row, True) and holds
     return verdict
 

@@ -50,6 +50,7 @@ from robustspike.bench.attack.result import blank
 from robustspike.bench.attack.result import to_cpu
 from robustspike.bench.attack.saving import Evaluated
 from robustspike.bench.attack.saving import save
+from robustspike.bench.attack.strength import strength_extras
 from robustspike.bench.attack.task import rules_of
 from robustspike.bench.attack.trace import late_hits
 from robustspike.bench.contract.registry import registry
@@ -229,6 +230,8 @@ def _evaluate(
         return
     judge(victim, meter, returned, rows, verify, result)
     result.extras |= rules.extras(victim, x, y, result.x_adv, verify.fork("extras"))
+    if rules.by_score:
+        result.extras |= strength_extras(victim, x, y, result.x_adv, verify.fork("strength"))
     if victim.spec.domain is not Domain.STATIC:
         result.extras |= spike_extras(x, result.x_adv, counts=victim.spec.domain is Domain.EVENTS)
         if meter.lists and events is not None and (raw := events()) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--out", type=_PATH, help="Write leaderboard.json, .md, .html, rows.csv, cells.csv there.")
 @click.option("--csv", type=_PATH, help="Write one wide CSV: a row a table row, a column an attack.")
 @click.option("--md", type=_PATH, help="Write this Markdown file.")
-@click.option("--html", type=_PATH, help="Write this page, and how-to-read.html beside it.")
+@click.option("--html", type=_PATH, help="Write this page, and beside it those that it links to.")
 def command(
     folders: tuple[Path, ...],
     only: tuple[str, ...],
@@ -72,6 +73,7 @@ def command(
     from robustspike.bench.cli.editions import tell
     from robustspike.bench.cli.options import parse_only
     from robustspike.bench.errors import ConfigError
+    from robustspike.bench.record.bundle import sources
     from robustspike.leaderboard.board import NO_BOARD
     from robustspike.leaderboard.board import read_board
     from robustspike.leaderboard.filters import chosen
@@ -87,6 +89,7 @@ def command(
         raise ConfigError(
             "no folder of records and no bundle was given: robustspike leaderboard DIR|BUNDLE..."
         )
+    folders = tuple(sources(folders))
     chosen_edition = None
     if kept is not None and edition is not None:
         chosen_edition = board.edition(edition)
@@ -219,6 +222,8 @@ def publish(
         edition: the edition that the tables are.
         folders: folders and bundles whose enclosed inputs the page shows.
     """
+    from functools import partial
+
     from robustspike.bench.contract.registry import registry
     from robustspike.bench.files import write_atomic
     from robustspike.leaderboard.board import NO_BOARD
@@ -228,10 +233,11 @@ def publish(
     from robustspike.leaderboard.write.csv import wide_csv
     from robustspike.leaderboard.write.json import document
     from robustspike.leaderboard.write.json import edition_entry
+    from robustspike.leaderboard.write.json import json_pieces
     from robustspike.leaderboard.write.json import to_json
     from robustspike.leaderboard.write.markdown import to_markdown
     from robustspike.leaderboard.write.page import READING
-    from robustspike.leaderboard.write.page import to_html
+    from robustspike.leaderboard.write.page import to_pages
     from robustspike.leaderboard.write.page import to_reading
     from robustspike.leaderboard.write.thumbnails import enclosed
 
@@ -257,24 +263,27 @@ def publish(
     def whole() -> dict[str, Any]:
         return document(built, records, about, only, board=board, edition=made)
 
+    wanted: list[tuple[Path | None, Callable[[], str | Iterator[str]]]]
     wanted = [(csv, lambda: wide_csv(built)), (md, lambda: to_markdown(built, told, left_out))]
     pages = [html] if html is not None else []
     if out is not None:
         pages.append(out / "leaderboard.html")
         wanted += [
-            (out / "leaderboard.json", lambda: to_json(whole())),
+            (out / "leaderboard.json", lambda: json_pieces(whole())),
             (out / "leaderboard.md", lambda: to_markdown(built, told, left_out)),
             *((out / f"{n}.csv", lambda t=t: t) for n, t in tidy_csv(built, records).items()),
         ]
     if pages:
         pictures = enclosed(folders, {record.key for record in records})
     for page in pages:
-        wanted.append((page, lambda: to_html(built, told, _components(records), pictures)))
+        drawn = to_pages(page.name, built, told, _components(records), pictures)
+        wanted += [(page.with_name(name), partial(str, text)) for name, text in drawn.items()]
         wanted.append((page.with_name(READING), lambda: to_reading(built, told, left_out)))
     for path, text in wanted:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, text().encode())
+            written = text()
+            write_atomic(path, written.encode() if isinstance(written, str) else map(str.encode, written))
     if as_json:
         click.echo(to_json(whole()), nl=False)
     else:

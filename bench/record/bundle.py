@@ -57,10 +57,15 @@ def _may_hold(name: str) -> bool:
 
 
 def sources(given: Iterable[Path]) -> list[Path]:
-    """Return results folders and bundles; a folder that has bundles and no records stands for its bundles."""
+    """Return results folders and bundles; a folder that has bundles and no records stands for its bundles.
+
+    They may also lie in a folder `records` of it.
+    """
     found = []
     for path in given:
-        bundles = [] if (path / "records").is_dir() else sorted(path.glob("*.zip"))
+        inside = path / "records"
+        is_results = any((place / "record.json").is_file() for place in inside.glob("[!.]*"))
+        bundles = [] if is_results else [*sorted(path.glob("*.zip")), *sorted(inside.glob("*.zip"))]
         found += bundles or [path]
     return found
 

@@ -229,12 +229,13 @@ def cell_flags(measures: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[
     probed = measures.get("probed", 0)
     if probed and measures.get("cosine_milli", 0) < 1000 * GRADIENT_AGREEMENT * probed:
         raised.add("shattered_gradient")
-    worst_layer = max((n for key, n in measures.items() if key.startswith(_LAYERS)), default=0)
+    parts = {key: n for key, n in measures.items() if ":" in key}
+    worst_layer = max((n for key, n in parts.items() if key.startswith(_LAYERS)), default=0)
     if worst_layer > LAYER_SHARE * measures.get("layer_probed", 0):
         raised.add("vanishing_layer")
     if measures.get("spikes_without_site", 0):
         raised.add("spikes_without_site")
-    if any(key.startswith("failed:") for key in measures):
+    if any(key.startswith("failed:") for key in parts):
         raised.add("member_failed")
     if 2 * measures.get("members_applied", 0) < measures.get("members", 0):
         raised.add("few_members")
@@ -246,7 +247,7 @@ def cell_flags(measures: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[
         raised.add("unstable")
     if measures.get("silent", 0) and not measures.get("noisy", 0):  # no query shows the vote of fresh draws
         raised.add("silent_success")
-    hits = {key.removeprefix("hits:"): n for key, n in measures.items() if key.startswith("hits:")}
+    hits = {key.removeprefix("hits:"): n for key, n in parts.items() if key.startswith("hits:")}
     few = max(1.0, BLACK_BOX_SHARE * attacked)
     if sum(n for name, n in hits.items() if name.startswith(BLACK_BOX_STAGE)) > few:
         raised.add("black_box_beats_white_box")

@@ -253,7 +253,7 @@ class Index:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Say whether an index is to be made again: it is none, or of other tables. Else its place is at fault."""
+    """Say whether an index must be made again: it is none, or lacks tables. Else its place is at fault."""
     is_of_place = isinstance(error, sqlite3.OperationalError) and "no such" not in str(error)
     return isinstance(error, sqlite3.DatabaseError) and not is_of_place
 

@@ -139,7 +139,8 @@ class Samples(Sequence[SampleRecord]):
 
     def is_status(self, *statuses: Status) -> np.ndarray:
         """Return which samples have one of some statuses: [n] bool."""
-        return np.isin(self.column("status"), [STATUSES.index(status) for status in statuses])
+        found = self.column("status")
+        return np.logical_or.reduce([found == STATUSES.index(status) for status in statuses])
 
     def _columns(self) -> tuple[np.ndarray, ...]:
         return _unpacked(self.packed, len(self.names), self._length)

@@ -69,22 +69,14 @@ def base(name: str) -> str:
     return re.split(r"[(\[@ ]", name, maxsplit=1)[0]
 
 
-def payload(
-    sections: Sequence[Section],
-    ids: Sequence[str],
-    components: Components = UNKNOWN,
-    pictures: Mapping[str, Sequence[str]] | None = None,
-) -> dict[str, Any]:
-    """Return what the script knows, as JSON values.
+def payload(sections: Sequence[Section], components: Components = UNKNOWN) -> dict[str, Any]:
+    """Return what the script knows of all boards of a page, as JSON values: words on flags and components.
 
     Args:
-        sections: the tables, in the order of the page.
-        ids: their anchors.
+        sections: the tables of the page.
         components: what is known of attacks, defenses and victims; others have no words on their cards.
-        pictures: by key of a record, attacked inputs as addresses.
     """
     records = {r.key: r for s in sections for members in s.members.values() for r in members}
-    digits = _digits(records)
     flags = {flag for s in sections for text in s.frame["flags"] for flag in text.split()}
     flags |= {flag for record in records.values() for flag in cell_flags(record.measures, record.counts)}
     attacks = {facts.attack_name(r): r for _, r in sorted(records.items())}
@@ -105,11 +97,6 @@ def payload(
         },
         "defenses": {name: _said(components, "defenses", name) for name in sorted(defenses)},
         "victims": {name: _victim(components, name) for name in sorted(map(base, victims))},
-        "boards": [
-            _board(section, anchor, pictures or {}, digits)
-            for section, anchor in zip(sections, ids, strict=True)
-            if section.kind.by
-        ],
     }
 
 
@@ -124,7 +111,8 @@ def is_share(column: str) -> bool:
     return SHARES.fullmatch(column) is not None
 
 
-def _digits(keys: Iterable[str]) -> int:
+def digits_of(keys: Iterable[str]) -> int:
+    """Return how many digits of records' keys tell them apart on the page."""
     known = set(keys)
     return next(n for n in range(KEY_DIGITS, 65) if len({key[:n] for key in known}) == len(known))
 
@@ -149,12 +137,20 @@ def _parameters(record: CellRecord) -> str:
     )
 
 
-def _board(
+def board(
     section: Section,
     anchor: str,
     pictures: Mapping[str, Sequence[str]],
     digits: int,
 ) -> dict[str, Any]:
+    """Return what the script knows of one board, as JSON values.
+
+    Args:
+        section: the table.
+        anchor: its name on the page.
+        pictures: by key of a record, attacked inputs as addresses.
+        digits: of a key that are shown, from `digits_of`.
+    """
     kind, first, frame = section.kind, section.first, section.frame
     figure = kind.by[0][0]
     columns = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from importlib.resources import files
@@ -136,15 +137,27 @@ def _value(value: Any) -> Any:
 
 def to_json(found: Mapping[str, Any]) -> str:
     """Return a document as text: one line for each row, cell or step of a curve."""
-    return _text(found, 0) + "\n"
+    return "".join(json_pieces(found))
 
 
-def _text(value: Any, depth: int) -> str:
-    """Return a value on one line, or its members on lines of their own where a list is among them."""
+def json_pieces(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the text of `to_json` piece by piece: of many cells it is larger than they are."""
+    yield from _text(found, 0)
+    yield "\n"
+
+
+def _text(value: Any, depth: int) -> Iterator[str]:
+    """Yield a value on one line, or its members on lines of their own where a list is among them."""
     inner, close = "\n" + " " * (depth + 1), "\n" + " " * depth
     if isinstance(value, Mapping) and any(isinstance(part, list) for part in value.values()):
-        members = [f"{json.dumps(name)}: {_text(part, depth + 1)}" for name, part in value.items()]
-        return "{" + inner + f",{inner}".join(members) + close + "}"
-    if isinstance(value, list) and value:
-        return "[" + inner + f",{inner}".join(_text(part, depth + 1) for part in value) + close + "]"
-    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+        for number, (name, part) in enumerate(value.items()):
+            yield f"{',' if number else '{'}{inner}{json.dumps(name)}: "
+            yield from _text(part, depth + 1)
+        yield close + "}"
+    elif isinstance(value, list) and value:
+        for number, part in enumerate(value):
+            yield f"{',' if number else '['}{inner}"
+            yield from _text(part, depth + 1)
+        yield close + "]"
+    else:
+        yield json.dumps(value, allow_nan=False, ensure_ascii=False)

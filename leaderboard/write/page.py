@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
+from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -65,28 +70,134 @@ def to_html(
     components: cards.Components = cards.UNKNOWN,
     pictures: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """Return the leaderboard as a page: a board for each threat model, and a card for each row.
+    """Return the leaderboard as one page, however large; see `to_pages`."""
+    return _page("", {"": _drawn(sections, pictures or {})}, about, components)
 
-    Without a script all boards stand one under the other. With it one is shown; it is sorted and filtered,
-    and what is shown is kept in the address.
+
+def to_pages(
+    name: str,
+    sections: Sequence[Section],
+    about: Sequence[str] = (),
+    components: cards.Components = cards.UNKNOWN,
+    pictures: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, str]:
+    """Return the leaderboard as pages by file name: a board for each threat model, a card for each row.
+
+    Without a script all boards of a page stand one under the other. With it one is shown; it is sorted and
+    filtered, and what is shown is kept in the address. Where one page would be larger than `LIMIT`, every
+    data set has its own, and where that is larger, every board; a board that is larger alone shows its first
+    rows and says so. All pages link to all boards.
 
     Args:
+        name: file name of the first page; the others are called like it, and what they show.
         sections: the tables.
         about: the lines that say how the records were made.
         components: what the registry says of attacks, defenses and victims, for their cards.
-        pictures: by key of a record, attacked inputs as addresses ("data:image/png;base64,...").
+        pictures: by key of a record, attacked inputs as addresses ("data:image/png;base64,..."); the limit
+            does not count them.
     """
-    ids = anchors(sections)
-    known = cards.payload(sections, ids, components, pictures)
+    drawn = _drawn(sections, pictures or {})
+    page = _page(name, {name: drawn}, about, components)
+    if _size(page, drawn) <= LIMIT or not drawn:
+        return {name: page}
+    stem, _, suffix = name.rpartition(".")
+    found: dict[str, list[_Drawn]] = {}
+    of_data: dict[str, list[_Drawn]] = defaultdict(list)
+    for board in drawn:
+        of_data[board.section.first.dataset].append(board)
+    for dataset, own in of_data.items():
+        fits = sum(board.size for board in own) <= LIMIT - _SHELL
+        for group in [own] if fits else [[board] for board in own]:
+            words = _slug(dataset if fits else group[0].anchor)
+            title = f"{stem}-{words}.{suffix}" if found else name
+            for number in itertools.count(2):
+                if title not in found:
+                    break
+                title = f"{stem}-{words}-{number}.{suffix}"
+            found[title] = group
+    for group in found.values():
+        if len(group) == 1 and group[0].size > LIMIT - _SHELL:
+            group[0] = _cut(group[0], pictures or {})
+    return {title: _page(title, found, about, components) for title in found}
+
+
+LIMIT = 300_000
+"""Bytes of a page, before its pictures, that are read over a slow line in a few seconds."""
+
+_SHELL = 65_000
+"""Of them what is not kept for boards: script, style, words on attacks and victims."""
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A board, drawn: its part of the page, and what the script knows of it."""
+
+    section: Section
+    anchor: str
+    html: str
+    data: dict[str, Any] | None
+    digits: int
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes on the page, without pictures."""
+        script = "" if self.data is None else cards.to_script(self.data)
+        return len(self.html.encode()) + len(script.encode()) - self.pictures
+
+    @cached_property
+    def pictures(self) -> int:
+        """Bytes of its pictures."""
+        rows = [] if self.data is None else self.data["rows"]
+        return sum(len(picture) for row in rows for picture in row.get("pictures", ()))
+
+
+def _drawn(sections: Sequence[Section], pictures: Mapping[str, Sequence[str]]) -> list[_Drawn]:
+    digits = cards.digits_of(r.key for s in sections for members in s.members.values() for r in members)
+    return [
+        _draw(section, anchor, pictures, digits)
+        for section, anchor in zip(sections, anchors(sections), strict=True)
+    ]
+
+
+def _draw(
+    section: Section, anchor: str, pictures: Mapping[str, Sequence[str]], digits: int, left_out: int = 0
+) -> _Drawn:
+    html = _environment().get_template("board.html.j2").render(board=_board(section, anchor, left_out))
+    data = cards.board(section, anchor, pictures, digits) if section.kind.by else None
+    return _Drawn(section, anchor, html, data, digits)
+
+
+def _cut(board: _Drawn, pictures: Mapping[str, Sequence[str]]) -> _Drawn:
+    """Return a board with as many of its first rows as fit on a page."""
+    rows = len(board.section.frame)
+    kept = max(1, int(rows * 0.95 * (LIMIT - _SHELL) / board.size))
+    section = replace(board.section, frame=board.section.frame.head(kept))
+    return _draw(section, board.anchor, pictures, board.digits, rows - kept)
+
+
+def _size(page: str, drawn: Sequence[_Drawn]) -> int:
+    return len(page.encode()) - sum(board.pictures for board in drawn)
+
+
+def _page(
+    title: str, pages: Mapping[str, Sequence[_Drawn]], about: Sequence[str], components: cards.Components
+) -> str:
+    """Return one of several pages."""
+    front, own = next(iter(pages)), pages[title]
+    known = cards.payload([board.section for board in own], components)
+    known["boards"] = [board.data for board in own if board.data is not None]
+    drawn = [board for boards in pages.values() for board in boards]
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
             about=about,
             reading=READING,
-            groups=_groups(sections, ids),
-            boards=[_board(section, anchor) for section, anchor in zip(sections, ids, strict=True)],
-            published=published(),
+            front="" if title == front else front,
+            pages={b.anchor: "" if p == title else p for p, boards in pages.items() for b in boards},
+            groups=_groups([b.section for b in drawn], [b.anchor for b in drawn]),
+            boards=[Markup(board.html) for board in own],
+            published=published() if title == front else [],
             data=Markup(cards.to_script(known)),
             script=Markup(_shipped("page.js")),
         )
@@ -123,10 +234,14 @@ def anchors(sections: Sequence[Section]) -> list[str]:
     for section in sections:
         words = [section.first.dataset, section.first.threat.label]
         words += [] if section.kind.by else [section.kind.name]
-        name = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-") or "board"
+        name = _slug(" ".join(words)) or "board"
         again = sum(other == name or other.rpartition("--")[0] == name for other in found)
         found.append(f"{name}--{again + 1}" if again else name)
     return found
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _groups(sections: Sequence[Section], ids: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
@@ -140,13 +255,14 @@ def _groups(sections: Sequence[Section], ids: Sequence[str]) -> dict[str, list[t
     return found
 
 
-def _board(section: Section, anchor: str) -> dict[str, Any]:
+def _board(section: Section, anchor: str, left_out: int) -> dict[str, Any]:
     tables = section.tables()
     ranked = bool(section.kind.by)
     return {
         "id": anchor,
         "title": section.title,
         "protocol": section.protocol,
+        "rows_left_out": left_out,
         "main": _main(section, tables[0]) if ranked else None,
         "more": [_plain(t) for t in tables[1 if ranked else 0 :] if not t.by_attack],
     }

@@ -6,13 +6,14 @@ rows of several boards can be put together. Columns that a kind of section lacks
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
-
-import pandas as pd
 
 from robustspike.bench.numbers.stats import rate
 from robustspike.bench.record.flags import cell_flags
@@ -92,10 +93,10 @@ def threat_of(record: CellRecord) -> dict[str, Any]:
     }
 
 
-def cells(records: Iterable[CellRecord]) -> list[dict[str, Any]]:
-    """Return one row a cell, in the order of `CELLS`; None where nothing is known."""
+def cells(records: Iterable[CellRecord]) -> Iterator[dict[str, Any]]:
+    """Yield one row a cell, in the order of `CELLS`; None where nothing is known."""
     unique = {record.key: record for record in records}
-    return [_cell(unique[key]) for key in sorted(unique)]
+    yield from (_cell(unique[key]) for key in sorted(unique))
 
 
 def _cell(record: CellRecord) -> dict[str, Any]:
@@ -164,13 +165,13 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def to_csv(found: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> str:
+def to_csv(found: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> str:
     """Return rows as CSV: six significant digits or more, empty cells for what was not measured."""
-    frame = pd.DataFrame(found, columns=list(columns), dtype=object)
-    for column in frame.columns:
-        frame[column] = [_text(value) for value in frame[column]]
-    text: str = frame.to_csv(index=False, lineterminator="\n")
-    return text
+    named, out = list(columns), io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(named)
+    writer.writerows([_text(row[column]) for column in named] for row in found)
+    return out.getvalue()
 
 
 def _text(value: Any) -> str:

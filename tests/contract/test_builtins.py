@@ -34,6 +34,7 @@ SHORTER: dict[str, dict[str, Any]] = {
     "cw.l2": {"steps": 20, "searches": 3},
     "rays.linf": {"queries": 100},
     "square.linf": {"queries": 100},
+    "vertex.linf": {"queries": 100},
     "quality.facpa": {"images": 16, "epochs": 1, "batch": 8, "width": 4, "levels": 2, "lr": 0.05},
     "quality.nes": {"samples": 6},
     "quality.perceptual": {"steps": 6, "step": 1e-2, "lambdas": (1000.0,), "least_ssim": 0.0},

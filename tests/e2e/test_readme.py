@@ -77,7 +77,7 @@ def typed_in(block: Block, folder: Path, shell: dict[str, str], *, fine: tuple[i
 def test_every_block_is_of_a_kind_that_a_test_here_runs() -> None:
     known = {"shell", "python", "toml"}
     assert {block.kind for block in BLOCKS} <= known
-    run = [*typed("robustspike list"), *typed("records.zip"), *typed("cd my_attack"), *typed("--plugin")]
+    run = [*typed("robustspike list"), *typed("leaderboard/results "), *typed("cd my_attack"), *typed("--plugin")]
     run += typed("net.py:make")
     rest = [b for b in BLOCKS if b.kind == "shell" and b not in run]
     rest = [block for block in rest if not is_front(block)]
@@ -172,7 +172,7 @@ def test_use_and_the_leaderboard(tmp_path: Path, shell: dict[str, str]) -> None:
     (tour,) = typed("robustspike list")
     assert "0 failed" in typed_in(tour, tmp_path, shell)
     assert list((tmp_path / "sheets").glob("*.png")) and (tmp_path / "board" / "rows.csv").is_file()
-    (board,) = typed("records.zip")
+    (board,) = typed("leaderboard/results ")
     out = typed_in(board, tmp_path, shell, fine=(0, 3))  # 3: measured elsewhere, and rounding shows
     assert "refuted" not in out
 

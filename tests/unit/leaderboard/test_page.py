@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from fractions import Fraction
 from importlib.resources import files
 from typing import Any
@@ -14,8 +15,10 @@ from robustspike.bench.contract.specs import Access
 from robustspike.bench.record.schema import CellRecord
 from robustspike.leaderboard.sections import build
 from robustspike.leaderboard.write import cards
+from robustspike.leaderboard.write import page as module
 from robustspike.leaderboard.write.page import published
 from robustspike.leaderboard.write.page import to_html
+from robustspike.leaderboard.write.page import to_pages
 from robustspike.leaderboard.write.page import to_reading
 from tests.support.records import make_record
 
@@ -43,6 +46,67 @@ def test_every_board_has_an_anchor_and_a_link() -> None:
     page = to_html(build(records()))
     for anchor in ("digits-linf-1-10", "digits-linf-1-5"):
         assert f'<section class="board" id="{anchor}"' in page and f'<a href="#{anchor}">' in page
+
+
+def two_data_sets() -> list[CellRecord]:
+    others = [replace(record, dataset="faces", key="f" + record.key[1:]) for record in records()]
+    return [*records(), *others]
+
+
+def links(page: str) -> list[str]:
+    return re.findall(r'<li><a href="([^"]*)"', page)
+
+
+def test_a_board_too_large_for_a_page_has_one_for_every_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    sections = build(two_data_sets())
+    (whole,) = to_pages("leaderboard.html", sections).values()
+    assert whole == to_html(sections)
+    monkeypatch.setattr(module, "LIMIT", len(whole) - 1)
+    monkeypatch.setattr(module, "_SHELL", 0)
+    pages = to_pages("leaderboard.html", sections)
+    assert list(pages) == ["leaderboard.html", "leaderboard-faces.html"]
+    first, second = pages.values()
+    assert [board["dataset"] for board in known(first)["boards"]] == ["digits", "digits"]
+    assert [board["dataset"] for board in known(second)["boards"]] == ["faces", "faces"]
+    assert links(first) == [
+        "#digits-linf-1-10",
+        "#digits-linf-1-5",
+        "leaderboard-faces.html#faces-linf-1-10",
+        "leaderboard-faces.html#faces-linf-1-5",
+    ]
+    assert links(second)[::3] == ["leaderboard.html#digits-linf-1-10", "#faces-linf-1-5"]
+    assert 'id="published"' in first and 'id="published"' not in second
+    assert 'href="leaderboard.html#published"' in second and 'id="faces-linf-1-10"' not in first
+
+
+def test_a_data_set_too_large_for_a_page_has_one_for_every_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LIMIT", 6000)
+    monkeypatch.setattr(module, "_SHELL", 0)
+    pages = to_pages("all.html", build(two_data_sets()))
+    assert next(iter(pages)) == "all.html" and "all-digits-linf-1-5.html" in pages and len(pages) == 4
+    assert all(len(known(page)["boards"]) == 1 for page in pages.values())
+
+
+def test_a_board_too_large_for_a_page_shows_its_first_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LIMIT", 6000)
+    monkeypatch.setattr(module, "_SHELL", 0)
+    (section,) = build([make_record("rrbb" if i % 2 else "rrrb", victim=f"net{i:02}") for i in range(40)])
+    (page,) = to_pages("leaderboard.html", [section]).values()
+    (board,) = known(page)["boards"]
+    shown = [row["net"] for row in board["rows"]]
+    assert 1 < len(shown) < 40 and shown == section.frame["victim"].tolist()[: len(shown)]
+    assert f"The first {len(shown)} rows; {40 - len(shown)} more are in rows.csv" in page
+
+
+def test_pictures_cost_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    sections, keys = build(records()), [record.key for record in records()]
+    whole = to_html(sections)
+    monkeypatch.setattr(module, "LIMIT", len(whole) + 1000)
+    picture = "data:image/png;base64," + "A" * 5000
+    (page,) = to_pages("leaderboard.html", sections, pictures={key: [picture] for key in keys}).values()
+    assert page.count(picture) == len(keys)
 
 
 def test_boards_that_would_share_an_anchor_are_told_apart() -> None:
