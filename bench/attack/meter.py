@@ -71,6 +71,9 @@ class Meter:
             minimum-norm threat, the largest score change for quality models and the largest margin
             for stochastic victims.
         merit: what `best` is best by (larger is better).
+        closest: the legal input of largest margin (of quality models: score change) of all that were
+            asked, hit or not; None until an attack wants it.
+        closeness: that margin, -inf where nothing was asked.
         gradients, zero_gradients: gradients handed out, and those that were zero everywhere.
         averaged: gradients that were averages over at least `EOT_LEAST` draws of the victim's noise.
         local: whether a victim of the attacker's own was attacked for the sample.
@@ -119,6 +122,8 @@ class Meter:
         self.first_hit = torch.full_like(self.forwards, -1)
         self.best = x0.clone()
         self.merit = torch.full((n,), -torch.inf, dtype=torch.float64, device=device)
+        self.closest: Tensor | None = None
+        self.closeness = torch.full_like(self.merit, -torch.inf)
         self.gradients = torch.zeros_like(self.forwards)
         self.zero_gradients = torch.zeros_like(self.forwards)
         self.averaged = torch.zeros_like(self.forwards)
@@ -249,11 +254,23 @@ class Meter:
         legal = self.geometry.legal(self.x0[rows], x, eps=self.eps, bounds=self.threat.bounds)
         self.unanswered[rows[legal]] = True
 
+    def _note_closest(self, x: Tensor, rows: Tensor, merit: Tensor) -> None:
+        nearer = (merit > self.closeness[rows]).nonzero().squeeze(1)
+        if not len(nearer) or self.closest is None:
+            return
+        at = rows[nearer]
+        nearer = nearer[self.geometry.legal(self.x0[at], x[nearer], eps=self.eps, bounds=self.threat.bounds)]
+        nearer = nearer[_best_of_each(rows[nearer], merit[nearer])]
+        self.closest[rows[nearer]] = x[nearer].detach()
+        self.closeness[rows[nearer]] = merit[nearer]
+
     def note(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
         """Remember legal adversarial examples among the queried inputs."""
         wild = ~torch.isfinite(logits).all(dim=1)
         reached, merit = self.judge(logits, rows)
         self.trace.note(rows, self.forwards[rows], merit)
+        if self.closest is not None:
+            self._note_closest(x, rows, torch.where(wild, -torch.inf, merit))
         found = (reached | wild).nonzero().squeeze(1)  # the one look at the device where nothing is found
         if len(found) and bool(wild[found].any()):
             self._note_unanswered(x[wild], rows[wild])
@@ -271,13 +288,8 @@ class Meter:
             worth = torch.where(self.hit[at], -torch.inf, 0.0).double()
         else:
             worth = merit[found]
-        if not bool((at[1:] > at[:-1]).all()):  # a sample may stand several times: its best candidate, once
-            order = worth.sort(descending=True, stable=True).indices
-            order = order[at[order].sort(stable=True).indices]
-            first = torch.ones(len(order), dtype=torch.bool, device=order.device)
-            first[1:] = at[order][1:] != at[order][:-1]
-            pick = order[first]
-            found, at, worth = found[pick], at[pick], worth[pick]
+        pick = _best_of_each(at, worth)
+        found, at, worth = found[pick], at[pick], worth[pick]
         better = worth > self.merit[at]
         target = at[better]
         self.best[target] = x[found[better]].detach()
@@ -287,3 +299,14 @@ class Meter:
         if self.stage is not None:
             self.stage.hits += len(new)
         self.hit[at] = True
+
+
+def _best_of_each(rows: Tensor, worth: Tensor) -> Tensor:
+    """Return the places of the largest worth of every row that occurs; of equals the first."""
+    if bool((rows[1:] > rows[:-1]).all()):
+        return torch.arange(len(rows), device=rows.device)
+    order = worth.sort(descending=True, stable=True).indices
+    order = order[rows[order].sort(stable=True).indices]
+    first = torch.ones(len(order), dtype=torch.bool, device=order.device)
+    first[1:] = rows[order][1:] != rows[order][:-1]
+    return order[first]
