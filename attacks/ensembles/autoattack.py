@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from robustspike.attacks.ensembles.members import black
 from robustspike.attacks.ensembles.members import gradient
 from robustspike.attacks.ensembles.members import is_thin
 from robustspike.attacks.ensembles.members import levels
+from robustspike.attacks.ensembles.members import onward
 from robustspike.attacks.ensembles.members import resolved
 from robustspike.attacks.ensembles.members import starts
 from robustspike.attacks.pixels.climbing import eot
@@ -29,28 +31,27 @@ from robustspike.bench.api import RowStreams
 
 _SHARP = "assg(bound=0.94)"
 
-_CONTROLS: dict[Level, tuple[Member, ...]] = {
-    "quick": (black("noise"), black("transfer.linf"), black("square.linf(queries=120)")),
-    "standard": (black("noise"), black("transfer.linf"), black("square.linf(queries=500)")),
-    "full": (black("noise"), black("transfer.linf"), black("square.linf(queries=1000)")),
-}
-"""Attacks without gradients, which run last: what they break first says that gradients are masked."""
+_CONTROLS = (black("noise"), black("transfer.linf"), black("square.linf(queries=120)"))
+"""Attacks without gradients, after those of the lowest level that follow some: what they are the first to
+break says that gradients are masked."""
 
 SPIKING = levels(
     quick=(
         gradient("pgd.linf", "native", steps=10),
         gradient("pgd.linf", "atan(alpha=5)", steps=10),
         gradient("sapgd.linf", _SHARP, steps=50, loss="margin"),
-        gradient("sapgd.linf", _SHARP, steps=50, loss="ce"),
         gradient("sapgd.linf", _SHARP, steps=100, loss="margin"),
         gradient("sapgd.linf", _SHARP, steps=100, loss="ce"),
+        *_CONTROLS,
+        onward(120),
     ),
     standard=(
         *starts(5, "sapgd.linf", _SHARP, first=1, steps=50, loss="margin"),
-        *starts(2, "sapgd.linf", _SHARP, first=1, steps=50, loss="ce"),
+        *starts(3, "sapgd.linf", _SHARP, steps=50, loss="ce"),
         *starts(4, "sapgd.linf", _SHARP, first=1, steps=100, loss="margin"),
         *starts(4, "sapgd.linf", _SHARP, first=1, steps=100, loss="ce"),
         gradient("sapgd.linf", _SHARP, steps=200, loss="margin"),
+        onward(380),
     ),
     full=(
         *starts(4, "sapgd.linf", _SHARP, first=6, steps=50, loss="margin"),
@@ -61,8 +62,8 @@ SPIKING = levels(
         gradient("apgd.dlr", "atan(alpha=5)", steps=50),
         gradient("apgd.targeted", _SHARP, targets=3, steps=50),
         gradient("sapgd.linf", _SHARP, steps=400, loss="margin"),
+        onward(560),
     ),
-    last=_CONTROLS,
 )
 """For victims with spiking neurons, chosen from hits per pass that were recorded on validation samples.
 
@@ -74,10 +75,10 @@ SMOOTH = levels(
         gradient("pgd.linf", "native", steps=10),
         gradient("apgd.ce", "native", steps=50),
         gradient("apgd.dlr", "native", steps=50),
+        *_CONTROLS,
     ),
     standard=(gradient("apgd.targeted", "native", targets=9, steps=50),),
     full=(gradient("apgd.targeted", "native", targets=9, steps=100),),
-    last=_CONTROLS,
 )
 """For victims without spiking neurons, which have one gradient only."""
 
@@ -85,6 +86,7 @@ NOISY = levels(
     quick=(
         gradient("pgd.linf", "atan(alpha=5)", steps=10),
         gradient("sapgd.linf", _SHARP, steps=25, loss="margin"),
+        black("noise"),
     ),
     standard=(
         *starts(2, "sapgd.linf", _SHARP, steps=50, loss="margin"),
@@ -95,7 +97,6 @@ NOISY = levels(
         gradient("apgd.ce", "native", steps=50),
         gradient("apgd.dlr", "native", steps=50),
     ),
-    last={level: (black("noise"),) for level in LEVELS},
 )
 """For stochastic victims: every gradient is an average over draws, and no sample leaves at a hit."""
 
@@ -103,6 +104,7 @@ NOISY_SMOOTH = levels(
     quick=(
         gradient("pgd.linf", "native", steps=10),
         gradient("apgd.ce", "native", steps=25),
+        black("noise"),
     ),
     standard=(
         gradient("apgd.ce", "native", steps=50),
@@ -110,7 +112,6 @@ NOISY_SMOOTH = levels(
         gradient("apgd.ce", "native", start=1, steps=50),
     ),
     full=(gradient("apgd.targeted", "native", targets=3, steps=50),),
-    last={level: (black("noise"),) for level in LEVELS},
 )
 """For stochastic victims without spiking neurons."""
 
@@ -189,13 +190,15 @@ class AutoAttackSnn:
         return oracle.best()[0]
 
     def _attempts(self, oracle: Oracle, x0: Tensor, y: Tensor, rng: RowStreams) -> Iterator[Tensor]:
-        """Run gradient members, its own gradient where most of them failed, then the controls."""
+        """Run the list; where most members fail, those that follow the victim's own gradient after its first
+        part, before the controls."""
         listed = self.listed(oracle, own_gradient=not oracle.spiking)
         members = applying(oracle, listed, self.only)
-        steep = [m for m in members if not m[0].is_black_box]
-        yield from attempts(oracle, steep, x0, y, rng=rng, abreast=True)
-        if oracle.spiking and is_thin(oracle):
-            own = self.listed(oracle, own_gradient=True)
-            instead = [m for m in own if not m.is_black_box and m not in listed]
-            yield from attempts(oracle, resolved(instead, self.only), x0, y, rng=rng, abreast=True)
-        yield from attempts(oracle, [m for m in members if m[0].is_black_box], x0, y, rng=rng)
+        first = list(takewhile(lambda member: member[0].is_steep, members))
+        own = self.listed(oracle, own_gradient=True) if oracle.spiking else ()
+        instead = resolved([m for m in own if m.is_steep and m not in listed], self.only)
+        for part in (first, members[len(first) :]):
+            yield from attempts(oracle, part, x0, y, rng=rng, abreast=True)
+            if is_thin(oracle):
+                yield from attempts(oracle, instead, x0, y, rng=rng, abreast=True)
+                instead = []

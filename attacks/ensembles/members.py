@@ -7,6 +7,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from torch import Tensor
@@ -28,17 +29,25 @@ class Member:
     """One attack of an ensemble.
 
     Args:
-        name: its name in the records: attack/estimator, or black_box/attack.
+        name: its name in the records: attack/estimator, black_box/attack, or attack/closest.
         attack: registry call.
+        goes_on: whether it starts at the best input that earlier members found. It uses no gradient itself,
+            and is no control without gradients either.
     """
 
     name: str
     attack: str
+    goes_on: bool = False
 
     @property
     def is_black_box(self) -> bool:
-        """Whether it uses no gradient of the target."""
+        """Whether neither it nor where it starts uses a gradient of the target."""
         return self.name.startswith(BLACK_BOX_STAGE)
+
+    @property
+    def is_steep(self) -> bool:
+        """Whether it follows gradients of the target, from starts of its own."""
+        return not (self.is_black_box or self.goes_on)
 
 
 def gradient(attack: str, estimator: str, *, start: int = 0, **params: object) -> Member:
@@ -65,23 +74,20 @@ def black(attack: str) -> Member:
     return Member(BLACK_BOX_STAGE + attack.partition("(")[0].removesuffix(".linf"), attack)
 
 
-def levels(
-    quick: Sequence[Member],
-    standard: Sequence[Member],
-    full: Sequence[Member],
-    *,
-    last: dict[Level, tuple[Member, ...]],
-) -> dict[Level, tuple[Member, ...]]:
-    """Return the list of every level: what it adds to the lower ones, then its black boxes.
+def onward(queries: int) -> Member:
+    """Make a member that searches on from the best input of all earlier ones, with forwards alone."""
+    return Member(f"vertex-{queries}/closest", f"vertex.linf(queries={queries})", goes_on=True)
 
-    A black box comes again in every level under the same name, with no fewer queries: a member's random
-    numbers hang on its name, so that it asks the lower level's queries first: each level contains the lower.
+
+def levels(
+    quick: Sequence[Member], standard: Sequence[Member], full: Sequence[Member]
+) -> dict[Level, tuple[Member, ...]]:
+    """Return the list of every level: that of the lower one, then what it adds.
+
+    A member's random numbers hang on its name, and where it goes on from on the members before it: so each
+    level contains the lower one, sample by sample.
     """
-    added = dict(zip(LEVELS, (quick, standard, full), strict=True))
-    return {
-        level: (*(m for lower in LEVELS[: place + 1] for m in added[lower]), *last[level])
-        for place, level in enumerate(LEVELS)
-    }
+    return {"quick": (*quick,), "standard": (*quick, *standard), "full": (*quick, *standard, *full)}
 
 
 def resolved(listed: Sequence[Member], only: str) -> list[tuple[Member, Attack]]:
@@ -106,8 +112,8 @@ def applying(oracle: Oracle, listed: Sequence[Member], only: str) -> list[tuple[
             oracle.tally(f"refused:{member.name}", 1)
         else:
             found.append((member, attack))
-            applied += not member.is_black_box
-    oracle.tally("members", sum(not member.is_black_box for member, _ in wanted))
+            applied += member.is_steep
+    oracle.tally("members", sum(member.is_steep for member, _ in wanted))
     oracle.tally("members_applied", applied)
     return found
 
@@ -131,11 +137,15 @@ def attempts(
     A member's random numbers hang on its name alone. What a member raises is booked, and the others go on.
 
     Args:
-        abreast: run as many of the next members side by side as fill a pass, else one after the other.
+        abreast: run as many of the next members that follow gradients side by side as fill a pass, else all
+            one after the other.
     """
     todo = list(members)
+    if any(member.goes_on for member, _ in todo):
+        oracle.closest()  # kept from here on
     while todo and len(oracle.active()):
-        count = oracle.abreast(len(todo)) if abreast else 1
+        steep = len(list(takewhile(lambda member: member[0].is_steep, todo)))
+        count = oracle.abreast(steep) if abreast and steep else 1
         group, todo = todo[:count], todo[count:]
         for member, _ in group:
             oracle.stage(member.name)  # accounts are kept in the order of the list
@@ -152,7 +162,7 @@ def attempts(
             else:
                 yield found
                 continue
-            if not member.is_black_box:
+            if member.is_steep:
                 oracle.tally("members_applied", -1)
 
 

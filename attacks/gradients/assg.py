@@ -73,7 +73,7 @@ class _AssgRule(DeferredRule):
 
     def slopes(self, u: Tensor) -> Tensor:
         rows = self.memory.rows
-        if len(rows.unique()) == len(rows):
+        if self.memory.distinct or len(rows.unique()) == len(rows):
             found = assg_compiled.slopes(self.settings, u, *self._state(u), rows, frozen=self.memory.frozen)
             if found is not None:
                 return found
@@ -84,15 +84,17 @@ class _AssgRule(DeferredRule):
         """Take |u| [T, N, ...] into the statistics, unless frozen; return alpha, of the same shape."""
         own, rows = self.settings, self.memory.rows
         level, spread = self._state(size)
-        unique, inverse, counts = torch.unique(rows, return_inverse=True, return_counts=True)
-        repeated = len(unique) < len(rows)
-        at = unique if repeated else rows
+        at, repeated = rows, False
+        if not self.memory.distinct:
+            unique, inverse, counts = torch.unique(rows, return_inverse=True, return_counts=True)
+            repeated = len(unique) < len(rows)
+            at = unique if repeated else rows
         mean, deviation = level.index_select(1, at), spread.index_select(1, at)
         if not self.memory.frozen:
             if repeated:  # several candidates of one sample: their mean counts once
                 total = torch.zeros_like(mean).index_add_(1, inverse, size)
                 size = total / counts.view(1, -1, *[1] * (size.dim() - 2))
-            if not bool(torch.isfinite(size).all()):
+            if size.device.type != "cpu" or not bool(torch.isfinite(size).all()):  # no wait for a device
                 size = torch.where(torch.isfinite(size), size, mean.nan_to_num(nan=1.0))
             if own.start is None:
                 mean = torch.where(torch.isnan(mean), size, mean)

@@ -91,8 +91,7 @@ def climb(
     heading = torch.sign if oracle.geometry.name == "linf" else lambda g: unit(g, power=2)
     checks, last = checkpoints(steps), 0
     for done in range(1, steps + 1):
-        rows = oracle.differentiable(estimator, draws=draws)
-        rows = rows[~stuck[rows]]
+        rows = oracle.differentiable(estimator, draws=draws, among=~stuck)
         if not len(rows):
             break
         here, share = x[rows], _MOMENTUM if done > 1 else 1.0
@@ -104,16 +103,18 @@ def climb(
         gradient[rows] = out.grad
         rises[rows] += (out.loss > value[rows]).to(rises.dtype)
         value[rows] = out.loss
-        better = rows[out.loss > top[rows]]
-        best[better], best_gradient[better] = x[better], gradient[better]
+        better = (out.loss > top[rows]).view(-1, *[1] * (x.dim() - 1))
+        best[rows] = torch.where(better, moved, best[rows])
+        best_gradient[rows] = torch.where(better, out.grad, best_gradient[rows])
         top[rows] = torch.maximum(top[rows], out.loss)
         if done in checks:
             stalled = rises[rows] <= _RISING * (done - last)
             stalled |= ~reduced[rows] & (checked[rows] >= top[rows])
             reduced[rows], checked[rows] = stalled, top[rows]
-            back = rows[stalled]
-            size[back] /= 2
-            x[back], gradient[back] = best[back], best_gradient[back]
+            size[rows] = torch.where(stalled, size[rows] / 2, size[rows])
+            stalled = stalled.view_as(better)
+            x[rows] = torch.where(stalled, best[rows], moved)
+            gradient[rows] = torch.where(stalled, best_gradient[rows], out.grad)
             rises.zero_()
             last = done
     return best, top

@@ -133,13 +133,12 @@ def ascend(
     been = Been(x, steps) if fixed and repeats else None
 
     def keep(rows: Tensor, value: Tensor) -> None:
-        better = rows[value > top[rows]]
-        best[better] = x[better]
+        better = (value > top[rows]).view(-1, *[1] * (x.dim() - 1))
+        best[rows] = torch.where(better, x[rows], best[rows])
         top[rows] = torch.maximum(top[rows], value)
 
     for done in range(1, steps + 1):
-        rows = oracle.differentiable(estimator, draws=draws)
-        rows = rows[~repeated[rows]]
+        rows = oracle.differentiable(estimator, draws=draws, among=~repeated)
         if not len(rows):
             break
         here = x[rows]
@@ -152,8 +151,7 @@ def ascend(
             repeated[rows] = been.again(moved, rows)
         elif fixed and done == 1:
             repeated[rows] = vanishes(out.grad) & (moved == here).flatten(1).all(dim=1)
-    rows = oracle.active(forwards=draws)
-    rows = rows[~repeated[rows]]
+    rows = oracle.active(forwards=draws, among=~repeated)
     if len(rows):
         keep(rows, oracle.loss(x[rows], rows, loss, draws=draws)[0])
     return best, top

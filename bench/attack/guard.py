@@ -36,6 +36,10 @@ def _run(attack: Attack, meter: Meter, rng: RowStreams, result: ShardResult, lim
     try:
         with _global_state_unused(name), limits.kept():
             returned = attack.run(Oracle(meter), x0, y, rng=rng)
+        if meter.overspent:
+            raise ContractError(
+                f"{name}: spent more passes than its budget. Leave what `active` returns alone."
+            )
         if not torch.equal(x0, meter.x0) or not torch.equal(y, meter.y):
             raise ContractError(f"{name}: modified x0 or y in place. Work on a clone.")
         found = _checked(name, returned, meter.x0)

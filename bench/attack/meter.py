@@ -37,6 +37,25 @@ class StageCost:
 _Memories = dict[tuple[GradientEstimator, int | None], list[dict[str, object]]]
 """What an estimator (for a member of a joint victim) stores, neuron by neuron."""
 
+
+@dataclass(frozen=True)
+class _Grant:
+    """Rows that `active` has returned, none of them twice, and the passes that each can still pay.
+
+    Args:
+        version: how often the tensor had been changed.
+    """
+
+    rows: Tensor
+    version: int
+    forwards: int
+    backwards: int
+
+    def covers(self, rows: Tensor, forwards: int, backwards: int) -> bool:
+        same = rows is self.rows and rows._version == self.version
+        return same and forwards <= self.forwards and backwards <= self.backwards
+
+
 EOT_LEAST = 10
 """Draws from which on an averaged gradient counts as one (ASSG's setting; defenses' minimum protocol)."""
 
@@ -52,6 +71,9 @@ class Meter:
             minimum-norm threat, the largest score change for quality models and the largest margin
             for stochastic victims.
         merit: what `best` is best by (larger is better).
+        closest: the legal input of largest margin (of quality models: score change) of all that were
+            asked, hit or not; None until an attack wants it.
+        closeness: that margin, -inf where nothing was asked.
         gradients, zero_gradients: gradients handed out, and those that were zero everywhere.
         averaged: gradients that were averages over at least `EOT_LEAST` draws of the victim's noise.
         local: whether a victim of the attacker's own was attacked for the sample.
@@ -100,6 +122,8 @@ class Meter:
         self.first_hit = torch.full_like(self.forwards, -1)
         self.best = x0.clone()
         self.merit = torch.full((n,), -torch.inf, dtype=torch.float64, device=device)
+        self.closest: Tensor | None = None
+        self.closeness = torch.full_like(self.merit, -torch.inf)
         self.gradients = torch.zeros_like(self.forwards)
         self.zero_gradients = torch.zeros_like(self.forwards)
         self.averaged = torch.zeros_like(self.forwards)
@@ -114,6 +138,7 @@ class Meter:
         self.failures: list[str] = []
         self.lanes: Lanes | None = None
         self._memories: _Memories = {}
+        self._granted: _Grant | None = None
         self._rows = torch.arange(n, device=device)
 
     @property
@@ -124,14 +149,21 @@ class Meter:
             return False
         return self.rules.stops_at_hit and not (spec.stochastic or self.threat.is_minimum_norm)
 
-    def active(self, forwards: int, backwards: int, *, with_hits: bool = False) -> Tensor:
+    def active(
+        self, forwards: int, backwards: int, *, with_hits: bool = False, among: Tensor | None = None
+    ) -> Tensor:
         budget, times = self.threat.budget, self.width * self.sharing
         keep = (self.forwards + times * forwards <= budget.forwards) & (
             self.backwards + times * backwards <= budget.backwards
         )
         if self.stops_at_hit and not with_hits:
             keep &= ~self.hit
-        return self._rows[keep]
+        if among is not None:
+            keep &= among
+        rows = self._rows[keep]
+        if self.lanes is None:
+            self._granted = _Grant(rows, rows._version, times * forwards, times * backwards)
+        return rows
 
     @property
     def sharing(self) -> int:
@@ -146,13 +178,12 @@ class Meter:
         """Count passes through the victim: one for each member of a joint one, or for `members` of them."""
         width = members or self.width
         forwards, backwards = width * forwards, width * backwards
-        n = len(self.forwards)
-        times = torch.bincount(rows, minlength=n)
+        times = torch.zeros_like(self.forwards).index_add_(0, rows, torch.ones_like(rows))
         after_f = self.forwards + times * forwards
         after_b = self.backwards + times * backwards
         budget = self.threat.budget
         over = (times > 0) & ((after_f > budget.forwards) | (after_b > budget.backwards))
-        if over.any():
+        if not self._pays(rows, forwards, backwards) and over.any():
             row = int(over.nonzero()[0])
             raise BudgetExceeded(
                 f"oracle: sample {row} of the batch would need {int(after_f[row])} forwards and "
@@ -165,6 +196,24 @@ class Meter:
             self.stage.forwards += forwards * len(rows)
             self.stage.backwards += backwards * len(rows)
 
+    def _pays(self, rows: Tensor, forwards: int, backwards: int) -> bool:
+        """Say whether `active` said that these rows can pay so much, and take it from what it granted.
+
+        Then nothing need be looked up on the device, which it would have to be waited for.
+        """
+        granted, self._granted = self._granted, None
+        if granted is None or not granted.covers(rows, forwards, backwards):
+            return False
+        left = granted.forwards - forwards, granted.backwards - backwards
+        self._granted = _Grant(rows, granted.version, *left)
+        return True
+
+    @property
+    def overspent(self) -> bool:
+        """Whether any sample was charged more than its budget."""
+        budget = self.threat.budget
+        return bool(((self.forwards > budget.forwards) | (self.backwards > budget.backwards)).any())
+
     def fresh_noise(self, rows: Tensor, draw: int) -> RowStreams | None:
         if not self.victim.spec.stochastic:
             return None
@@ -175,7 +224,9 @@ class Meter:
     ) -> list[Memory]:
         neurons = self.victim.neurons if member is None else self.victim.members[member].neurons
         stores = self._memories.setdefault((estimator, member), [{} for _ in neurons])
-        return [Memory(rows=rows, n=len(self.x0), frozen=frozen, store=store) for store in stores]
+        distinct = self._granted is not None and self._granted.covers(rows, 0, 0)
+        n = len(self.x0)
+        return [Memory(rows=rows, n=n, frozen=frozen, distinct=distinct, store=store) for store in stores]
 
     def forget(self) -> None:
         """Clear what estimators remember."""
@@ -203,14 +254,27 @@ class Meter:
         legal = self.geometry.legal(self.x0[rows], x, eps=self.eps, bounds=self.threat.bounds)
         self.unanswered[rows[legal]] = True
 
+    def _note_closest(self, x: Tensor, rows: Tensor, merit: Tensor) -> None:
+        nearer = (merit > self.closeness[rows]).nonzero().squeeze(1)
+        if not len(nearer) or self.closest is None:
+            return
+        at = rows[nearer]
+        nearer = nearer[self.geometry.legal(self.x0[at], x[nearer], eps=self.eps, bounds=self.threat.bounds)]
+        nearer = nearer[_best_of_each(rows[nearer], merit[nearer])]
+        self.closest[rows[nearer]] = x[nearer].detach()
+        self.closeness[rows[nearer]] = merit[nearer]
+
     def note(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
         """Remember legal adversarial examples among the queried inputs."""
-        finite = torch.isfinite(logits).all(dim=1)
-        if not bool(finite.all()):
-            self._note_unanswered(x[~finite], rows[~finite])
+        wild = ~torch.isfinite(logits).all(dim=1)
         reached, merit = self.judge(logits, rows)
         self.trace.note(rows, self.forwards[rows], merit)
-        found = (reached & finite).nonzero().squeeze(1)
+        if self.closest is not None:
+            self._note_closest(x, rows, torch.where(wild, -torch.inf, merit))
+        found = (reached | wild).nonzero().squeeze(1)  # the one look at the device where nothing is found
+        if len(found) and bool(wild[found].any()):
+            self._note_unanswered(x[wild], rows[wild])
+            found = found[~wild[found]]
         if not len(found):
             return
         at = rows[found]
@@ -224,13 +288,8 @@ class Meter:
             worth = torch.where(self.hit[at], -torch.inf, 0.0).double()
         else:
             worth = merit[found]
-        if not bool((at[1:] > at[:-1]).all()):  # a sample may stand several times: its best candidate, once
-            order = worth.sort(descending=True, stable=True).indices
-            order = order[at[order].sort(stable=True).indices]
-            first = torch.ones(len(order), dtype=torch.bool, device=order.device)
-            first[1:] = at[order][1:] != at[order][:-1]
-            pick = order[first]
-            found, at, worth = found[pick], at[pick], worth[pick]
+        pick = _best_of_each(at, worth)
+        found, at, worth = found[pick], at[pick], worth[pick]
         better = worth > self.merit[at]
         target = at[better]
         self.best[target] = x[found[better]].detach()
@@ -240,3 +299,14 @@ class Meter:
         if self.stage is not None:
             self.stage.hits += len(new)
         self.hit[at] = True
+
+
+def _best_of_each(rows: Tensor, worth: Tensor) -> Tensor:
+    """Return the places of the largest worth of every row that occurs; of equals the first."""
+    if bool((rows[1:] > rows[:-1]).all()):
+        return torch.arange(len(rows), device=rows.device)
+    order = worth.sort(descending=True, stable=True).indices
+    order = order[rows[order].sort(stable=True).indices]
+    first = torch.ones(len(order), dtype=torch.bool, device=order.device)
+    first[1:] = rows[order][1:] != rows[order][:-1]
+    return order[first]

@@ -125,19 +125,29 @@ class Oracle:
         """The geometry of the threat model."""
         return _METERS[self].geometry
 
-    def active(self, *, forwards: int = 1, backwards: int = 0, with_hits: bool = False) -> Tensor:
+    def active(
+        self,
+        *,
+        forwards: int = 1,
+        backwards: int = 0,
+        with_hits: bool = False,
+        among: Tensor | None = None,
+    ) -> Tensor:
         """Return the rows that still stand and can pay for that many more passes.
 
         For a bounded threat on a deterministic classifier a row leaves at its first legal hit. For
         minimum-norm threats, quality models and stochastic victims rows leave only when out of budget.
-        `with_hits` keeps broken rows as well, for an attack that goes on to shrink what it found.
+        `with_hits` keeps broken rows as well, for an attack that goes on to shrink what it found; `among`
+        [N] bool leaves out all others: cheaper on an accelerator than to leave them out of what comes back.
         """
-        return _METERS[self].active(forwards, backwards, with_hits=with_hits)
+        return _METERS[self].active(forwards, backwards, with_hits=with_hits, among=among)
 
-    def differentiable(self, estimator: GradientEstimator | str, *, draws: int = 1) -> Tensor:
-        """Return the rows that still stand and can pay for one gradient of that estimator."""
+    def differentiable(
+        self, estimator: GradientEstimator | str, *, draws: int = 1, among: Tensor | None = None
+    ) -> Tensor:
+        """Return the rows (`among` those) that still stand and can pay for one gradient of that estimator."""
         rule = self._named(estimator)
-        return self.active(forwards=draws * rule.forwards, backwards=draws * rule.backwards)
+        return self.active(forwards=draws * rule.forwards, backwards=draws * rule.backwards, among=among)
 
     def refusal(self, estimator: GradientEstimator | str, *, member: int | None = None) -> str | None:
         """Say why an estimator does not apply to the victim (or a member of it), or None where it does.
@@ -303,6 +313,18 @@ class Oracle:
         """Return the best legal adversarial example of every row so far (x0 where none), and hits."""
         meter = _METERS[self]
         return meter.best.clone(), meter.hit.clone()
+
+    def closest(self) -> Tensor:
+        """Return of every row the legal input asked so far that came nearest to the goal, hit or not.
+
+        Nearest is the largest margin (of quality models: the largest score change); x0 where nothing was
+        asked. A part of an attack can so go on from what earlier parts found. It is kept from the first call
+        on: an ensemble calls this before its first part. Costs nothing.
+        """
+        meter = _METERS[self]
+        if meter.closest is None:
+            meter.closest = meter.x0.clone()
+        return meter.closest.clone()
 
     def project(self, x: Tensor, rows: Tensor) -> Tensor:
         """Return the legal points nearest to x for the given rows."""

@@ -37,8 +37,8 @@ class ShardResult:
             and refused:NAME (batches) for each that raised or does not apply; members and members_applied:
             gradient members of an ensemble, and those that ran to their end; hit_once: samples of a
             stochastic victim that some query got wrong; and what the attack itself counted.
-        extras: float64 columns beside the verdict: `quality_extras` for quality models, `spike_extras`
-            on binary frames, and the target class of a targeted goal.
+        extras: float64 columns beside the verdict: `quality_extras` and `strength_extras` for quality
+            models, `spike_extras` on binary frames, and the target class of a targeted goal.
         weights: digest of the victim's weights as they were after the shard; "" where nobody looked.
         cause: what ended the attack or the victim's passes, where something did; not stored.
         seconds: processor seconds that the shard took; in no record.

@@ -37,12 +37,14 @@ class Memory:
         n: number of samples of the attacked batch; allocate per-sample state with this many rows.
         frozen: true for the second and later draws of one averaged gradient (EOT): statistics that
             follow the attack's iterations must not move.
+        distinct: whether no row is known to stand twice; false where nobody has looked.
         store: the estimator's own values, kept from pass to pass.
     """
 
     rows: Tensor
     n: int
     frozen: bool = False
+    distinct: bool = False
     store: dict[str, Any] = field(default_factory=dict)
 
 

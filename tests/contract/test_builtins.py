@@ -19,6 +19,7 @@ from robustspike.bench.testing import EstimatorContract
 from robustspike.bench.testing import GeometryContract
 from robustspike.bench.testing import QualityAttackContract
 from robustspike.bench.testing import RecipeContract
+from robustspike.bench.testing import ScoreCertifierContract
 from robustspike.bench.testing import VictimContract
 from robustspike.bench.testing.quality_checks import shortened
 from robustspike.bench.training.weights import find_weights
@@ -34,6 +35,7 @@ SHORTER: dict[str, dict[str, Any]] = {
     "cw.l2": {"steps": 20, "searches": 3},
     "rays.linf": {"queries": 100},
     "square.linf": {"queries": 100},
+    "vertex.linf": {"queries": 100},
     "quality.facpa": {"images": 16, "epochs": 1, "batch": 8, "width": 4, "levels": 2, "lr": 0.05},
     "quality.nes": {"samples": 6},
     "quality.perceptual": {"steps": 6, "step": 1e-2, "lambdas": (1000.0,), "least_ssim": 0.0},
@@ -73,8 +75,18 @@ class TestQualityAttacks(QualityAttackContract):
         return shortened(registry("attacks").get(request.param, **SHORTER.get(request.param, {})))[0]
 
 
+def certifiers_of(task: Task) -> list[str]:
+    return [n for n in registry("certifiers").names() if task in registry("certifiers").get(n).spec.tasks]
+
+
+class TestScoreCertifiers(ScoreCertifierContract):
+    @pytest.fixture(params=certifiers_of(Task.QUALITY))
+    def certifier(self, request: pytest.FixtureRequest) -> Any:
+        return registry("certifiers").get(request.param, draws=100)
+
+
 class TestCertifiers(CertifierContract):
-    @pytest.fixture(params=registry("certifiers").names())
+    @pytest.fixture(params=certifiers_of(Task.CLASSIFY))
     def certifier(self, request: pytest.FixtureRequest) -> Any:
         return registry("certifiers").get(request.param)
 

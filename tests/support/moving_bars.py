@@ -1,4 +1,4 @@
-"""Recordings of a bar that moves across the sensor, its direction the class, in the folders of published sets."""
+"""Recordings of a bar that moves across the sensor in the direction of its class, as published sets lie."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ Events = dict[str, np.ndarray]
 
 
 def moving_bar(label: int, classes: int, *, seed: int, side: int = 128, n: int = 3000) -> Events:
-    """Return x, y, t (microseconds, one second in all) and p: ON ahead of the bar and OFF behind it."""
+    """Return x, y, t (microseconds, one second in all) and p: ON ahead of the bar and OFF behind it.
+
+    No direction is the mirror image of another, since recipes mirror what they train on.
+    """
     rng = np.random.default_rng(seed)
-    angle = 2 * np.pi * label / classes
+    angle = np.pi * (label / classes - 0.5)
     t = np.sort(rng.integers(0, 1_000_000, n))
     p = rng.integers(0, 2, n)
     along = (t / 1e6 - 0.5) * 0.8 * side + np.where(p == 1, 2, -2) + rng.normal(0, 1.5, n)
@@ -26,8 +29,8 @@ def moving_bar(label: int, classes: int, *, seed: int, side: int = 128, n: int =
     return {"x": x[inside].astype(int), "y": y[inside].astype(int), "t": t[inside], "p": p[inside]}
 
 
-def write_gestures(root: Path, *, users: int = 2) -> None:
-    """Write DVS128 Gesture as tonic cuts it: DvsGesture/ibmGesture{Train,Test}/USER_LIGHT/CLASS.npy, in ms."""
+def write_gestures(root: Path, users: int = 2) -> None:
+    """Write DVS128 Gesture as tonic cuts it: DvsGesture/ibmGesture{Train,Test}/USER_LIGHT/CLASS.npy."""
     for part, first, many in (("Train", 1, users), ("Test", 24, 1)):
         for user in range(first, first + many):
             place = root / "DvsGesture" / f"ibmGesture{part}" / f"user{user:02}_led"
@@ -38,7 +41,7 @@ def write_gestures(root: Path, *, users: int = 2) -> None:
                 np.save(place / f"{label}.npy", table.astype(float))
 
 
-def write_cifar10_dvs(root: Path, *, recordings: int = 4) -> None:
+def write_cifar10_dvs(root: Path, recordings: int = 4) -> None:
     """Write CIFAR10-DVS as tonic has it: CIFAR10DVS/CLASS/cifar10_CLASS_NUMBER.aedat4."""
     for label, name in enumerate(Cifar10Dvs.names):
         place = root / "CIFAR10DVS" / name

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from robustspike.victims.architectures.base import PUBLISHED
 from robustspike.victims.architectures.base import Parts
 from robustspike.victims.architectures.base import PublishedNet
 from robustspike.victims.architectures.base import halved
@@ -80,4 +81,8 @@ class VggSnn(Vgg):
 
 
 VGGSNN_CIFAR10_DVS = VggSnn(name="vggsnn.cifar10_dvs", dataset="cifar10_dvs(steps=10, side=64)")
-VGGSNN_DVS_GESTURE = VggSnn(name="vggsnn.dvs_gesture", dataset="dvs_gesture(steps=10, side=128)")
+VGGSNN_DVS_GESTURE = VggSnn(
+    name="vggsnn.dvs_gesture",
+    dataset="dvs_gesture(steps=10, side=128)",
+    schedule=dataclasses.replace(PUBLISHED, flips=False),  # a mirrored right hand is another class
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -167,14 +168,10 @@ class QualityNet(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QualityRegressor(VictimRecipe):
-    """A quality model trained from nothing on a data set with scores from 0 to 100.
+class ScoreRecipe(VictimRecipe):
+    """Base of quality models that are trained on a data set with scores from 0 to 100.
 
     Args:
-        kind: "cnn" (ReLU) or "snn" (LIF).
-        widths: channels of the blocks; all but the last halve the resolution.
-        steps: time steps T of the spiking network.
-        tau: membrane time constant in steps.
         noise: largest deviation of the Gaussian noise that is added in training, in pixel units;
             without it the score follows imperceptible random noise.
         mirror: show every training image in one of its eight mirrored and turned forms, drawn anew each
@@ -182,36 +179,18 @@ class QualityRegressor(VictimRecipe):
     """
 
     dataset: str = "photopatch_iqa"
-    kind: Literal["cnn", "snn"] = "cnn"
-    widths: tuple[int, ...] = (16, 32, 64, 64)
-    steps: int = 4
-    tau: float = 2.0
     noise: float = 8 / 255
     mirror: bool = True
-    schedule: Schedule = Schedule(epochs=10, batch=32, lr=4e-3, keep="last")
 
     family: ClassVar[str] = "quality"
     retrains: ClassVar[bool] = True
-    source: ClassVar[str] = (
-        "A small regressor of our own; its training defense is Liu et al., CVPR 2024, arXiv:2403.11397. "
-        "The last checkpoint is kept: choosing by clean rank correlation undoes gradient regularization."
-    )
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("cnn", "snn") or self.steps < 1 or len(self.widths) < 2:
-            raise ConfigError(
-                f"victim '{self.name}': kind must be 'cnn' or 'snn', steps at least 1, widths two or more "
-                f"numbers; got '{self.kind}', {self.steps} and {self.widths}."
-            )
 
     def spec(self) -> VictimSpec:
-        data = self.data()
         return VictimSpec(
             name=self.name,
-            shape=data.shape,
+            shape=self.data().shape,
             classes=1,
             task=Task.QUALITY,
-            steps=self.steps if self.kind == "snn" else 0,
             score_range=SCORE_RANGE,
         )
 
@@ -223,16 +202,6 @@ class QualityRegressor(VictimRecipe):
             f"trained on {learned}, not on {self.dataset}: robustspike train {self.name} --data DIR makes "
             "weights of its own",
         )
-
-    def build(self, rng: torch.Generator) -> nn.Module:
-        net = QualityNet(
-            self.widths,
-            channels=self.data().shape[0],
-            steps=self.steps if self.kind == "snn" else 0,
-            tau=self.tau,
-        )
-        initialise(net, rng)
-        return net
 
     def augment(self, x: Tensor, rng: torch.Generator) -> Tensor:
         if self.mirror:
@@ -261,6 +230,49 @@ class QualityRegressor(VictimRecipe):
             mine, given = _group_means(predicted, groups), _group_means(split.y, groups)
             found["image_srocc"] = round(spearman(mine, given), 4)
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityRegressor(ScoreRecipe):
+    """A quality model trained from nothing.
+
+    Args:
+        kind: "cnn" (ReLU) or "snn" (LIF).
+        widths: channels of the blocks; all but the last halve the resolution.
+        steps: time steps T of the spiking network.
+        tau: membrane time constant in steps.
+    """
+
+    kind: Literal["cnn", "snn"] = "cnn"
+    widths: tuple[int, ...] = (16, 32, 64, 64)
+    steps: int = 4
+    tau: float = 2.0
+    schedule: Schedule = Schedule(epochs=10, batch=32, lr=4e-3, keep="last")
+
+    source: ClassVar[str] = (
+        "A small regressor of our own; its training defense is Liu et al., CVPR 2024, arXiv:2403.11397. "
+        "The last checkpoint is kept: choosing by clean rank correlation undoes gradient regularization."
+    )
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("cnn", "snn") or self.steps < 1 or len(self.widths) < 2:
+            raise ConfigError(
+                f"victim '{self.name}': kind must be 'cnn' or 'snn', steps at least 1, widths two or more "
+                f"numbers; got '{self.kind}', {self.steps} and {self.widths}."
+            )
+
+    def spec(self) -> VictimSpec:
+        return dataclasses.replace(super().spec(), steps=self.steps if self.kind == "snn" else 0)
+
+    def build(self, rng: torch.Generator) -> nn.Module:
+        net = QualityNet(
+            self.widths,
+            channels=self.data().shape[0],
+            steps=self.steps if self.kind == "snn" else 0,
+            tau=self.tau,
+        )
+        initialise(net, rng)
+        return net
 
 
 def mirrored(x: Tensor, form: Tensor) -> Tensor:

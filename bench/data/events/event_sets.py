@@ -38,7 +38,7 @@ from robustspike.bench.errors import ConfigError
 from robustspike.bench.numbers.rng import RowStreams
 
 _VALIDATION = 10
-"""One in so many training samples is held out for validation."""
+"""One in so many training samples, of every class at least one, is held out for validation."""
 
 _ADDED = ("background", "hot_pixels", "hot_rate_hz", "leak_rate_hz")
 """Noise that can be added to what a real sensor recorded; its thresholds cannot be changed any more."""
@@ -164,7 +164,7 @@ class EventSet(Dataset):
                 f"data set '{self.name}': no recordings under {root}. Point --data at its folder."
             )
         labels = np.array([sample.label for sample in listing])
-        held_out = 0 if split == "test" else max(1, len(listing) // _VALIDATION)
+        held_out = 0 if split == "test" else max(len(set(labels)), len(listing) // _VALIDATION)
         sizes = {"validation": held_out, "train": -1}
         part = "train" if split == "test" else split
         return [listing[i] for i in stratified(labels, sizes, salt=f"{self.name}/1")[part]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import replace
 from fractions import Fraction
 
@@ -276,3 +277,44 @@ def test_training_seeds_are_summarised_with_an_interval() -> None:
     )  # 12 +- 4.303 * 2 / sqrt 3
     assert by_training_seed(section.frame.iloc[:1]) is None
     assert "Mean of k training seeds" in to_html([section])
+
+
+def scaled(attack: str, scores: list[float], **changes: object) -> CellRecord:
+    """A record whose scaled attacks were answered with clean + these at every strength (NaN: not reached)."""
+    made = record(attack, 1.0, **changes)
+    rows = tuple(
+        replace(
+            row,
+            extras={
+                **row.extras,
+                **{f"score_{name}": row.clean_score + move for name in ("psnr40", "psnr35", "ssim99")},
+            },
+        )
+        for row, move in zip(made.rows, scores, strict=True)
+    )
+    return replace(made, rows=rows)
+
+
+def strength_sections(records: list[CellRecord]) -> list[Section]:
+    return [section for section in build(records) if section.kind.name == "strength"]
+
+
+def test_equal_strength_has_a_row_for_every_attack_and_one_for_the_worst_of_each_image() -> None:
+    n = len(CLEAN)
+    up = scaled("quality.ifgsm", [10.0] * n)
+    half = scaled("quality.stadv", [-20.0] + [math.nan] * (n - 1))
+    noise = scaled("quality.random_sign", [50.0] * n)
+    (section,) = strength_sections([up, half, noise])
+    rows = {row["attack"]: row for _, row in section.frame.iterrows()}
+    assert set(rows) == {"all attacks", "quality.ifgsm", "quality.stadv", "quality.random_sign"}
+    assert rows["quality.ifgsm"]["mae_psnr40"] == 10 and rows["quality.ifgsm"]["short_psnr40"] == 0
+    assert rows["quality.stadv"]["mae_ssim99"] == pytest.approx(20 / n)
+    assert rows["quality.stadv"]["short_ssim99"] == pytest.approx((n - 1) / n)
+    assert rows["all attacks"]["mae_psnr35"] == pytest.approx(10 + 10 / n)  # the control is no attack
+    first = section.tables()[0]
+    assert first.headers[0] == "MAE at PSNR 40 dB under" and first.rows[0][0] == "all attacks"
+    assert next(row for row in first.rows if row[0] == "quality.stadv")[1].startswith(">")
+
+
+def test_records_without_scaled_scores_have_no_table_of_equal_strength() -> None:
+    assert strength_sections([record("quality.ifgsm", 5.0), control()]) == []

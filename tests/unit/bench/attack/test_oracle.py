@@ -183,3 +183,22 @@ def test_a_sample_without_an_answer_to_a_legal_input_is_remembered() -> None:
     assert meter.non_finite.tolist() == [True, True, False, False]
     assert meter.unanswered.tolist() == [True, False, False, False]
     assert oracle.active().tolist() == [0, 1, 2, 3]
+
+
+def test_the_closest_input_is_the_legal_one_of_largest_margin_from_the_first_call_on() -> None:
+    oracle, meter = make(LINF, 3)
+    assert torch.equal(oracle.closest(), meter.x0)
+    oracle.closest().zero_()  # a copy: nobody's state
+    rows = torch.arange(3)
+    moved = (meter.x0 + 0.2).clamp(0, 1)
+    far = 1 - meter.x0
+    asked = torch.cat([meter.x0, moved, far])
+    logits = oracle.logits(asked, rows.repeat(3))
+    merit = meter.judge(logits, rows.repeat(3))[1].view(3, 3)[:2]  # the far ones are no legal inputs
+    expected = torch.stack(
+        [asked.view(3, 3, *meter.x0.shape[1:])[int(k), r] for r, k in enumerate(merit.argmax(0))]
+    )
+    assert torch.equal(oracle.closest(), expected)
+    before = meter.closest.clone() if meter.closest is not None else None
+    oracle.logits(asked[:3], rows)
+    assert before is not None and torch.equal(oracle.closest(), before), "the first of equals stays"

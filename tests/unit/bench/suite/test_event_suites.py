@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from robustspike.bench import suites
 from robustspike.bench.api import ConfigError
+from robustspike.bench.record.store import Store
+from robustspike.bench.record.store import record_folders
 from robustspike.bench.suite.file import read_suite
 from robustspike.bench.suite.plan import make_plan
 from robustspike.bench.training.weights import file_stem
 from robustspike.bench.training.weights import variant
+from tests.support.commands import Done
 from tests.support.commands import robustspike
+from tests.support.moving_bars import write_cifar10_dvs
+from tests.support.moving_bars import write_gestures
 
 
 def gestures(root: Path) -> None:
@@ -71,3 +79,42 @@ def test_a_folder_of_recordings_is_checked_as_a_data_set(tmp_path: Path) -> None
     assert refused.returncode == 2 and "robustspike validate \"recordings(folder='own')\"" in refused.stderr
     checked = robustspike("validate", "recordings(folder='own', sensor=(12, 12))", cwd=tmp_path)
     assert checked.returncode == 0 and ", 0 failed" in checked.stdout, checked.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "write", "classes"),
+    [("dvs_gesture", write_gestures, 11), ("cifar10_dvs", write_cifar10_dvs, 10)],
+)
+def test_a_suite_runs_from_the_files_to_its_table_as_its_header_says(
+    name: str, write: Callable[[Path, int], None], classes: int, tmp_path: Path
+) -> None:
+    """The shipped suite, every attack of it, on a narrow net: 32x32 frames keep it short."""
+    write(tmp_path, 8)
+    text = (Path(suites.__file__).parent / f"{name}.toml").read_text()
+    params = f'params = {{ widths = [4, 8, 8], dataset = "{name}(steps=4, side=32)" }}'
+    victim = f'[[victims]]\nname = "vggsnn.{name}"'
+    assert text.count(victim) == 1
+    (tmp_path / "narrow.toml").write_text(text.replace(victim, f"{victim}\n{params}"))
+
+    def run(*more: str) -> Done:
+        return robustspike("run", "narrow.toml", "--samples", "4", "--jobs", "1", *more, cwd=tmp_path)
+
+    untrained = run("--data", str(tmp_path))
+    assert untrained.returncode == 2 and "has no weights" in untrained.stderr
+    told = untrained.stderr.partition("Train it first: robustspike ")[2].partition(", then pass")[0]
+    train = [{"DIR": str(tmp_path), "WEIGHTS": "w"}.get(word, word) for word in shlex.split(told)]
+    nowhere = robustspike(*(word for word in train if word not in ("--data", str(tmp_path))), cwd=tmp_path)
+    assert nowhere.returncode == 2 and "--data" in nowhere.stderr
+    trained = robustspike(*train, "--epochs", "40", "--lr", "0.2", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    without = run("--weights", "w")
+    assert without.returncode == 2 and "--data DIR" in without.stderr
+    done = run("--data", str(tmp_path), "--weights", "w", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    found = [Store(tmp_path / "out").read(f.name) for f in record_folders(tmp_path / "out")]
+    assert {record.threat.geometry for record in found} == {"l0", "retime_l0", "sensor"}
+    assert {record.attack for record in found} >= {"sda.l0", "scg.l0", "rounded_pgd.l0", "retime.greedy"}
+    assert not any(record.errors for record in found)
+    sda = next(record for record in found if record.attack == "sda.l0")
+    assert sda.counts["clean"] > 4 / classes and sda.counts["broken"] == sda.counts["clean"]
