@@ -1,4 +1,4 @@
-"""Normalised gradient steps inside a Euclidean ball."""
+"""Inside a Euclidean ball: normalised gradient steps, and noise of the same size."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from robustspike.attacks.quality.iterated import GOALS
 from robustspike.attacks.quality.iterated import QUALITY
 from robustspike.attacks.quality.iterated import climb
 from robustspike.attacks.quality.iterated import per_image
+from robustspike.bench.api import Access
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import ConfigError
 from robustspike.bench.api import Oracle
@@ -61,3 +62,33 @@ class QualityPgdL2:
             return x + size * gradient / per_image(length.clamp(min=1e-20), x)
 
         return climb(oracle, x0, steps=self.steps, estimator=self.estimator, update=update)
+
+
+@dataclass(frozen=True)
+class RandomGauss:
+    """x + Gaussian noise of length eps: the control in Euclidean balls, as quality.random_sign in L-inf.
+
+    Cost: 1 forward.
+    """
+
+    spec: ClassVar[AttackSpec] = AttackSpec(
+        name="quality.random_gauss",
+        geometries=("rmse", "l2"),
+        access=Access.SCORE,
+        tasks=QUALITY,
+        goals=GOALS,
+        stochastic=True,
+        source="Control. Differs: none.",
+        cost="1 forward",
+    )
+
+    def run(self, oracle: Oracle, x0: Tensor, y: Tensor, *, rng: RowStreams) -> Tensor:
+        del y
+        x = x0.clone()
+        rows = oracle.active(forwards=1)
+        if len(rows):
+            noise = rng.normal(x0.shape[1:], rows=rows, dtype=x0.dtype)
+            length = oracle.geometry.distance(0 * noise, noise).to(x0)
+            x[rows] = oracle.project(x0[rows] + oracle.radius * noise / per_image(length, x0), rows)
+            oracle.logits(x[rows], rows)
+        return x

@@ -1,7 +1,8 @@
-"""Certified accuracy: what no attack can undo. A column of its own, never mixed with empirical results.
+"""What no attack can undo. A column or a table of its own, never mixed with empirical results.
 
-Two methods. Smoothing: majority votes of a Bernoulli-coded network, certified in l1 with a confidence.
+Three methods. Smoothing: majority votes of a Bernoulli-coded network, certified in l1 with a confidence.
 Intervals (S-IBP): sound bounds on every potential and spike of a small deterministic network, in L-inf.
+Median: bounds in l2 on the score of a quality model, smoothed by Gaussian noise, with a confidence.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from robustspike.bench.attack.result import ROBUST
 from robustspike.bench.attack.result import UNCERTIFIED
 from robustspike.bench.attack.result import WRONG
 from robustspike.bench.attack.result import ShardResult
+from robustspike.bench.attack.task import QUALITY_TOLERANCE
+from robustspike.bench.attack.task import rules_of
 from robustspike.bench.certify.contract import Certifier
 from robustspike.bench.certify.intervals import Intervals
 from robustspike.bench.certify.result import Certified
+from robustspike.bench.certify.scores import CertifiedScores
 from robustspike.bench.certify.smoothing import Smoothing
 from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Goal
@@ -61,7 +65,7 @@ def certify(
 
     Raises: ContractError: the victim is not of the kind that the method can certify.
     """
-    certifier: Certifier = Smoothing(**params) if method == "smoothing" else Intervals(**params)
+    certifier = Smoothing(**params) if method == "smoothing" else Intervals(**params)
     reason = certifier.fits(victim)
     if reason:
         raise ContractError(f"certify: victim '{victim.spec.name}' does not fit '{method}': {reason}.")
@@ -77,13 +81,16 @@ def radius_needed(threat: ThreatModel, norm: str, size: int) -> float | None:
 
     Returns: None where there is none: other geometries, domains and goals, and threats without a bound.
     """
-    if threat.eps is None or threat.domain is not Domain.STATIC or threat.goal is not Goal.UNTARGETED:
+    if threat.eps is None or threat.domain is not Domain.STATIC or threat.goal is Goal.TARGETED:
         return None
     factor = {
         ("linf", "linf"): 1.0,
         ("linf", "l1"): float(size),
         ("l2", "linf"): 1.0,
         ("l2", "l1"): math.sqrt(size),
+        ("l2", "l2"): 1.0,
+        ("rmse", "l2"): math.sqrt(size),
+        ("linf", "l2"): math.sqrt(size),
     }.get((threat.geometry, norm))
     return None if factor is None else factor * float(threat.eps)
 
@@ -93,8 +100,8 @@ def cannot_certify(certifier: Certifier, threat: ThreatModel, spec: VictimSpec) 
 
     Whether it can follow a network itself, `Certifier.fits` says of the loaded victim.
     """
-    if spec.task is not Task.CLASSIFY:
-        return "it is no classifier"
+    if spec.task not in certifier.spec.tasks:
+        return "it is no classifier" if spec.task is not Task.CLASSIFY else "it answers no score"
     if radius_needed(threat, certifier.spec.norm, 1) is None:
         return f"no bound in {certifier.spec.norm} covers {threat.label} on {threat.domain} inputs"
     return None
@@ -115,24 +122,34 @@ def certify_shard(
 
     A sample that the harness counts as wrong without attack is never certified. The column "radius" holds
     the certified radius in the certifier's own norm, -1 where there is none.
+
+    A score is ROBUST where nothing of the threat model moves it by more than a tenth of its range. The
+    columns "certified_score", "certified_low" and "certified_high" hold the certified model's answer and its
+    bounds, NaN where there are none; the passes are counted as forwards.
     """
     x, y, ids = x.to(victim.device), y.to(victim.device), ids.to(victim.device)
     needed = radius_needed(threat, certifier.spec.norm, x[0].numel())
     if needed is None:
         raise ContractError(f"{certifier.spec.name}: does not apply to {threat.label}.")
     answer = decide(victim, x, y, RowStreams.derive(ids, seed, "verify", device=x.device).fork("clean"))
-    wrong = answer.label != y
+    wrong = ~rules_of(victim.spec).correct(answer.label, y)
     status = torch.where(wrong, WRONG, UNCERTIFIED)
     status[~answer.finite] = ERROR
-    radius = torch.full((len(x),), -1.0, dtype=torch.float64)
+    extras = _columns(len(x), victim.spec)
+    forwards = torch.zeros(len(x), dtype=torch.int64)
     errors = []
     try:
         streams = RowStreams.derive(ids, seed, "certify", certifier.spec.name, device=x.device)
         with limits.kept():
             found = certifier.certify(victim, x, y, radii=[needed], streams=streams)
-        safe = found.holds(needed).to(x.device) & (status == UNCERTIFIED)
+        if isinstance(found, CertifiedScores):
+            held = _bounded(found, threat.goal, victim.spec, extras)
+            forwards += found.draws
+            safe = held.to(x.device) & (status == UNCERTIFIED)
+        else:
+            safe = found.holds(needed).to(x.device) & (status == UNCERTIFIED)
+            extras["radius"][safe.cpu()] = found.radius.cpu()[safe.cpu()]
         status[safe] = ROBUST
-        radius[safe.cpu()] = found.radius.cpu()[safe.cpu()]
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  (a certifier may be foreign code; its failure is its own)
@@ -146,13 +163,32 @@ def certify_shard(
         adv=answer.label.cpu().clone(),
         status=status.cpu(),
         distance=zeros.double(),
-        forwards=zeros,
-        backwards=zeros.clone(),
+        forwards=forwards,
+        backwards=zeros,
         first_hit=zeros - 1,
         clean_score=answer.score.cpu(),
         adv_score=answer.score.cpu().clone(),
         x_adv=x.cpu(),
         errors=errors,
         counts={"attacked": int((~wrong & answer.finite).sum())},
-        extras={"radius": radius},
+        extras=extras,
     )
+
+
+def _columns(n: int, spec: VictimSpec) -> dict[str, Tensor]:
+    """Return the columns of a certificate, for n samples of which nothing is certified yet."""
+    found = {"radius": torch.full((n,), -1.0, dtype=torch.float64)}
+    if spec.task is Task.QUALITY:
+        names = ("certified_score", "certified_low", "certified_high")
+        found |= {name: torch.full((n,), math.nan, dtype=torch.float64) for name in names}
+    return found
+
+
+def _bounded(found: CertifiedScores, goal: Goal, spec: VictimSpec, extras: dict[str, Tensor]) -> Tensor:
+    """Fill in the columns of a certificate on scores, and say which stay within a tenth of their range."""
+    low, high = spec.score_range or (0.0, 1.0)
+    bounded = torch.isfinite(torch.stack([found.score, found.low, found.high])).all(dim=0).cpu()
+    for name, values in (("score", found.score), ("low", found.low), ("high", found.high)):
+        extras[f"certified_{name}"][bounded] = values.cpu().double()[bounded]
+    extras["radius"][bounded] = found.radius
+    return bounded & (found.change(goal).cpu() <= QUALITY_TOLERANCE * (high - low))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from robustspike.bench.certify.result import Certified
+    from robustspike.bench.certify.scores import CertifiedScores
     from robustspike.bench.numbers.rng import RowStreams
     from robustspike.bench.victim.module import ModuleVictim
 from robustspike.bench.contract.specs import CertifierSpec
@@ -19,7 +20,9 @@ from robustspike.bench.contract.specs import CertifierSpec
 
 @runtime_checkable
 class Certifier(Protocol):
-    """A proof that no input of a ball changes the answer; a frozen dataclass of plain parameters.
+    """A proof that no input of a ball changes the answer, or a bound on how far it moves a score.
+
+    A frozen dataclass of plain parameters.
 
     `confidence` is the probability that the certificate of one sample holds, 1 for a proof.
     """
@@ -35,6 +38,6 @@ class Certifier(Protocol):
 
     def certify(
         self, victim: ModuleVictim, x: Tensor, y: Tensor, *, radii: Sequence[float], streams: RowStreams
-    ) -> Certified:
-        """Certify the answers on a batch at some radii, or find the largest."""
+    ) -> Certified | CertifiedScores:
+        """Certify the answers on a batch at some radii, or find the largest; or bound scores within one."""
         ...

@@ -122,6 +122,7 @@ def _batteries(
     from robustspike.bench.contract.specs import Task
     from robustspike.bench.testing.attack_checks import ATTACK_CHECKS
     from robustspike.bench.testing.certifier_checks import CERTIFIER_CHECKS
+    from robustspike.bench.testing.certifier_checks import SCORE_CERTIFIER_CHECKS
     from robustspike.bench.testing.dataset_checks import DATASET_CHECKS
     from robustspike.bench.testing.dataset_checks import DatasetAt
     from robustspike.bench.testing.other_checks import DEFENSE_CHECKS
@@ -143,6 +144,11 @@ def _batteries(
                 said = ", ".join(f"{key}={value}" for key, value in lengths.items())
                 click.echo(f"{name}: checked with {said} (its own lengths: --full)", err=True)
             yield short, QUALITY_CHECKS
+    elif kind == "certifier":
+        if Task.CLASSIFY in component.spec.tasks:
+            yield component, CERTIFIER_CHECKS
+        if Task.QUALITY in component.spec.tasks:
+            yield component, SCORE_CERTIFIER_CHECKS
     elif kind == "victim":
         yield component, RECIPE_CHECKS
         victim, which = victim_of_recipe(component, weights=weights)
@@ -155,7 +161,6 @@ def _batteries(
             component,
             {
                 "defense": DEFENSE_CHECKS,
-                "certifier": CERTIFIER_CHECKS,
                 "estimator": ESTIMATOR_CHECKS,
                 "geometry": GEOMETRY_CHECKS,
             }[kind],

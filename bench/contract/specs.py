@@ -50,7 +50,7 @@ class Domain(StrEnum):
 class Task(StrEnum):
     """What a victim answers: class logits [N, K], or one quality score [N, 1].
 
-    CERTIFY is the task of records alone: a certificate on a classifier, kept apart from all attacks.
+    CERTIFY is the task of records alone: a certificate on a victim, kept apart from all attacks.
     """
 
     CLASSIFY = "classify"
@@ -248,13 +248,15 @@ class CertifierSpec:
 
     Args:
         name: registry name, e.g. "intervals".
-        norm: the norm of its radii, "linf" or "l1".
+        norm: the norm of its radii, "linf", "l1" or "l2".
+        tasks: kinds of victims that it certifies: the answers of classifiers, or scores.
         source: paper, equation or algorithm, and each deviation.
         cost: passes per sample in words.
     """
 
     name: str
     norm: str
+    tasks: tuple[Task, ...] = (Task.CLASSIFY,)
     source: str = ""
     cost: str = ""
 

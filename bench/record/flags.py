@@ -194,7 +194,7 @@ FLAGS: dict[str, Flag] = {
     ),
     "no_noise_control": Flag(
         "the random-sign control was not run",
-        "add quality.random_sign to the suite",
+        "add quality.random_sign (in l2: quality.random_gauss) to the suite",
         blocks=False,
     ),
     "no_gradient_attack": Flag(

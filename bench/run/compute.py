@@ -40,6 +40,7 @@ from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.suite.cell import Cell
 from robustspike.bench.suite.loading import VICTIMS
 from robustspike.bench.suite.loading import samples_of
+from robustspike.bench.victim.compiling import compiled
 from robustspike.bench.victim.energy import CONVENTIONS
 from robustspike.bench.victim.energy import USUAL
 from robustspike.bench.victim.energy import EnergyCost
@@ -136,9 +137,13 @@ def _measured(unit: Unit, victim: ModuleVictim, settings: Settings, *, died: boo
         rule = Died(rule.spec)
     data = shard_of(cell, unit.index, settings)
     try:
-        return job_of(cell).measured(unit, victim, rule, data, settings)
+        result = job_of(cell).measured(unit, victim, rule, data, settings)
     except ContractError as error:  # the victim's own fault: attacks and certifiers are guarded
         return failed_shard(unit, settings, str(error))
+    made_from = registry("datasets").get(cell.dataset).sources(data.ids, root=settings.root)
+    if made_from is not None:
+        result.extras["source"] = made_from.double()
+    return result
 
 
 def failed_shard(unit: Unit, settings: Settings, message: str) -> ShardResult:
@@ -202,14 +207,12 @@ class Attacking:
             limits=settings.limits,
             events=lambda: _events(cell, unit.index, settings),
             known=known,
+            asked=compiled(victim) if cell.compiled else None,
         )
         try:
             result.counts |= energy_of(victim, data, result, known, seed=cell.seed)
         except ContractError as error:  # the verdicts stand; what the victim costs is not known
             result.errors.append(str(error))
-        made_from = registry("datasets").get(cell.dataset).sources(data.ids, root=settings.root)
-        if made_from is not None:
-            result.extras["source"] = made_from.double()
         return result
 
     def nothing(self, n: int) -> dict[str, Tensor]:

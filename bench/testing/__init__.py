@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from robustspike.bench.testing.contracts import GeometryContract
     from robustspike.bench.testing.contracts import QualityAttackContract
     from robustspike.bench.testing.contracts import RecipeContract
+    from robustspike.bench.testing.contracts import ScoreCertifierContract
     from robustspike.bench.testing.contracts import VictimContract
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "GeometryContract",
     "QualityAttackContract",
     "RecipeContract",
+    "ScoreCertifierContract",
     "VictimContract",
 ]
 

@@ -1,4 +1,4 @@
-"""The checks of certifiers, on the first shipped victim that each can certify."""
+"""The checks of certifiers: of answers on the first shipped victim that fits, of scores on a linear one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from torch import Tensor
 
 from robustspike.bench.attack.decide import decide
 from robustspike.bench.contract.registry import registry
+from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Task
 from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.testing.check import Checks
 from robustspike.bench.testing.check import CheckSkipped
 from robustspike.bench.testing.check import require
 from robustspike.bench.testing.reference import reference
+from robustspike.bench.testing.reference import samples
 from robustspike.bench.training.weights import find_weights
 from robustspike.bench.training.weights import load_victim
 from robustspike.bench.victim.module import ModuleVictim
@@ -73,7 +75,11 @@ def certifier_says_what_it_fits(certifier: Any) -> None:
         require(
             answer is None or (isinstance(answer, str) and answer), f"fits() must say why, got {answer!r}"
         )
-    _certifiable(certifier)
+        require(
+            task in certifier.spec.tasks or answer, f"fits a victim of the task {task}, not in spec.tasks"
+        )
+    if Task.CLASSIFY in certifier.spec.tasks:
+        _certifiable(certifier)
 
 
 def certifier_answers_every_sample(certifier: Any) -> None:
@@ -140,5 +146,87 @@ CERTIFIER_CHECKS: Checks = {
         certifier_never_certifies_a_wrong_answer,
         certifier_is_reproducible,
         certificates_hold,
+    )
+}
+
+
+_IMAGES = 3
+_RADIUS = {"linf": 0.001, "l1": 1.0, "l2": 0.05}
+"""A radius in each norm at which scores are bounded, and could move."""
+
+
+def _bounds(certifier: Any, x: Tensor, radius: float, ids: list[int] | None = None) -> Any:
+    """Return what the certifier says of the linear score, a `CertifiedScores`."""
+    victim = reference(Domain.STATIC, task=Task.QUALITY)
+    streams = RowStreams.derive(ids if ids is not None else range(len(x)), "score certifier check")
+    y = torch.zeros(len(x), dtype=torch.float64)
+    return certifier.certify(victim, x, y, radii=[radius], streams=streams)
+
+
+def _images() -> Tensor:
+    return 0.25 + samples(Domain.STATIC, task=Task.QUALITY)[:_IMAGES] / 2
+
+
+@cache
+def _plain_bounds(certifier: Any) -> Any:
+    return _bounds(certifier, _images(), _RADIUS[certifier.spec.norm])
+
+
+def bounds_frame_every_score(certifier: Any) -> None:
+    x = _images()
+    found = _plain_bounds(certifier)
+    require(torch.equal(x, _images()), "certify() changed its input in place")
+    for name in ("score", "low", "high"):
+        value = getattr(found, name)
+        require(value.shape == (len(x),), f"{name} must be [{len(x)}], got {list(value.shape)}")
+        require(value.dtype == torch.float64, f"{name} must be float64, got {value.dtype}")
+    require(
+        bool((found.low <= found.score).all() and (found.score <= found.high).all()),
+        "not low <= score <= high",
+    )
+    require(found.norm == certifier.spec.norm, "norm is not that of spec")
+    require(found.draws >= 1, "draws must count the passes that a sample took")
+    wide = _bounds(certifier, x, 2 * found.radius)
+    require(
+        bool((wide.low <= found.low).all() and (wide.high >= found.high).all()),
+        "bounds are narrower at twice the radius",
+    )
+
+
+def bounds_are_reproducible(certifier: Any) -> None:
+    whole = _plain_bounds(certifier)
+    order = list(range(_IMAGES))[::-1]
+    turned = _bounds(certifier, _images()[order], whole.radius, ids=order)
+    for name in ("score", "low", "high"):
+        gap = (getattr(turned, name) - getattr(whole, name)[order]).abs()
+        require(bool((gap <= 1e-3).all()), f"{name} of a sample depends on its place in the batch")
+
+
+def bounds_hold(certifier: Any) -> None:
+    """The certified model answers inside its bounds where, in the ball, a linear score is largest."""
+    found, x = _plain_bounds(certifier), _images()
+    victim = reference(Domain.STATIC, task=Task.QUALITY)
+    weight = victim.module.weight.detach()  # type: ignore[union-attr, operator]
+    step = {"linf": weight.sign(), "l2": weight / weight.norm()}.get(certifier.spec.norm)
+    if step is None:
+        largest = weight.abs() == weight.abs().max()
+        step = weight.sign() * largest / largest.sum()
+    for sign in (1, -1):
+        moved = _bounds(certifier, (x + sign * found.radius * step).clamp(0, 1), 0.0)
+        inside = (moved.score >= found.low) & (moved.score <= found.high)
+        require(
+            bool(inside.all()),
+            f"{int((~inside).sum())} of {len(x)} answers leave their bounds inside the radius",
+        )
+
+
+SCORE_CERTIFIER_CHECKS: Checks = {
+    check.__name__: check
+    for check in (
+        certifier_declares_itself,
+        certifier_says_what_it_fits,
+        bounds_frame_every_score,
+        bounds_are_reproducible,
+        bounds_hold,
     )
 }

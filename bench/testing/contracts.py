@@ -10,6 +10,7 @@ import pytest
 
 from robustspike.bench.testing.attack_checks import ATTACK_CHECKS
 from robustspike.bench.testing.certifier_checks import CERTIFIER_CHECKS
+from robustspike.bench.testing.certifier_checks import SCORE_CERTIFIER_CHECKS
 from robustspike.bench.testing.check import Checks
 from robustspike.bench.testing.check import CheckSkipped
 from robustspike.bench.testing.dataset_checks import DATASET_CHECKS
@@ -50,9 +51,17 @@ class QualityAttackContract:
 
 
 class CertifierContract:
-    """Give the fixture `certifier`."""
+    """Give the fixture `certifier`, one of classifiers."""
 
     @_parametrise(CERTIFIER_CHECKS)
+    def test_contract(self, certifier: Any, check: Callable[[Any], None]) -> None:
+        _apply(check, certifier)
+
+
+class ScoreCertifierContract:
+    """Give the fixture `certifier`, one of quality models."""
+
+    @_parametrise(SCORE_CERTIFIER_CHECKS)
     def test_contract(self, certifier: Any, check: Callable[[Any], None]) -> None:
         _apply(check, certifier)
 

@@ -196,14 +196,15 @@ def _refused(victim: ModuleVictim, estimator: GradientEstimator) -> str | None:
         with torch.no_grad():
             plain, again = call(x), call(x)
         try:
-            found = estimator.loss_and_grad(
-                victim.module,
-                call,
-                x,
-                lambda logits: logits.sum(dim=1),
-                neurons=victim.neurons,
-                memories=[Memory(rows=rows, n=len(x)) for _ in victim.neurons],
-            )
+            with victim.bounded():
+                found = estimator.loss_and_grad(
+                    victim.module,
+                    call,
+                    x,
+                    lambda logits: logits.sum(dim=1),
+                    neurons=victim.neurons,
+                    memories=[Memory(rows=rows, n=len(x)) for _ in victim.neurons],
+                )
         except Exception as error:  # noqa: BLE001  (foreign code, which refuses in its own way)
             cause = error.__cause__ if isinstance(error, VictimFailed) else None
             own = cause or error

@@ -19,10 +19,11 @@ from robustspike.leaderboard.sections.base import Shared
 from robustspike.leaderboard.sections.base import make_section
 from robustspike.leaderboard.sections.distance import Distance
 from robustspike.leaderboard.sections.quality import Quality
+from robustspike.leaderboard.sections.scores import CertifiedScores
 from robustspike.leaderboard.sections.strength import Strength
 from robustspike.leaderboard.sections.visibility import Visibility
 
-KINDS: tuple[Kind, ...] = (Accuracy(), Distance(), Quality(), Visibility(), Strength())
+KINDS: tuple[Kind, ...] = (Accuracy(), Distance(), Quality(), Visibility(), Strength(), CertifiedScores())
 """Every kind of section; a new kind of table is added here."""
 
 

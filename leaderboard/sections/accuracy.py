@@ -85,7 +85,8 @@ class OfClassifiers(Kind):
         raise NotImplementedError  # pragma: no cover
 
     def takes(self, record: CellRecord) -> bool:
-        return record.task in (Task.CLASSIFY, Task.CERTIFY) and not is_unbounded(record)
+        mine = record.task is Task.CLASSIFY or certificates.of_classes(record)
+        return mine and not is_unbounded(record)
 
     def order(self, first: CellRecord) -> tuple[Any, ...]:
         threat = first.threat

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from robustspike.bench.contract.specs import Goal
 from robustspike.bench.contract.specs import Status
+from robustspike.bench.contract.specs import Task
 from robustspike.bench.numbers.stats import wilson
 from robustspike.bench.record.schema import CellRecord
 from robustspike.leaderboard.owners import Owner
@@ -46,6 +48,16 @@ INTRODUCTION = (
 )
 
 
+def of_classes(record: CellRecord) -> bool:
+    """Say whether a record is a certificate on a classifier's answers."""
+    return record.task is Task.CERTIFY and record.threat.goal in (Goal.UNTARGETED, Goal.TARGETED)
+
+
+def of_scores(record: CellRecord) -> bool:
+    """Say whether a record is a certificate on a quality model's scores."""
+    return record.task is Task.CERTIFY and not of_classes(record)
+
+
 def row(proofs: Sequence[CellRecord]) -> dict[str, object]:
     """Return the columns of one row: of the certifier that certifies the most samples."""
     if not proofs:
@@ -68,7 +80,7 @@ def frame(groups: Mapping[Owner, Sequence[CellRecord]], names: Mapping[Owner, st
                 record.counts["n"],
                 record.counts["clean"],
                 record.counts["robust"],
-                _stated(record).get("norm", ""),
+                stated(record).get("norm", ""),
                 float(np.max([r for r in radii if r >= 0], initial=0.0)),
                 confidence(record),
             )
@@ -97,15 +109,16 @@ def table(found: pd.DataFrame) -> Table | None:
     )
 
 
-def _stated(record: CellRecord) -> Mapping[str, object]:
+def stated(record: CellRecord) -> Mapping[str, object]:
+    """Return what a certificate's record says of the certifier: norm and confidence."""
     declared = record.parameters.get("declared", {})
-    stated = declared.get("certificate", {}) if isinstance(declared, Mapping) else {}
-    return stated if isinstance(stated, Mapping) else {}
+    said = declared.get("certificate", {}) if isinstance(declared, Mapping) else {}
+    return said if isinstance(said, Mapping) else {}
 
 
 def confidence(record: CellRecord) -> float:
     """Return the probability that the certificate of one sample holds; 0 where it is not on record."""
-    value = _stated(record).get("confidence", 0.0)
+    value = stated(record).get("confidence", 0.0)
     return float(value) if isinstance(value, int | float) else 0.0
 
 

@@ -38,7 +38,9 @@ from robustspike.leaderboard.text import turned
 from robustspike.leaderboard.text import with_defense
 from robustspike.leaderboard.verdicts import propagations
 
-CONTROL = "quality.random_sign"
+CONTROLS = ("quality.random_sign", "quality.random_gauss")
+"""Noise of the size of the budget, in L-inf and in l2."""
+
 NOISE_SHARE = 0.5
 """A victim whose score moves under random signs by this share of what attacks achieve follows noise."""
 
@@ -118,7 +120,7 @@ def _moved(row: SampleRecord, hidden: bool = False) -> float:
 
 def attacks_of(records: Sequence[CellRecord]) -> list[CellRecord]:
     """Return the records of attacks proper, without the control (all of them if nothing else is there)."""
-    return [record for record in records if record.attack != CONTROL] or list(records)
+    return [record for record in records if record.attack not in CONTROLS] or list(records)
 
 
 def _row(records: Sequence[CellRecord], labels: Sequence[str]) -> Row:
@@ -137,7 +139,7 @@ def _row(records: Sequence[CellRecord], labels: Sequence[str]) -> Row:
         row |= _figures(ordered, score_range, sources_of(records[0], ordered))
         hidden = worst(real, hidden=True)
         row["mae_hidden"] = float(np.mean([_moved(r, hidden=True) for r in hidden.values()]))
-    control = worst([record for record in records if record.attack == CONTROL])
+    control = worst([record for record in records if record.attack in CONTROLS])
     if control:
         row["mae_random"] = float(np.mean([_moved(r) for r in control.values()]))
     return row
@@ -195,14 +197,14 @@ def _flags(records: Sequence[CellRecord]) -> list[str]:
     raised = {flag for record in records for flag in cell_flags(record.measures, record.counts)}
     raised |= declared_flags(records)
     real = attacks_of(records)
-    control = [record for record in records if record.attack == CONTROL]
+    control = [record for record in records if record.attack in CONTROLS]
     found = worst(real)
     scores = [row.clean_score for row in found.values()]
     if len(scores) > 1 and np.ptp(scores) <= 1e-9 * max(1.0, abs(scores[0])):
         raised.add("constant_score")
     if not control:
         raised.add("no_noise_control")
-    elif found and real[0].attack != CONTROL:
+    elif found and real[0].attack not in CONTROLS:
         noise = float(np.mean([_moved(row) for row in worst(control).values()] or [0.0]))
         if noise and noise >= NOISE_SHARE * float(np.mean([_moved(row) for row in found.values()])):
             raised.add("noise_sensitive")

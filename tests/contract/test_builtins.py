@@ -19,6 +19,7 @@ from robustspike.bench.testing import EstimatorContract
 from robustspike.bench.testing import GeometryContract
 from robustspike.bench.testing import QualityAttackContract
 from robustspike.bench.testing import RecipeContract
+from robustspike.bench.testing import ScoreCertifierContract
 from robustspike.bench.testing import VictimContract
 from robustspike.bench.testing.quality_checks import shortened
 from robustspike.bench.training.weights import find_weights
@@ -74,8 +75,18 @@ class TestQualityAttacks(QualityAttackContract):
         return shortened(registry("attacks").get(request.param, **SHORTER.get(request.param, {})))[0]
 
 
+def certifiers_of(task: Task) -> list[str]:
+    return [n for n in registry("certifiers").names() if task in registry("certifiers").get(n).spec.tasks]
+
+
+class TestScoreCertifiers(ScoreCertifierContract):
+    @pytest.fixture(params=certifiers_of(Task.QUALITY))
+    def certifier(self, request: pytest.FixtureRequest) -> Any:
+        return registry("certifiers").get(request.param, draws=100)
+
+
 class TestCertifiers(CertifierContract):
-    @pytest.fixture(params=registry("certifiers").names())
+    @pytest.fixture(params=certifiers_of(Task.CLASSIFY))
     def certifier(self, request: pytest.FixtureRequest) -> Any:
         return registry("certifiers").get(request.param)
 

@@ -42,6 +42,7 @@ def test_the_template_of_every_kind_is_checked_from_its_file(tmp_path: Path, kin
     [
         ("quality.fgsm", "attack", "moves_the_score_its_way"),
         ("intervals", "certifier", "certificates_hold"),
+        ("median(draws=100)", "certifier", "bounds_hold"),
         ("digits", "dataset", "dataset_splits_share_no_sample"),
         ("cifar10", "dataset", "dataset_names_missing_files"),
         ("lif_cnn.digits", "victim", "recipe_fits_its_data"),

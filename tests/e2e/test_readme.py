@@ -77,7 +77,12 @@ def typed_in(block: Block, folder: Path, shell: dict[str, str], *, fine: tuple[i
 def test_every_block_is_of_a_kind_that_a_test_here_runs() -> None:
     known = {"shell", "python", "toml"}
     assert {block.kind for block in BLOCKS} <= known
-    run = [*typed("robustspike list"), *typed("leaderboard/results "), *typed("cd my_attack"), *typed("--plugin")]
+    run = [
+        *typed("robustspike list"),
+        *typed("leaderboard/results "),
+        *typed("cd my_attack"),
+        *typed("--plugin"),
+    ]
     run += typed("net.py:make")
     rest = [b for b in BLOCKS if b.kind == "shell" and b not in run]
     rest = [block for block in rest if not is_front(block)]
