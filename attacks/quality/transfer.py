@@ -18,9 +18,13 @@ from robustspike.attacks.quality.iterated import per_image
 from robustspike.bench.api import Access
 from robustspike.bench.api import AttackSpec
 from robustspike.bench.api import ConfigError
+from robustspike.bench.api import ModuleVictim
 from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import VictimSpec
+from robustspike.bench.api import find_weights
+from robustspike.bench.api import load_victim
+from robustspike.bench.api import registry
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class QualityTransfer:
         if not len(rows):
             return x0.clone()
         aim = directions(oracle, oracle.logits(x0[rows], rows).squeeze(1))
-        for source in usable_sources(oracle, self.sources):
+        for source in self.networks(oracle):
             local = oracle.local(source, rows, rng=rng.fork("source", source.spec.name, rows=rows))
             x = self.climbed(local, x0[rows], per_image(aim, x0))
             able = torch.isin(rows, oracle.active(forwards=1))
@@ -75,6 +79,10 @@ class QualityTransfer:
                 oracle.logits(x[able], rows[able])
         best, seen = oracle.best()
         return torch.where(per_image(seen, x0), best, x0)
+
+    def networks(self, oracle: Oracle) -> list[ModuleVictim]:
+        """Load the networks that images are made on."""
+        return usable_sources(oracle, self.sources)
 
     def climbed(self, local: Oracle, x0: Tensor, aim: Tensor) -> Tensor:
         """Return the last iterate of I-FGSM on one source."""
@@ -84,3 +92,46 @@ class QualityTransfer:
             gradient = torch.nan_to_num(local.loss_and_grad(x, everyone, "score").grad)
             x = local.project(x + size * (gradient * aim).sign(), everyone)
         return x
+
+
+@dataclass(frozen=True)
+class QualityUnaware(QualityTransfer):
+    """I-FGSM on the same network without its defense: what an attacker gets who does not know of one.
+
+    The row beside the adaptive ones; on an undefended victim it is quality.ifgsm. Never the measure of a
+    defense: it says how much of one is mere ignorance of it.
+
+    Args:
+        steps, step: as in quality.ifgsm.
+
+    Cost: 2 forwards of the victim; the undefended network's passes are the attacker's own.
+    """
+
+    sources: tuple[str, ...] = ("the victim's own, undefended",)
+    spec: ClassVar[AttackSpec] = AttackSpec(
+        name="quality.unaware",
+        geometries=("linf",),
+        access=Access.SCORE,
+        tasks=QUALITY,
+        goals=GOALS,
+        source=(
+            "The non-adaptive row of Guardians of Image Quality, ICML 2025, arXiv:2408.01541, with I-FGSM. "
+            "Differs: the direction comes from the defended victim's clean score."
+        ),
+        cost="2 forwards",
+    )
+
+    def uses(self) -> dict[str, tuple[str, ...]]:
+        return {"victims": ()}  # only the victim itself, on which every record hangs
+
+    def fits(self, spec: VictimSpec) -> str | None:
+        """Refuse black boxes, and victims whose undefended weights are not registered and shipped."""
+        if spec.name not in registry("victims").names():
+            return "its undefended network is not registered"
+        if spec.black_box:
+            return "its undefended network is a black box that has no gradient"
+        found = find_weights(registry("victims").get(spec.name), "none", 0, None)
+        return None if found is not None else "its undefended weights are not shipped"
+
+    def networks(self, oracle: Oracle) -> list[ModuleVictim]:
+        return [load_victim(oracle.spec.name)]

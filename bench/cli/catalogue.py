@@ -153,7 +153,7 @@ def _victim_row(recipe: Any) -> dict[str, Any]:
 
     found = {"family": recipe.family, "data": recipe.dataset, "T": recipe.spec().steps or "-"}
     path = find_weights(recipe, "none", 0, None)
-    clean, energy = "not shipped", "-"
+    clean, energy = "train or bring", "-"
     if path is not None:
         try:
             certificate = read_certificate(path)

@@ -91,6 +91,7 @@ class SampleRecord:
 
 STATUSES = tuple(Status)
 """What the column "status" of `Samples` counts through."""
+_PLACES = {str(status): place for place, status in enumerate(STATUSES)}
 
 
 class Samples(Sequence[SampleRecord]):
@@ -293,7 +294,9 @@ def _of_lines(names: Sequence[str], lines: Sequence[Sequence[str]]) -> Samples:
     for place, kind in enumerate(_COLUMNS.values()):
         if kind is not str:
             columns[place] = [kind(cell) for cell in columns[place]]
-    columns[_STATUS] = [STATUSES.index(Status(cell)) for cell in columns[_STATUS]]
+    if unknown := {*columns[_STATUS]} - _PLACES.keys():
+        raise ValueError(f"{min(unknown)!r} is not a status")
+    columns[_STATUS] = [_PLACES[cell] for cell in columns[_STATUS]]
     columns[len(_COLUMNS) :] = [[float(cell) for cell in cells] for cells in columns[len(_COLUMNS) :]]
     return Samples.pack(names, columns)
 

@@ -8,6 +8,7 @@ measured, verified and handed in as any other.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -54,6 +55,7 @@ from robustspike.bench.training.weights import variant
 from robustspike.bench.victim.adapt import adapt
 from robustspike.bench.victim.adapt import outputs
 from robustspike.bench.victim.energy import count_synops
+from robustspike.bench.victim.from_pyiqa import PyiqaMetric
 from robustspike.bench.victim.module import ModuleVictim
 from robustspike.bench.victim.regressor import regressor
 
@@ -91,7 +93,8 @@ class Request:
     """What a user says about a network.
 
     Args:
-        target: "FILE.py:NAME" or "package.module:NAME" of a function, class or instance; or a .nir file.
+        target: "FILE.py:NAME" or "package.module:NAME" of a function, class or instance; a .nir file;
+            "pyiqa:METRIC".
         data: a registered data set, or a file or folder for `read_samples`.
         checkpoint: its weights; None where the target comes with them.
         root: folder of published data sets.
@@ -172,8 +175,14 @@ def look(request: Request) -> Looked:
     if request.legacy:
         legacy_spikingjelly()
     name = request.name or _plain_name(request)
-    what, dataset, samples = _data(request)
     network = build_network(request.target)
+    if isinstance(network, PyiqaMetric) and not request.score_range:
+        if not network.score_range:
+            raise ConfigError(
+                f"{request.target}: pyiqa states no scale for it. Give --score-range WORST,BEST."
+            )
+        request = dataclasses.replace(request, score_range=network.score_range)
+    what, dataset, samples = _data(request)
     told = []
     if request.checkpoint is not None:
         state, found = read_checkpoint(request.checkpoint)

@@ -98,7 +98,8 @@ def on_grid(geometry: Geometry, x0: Tensor, x: Tensor, *, eps: float, bounds: Bo
         return low + ((values - low) * (levels / (high - low))).round() / levels * (high - low)
 
     steps = (x - low) / unit
-    towards = rounded(low + torch.where(x > x0, (steps + 1e-3).floor(), (steps - 1e-3).ceil()) * unit)
+    slack = 1e-4  # of a step, for rounding errors; well below the geometry's own tolerance
+    towards = rounded(low + torch.where(x > x0, (steps + slack).floor(), (steps - slack).ceil()) * unit)
     inward = rounded(x0 + ((x - x0) / unit + 1e-3 * (x - x0).sign()).trunc() * unit)
     out = x0.clone()
     for candidate in (towards, inward, rounded(x)):

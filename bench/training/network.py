@@ -121,6 +121,10 @@ def build_network(target: str) -> nn.Module:
 
         return read_nir(Path(target))
     where, _, attribute = target.rpartition(":")
+    if where == "pyiqa":
+        from robustspike.bench.victim.from_pyiqa import pyiqa_metric
+
+        return pyiqa_metric(attribute)
     if not where or not attribute:
         raise ConfigError(
             f"network '{target}': expected FILE.py:NAME or package.module:NAME, NAME being a function or "

@@ -225,14 +225,15 @@ def _refused(victim: ModuleVictim, estimator: GradientEstimator) -> str | None:
         many = [seen.get(neuron.name, len(x)) for neuron in victim.neurons]
         memories = [Memory(rows=torch.arange(n, device=x.device), n=n) for n in many]
         try:
-            found = estimator.loss_and_grad(
-                victim.module,
-                call,
-                x,
-                lambda logits: logits.sum(dim=1),
-                neurons=victim.neurons,
-                memories=memories,
-            )
+            with victim.bounded():
+                found = estimator.loss_and_grad(
+                    victim.module,
+                    call,
+                    x,
+                    lambda logits: logits.sum(dim=1),
+                    neurons=victim.neurons,
+                    memories=memories,
+                )
         except Exception as error:  # noqa: BLE001  (foreign code, which refuses in its own way)
             cause = error.__cause__ if isinstance(error, VictimFailed) else None
             own = cause or error

@@ -9,7 +9,9 @@ import math
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +37,9 @@ from robustspike.bench.snn.neurons import Neuron
 from robustspike.bench.snn.neurons import resettable
 from robustspike.bench.victim.look import LOOK_ROWS
 from robustspike.bench.victim.look import find_spikes
+from robustspike.bench.victim.packing import packed
 from robustspike.bench.victim.passes import NEVER_CUT
+from robustspike.bench.victim.passes import PASS_BYTES
 from robustspike.bench.victim.passes import peak_bytes
 from robustspike.bench.victim.passes import rows_of
 from robustspike.bench.victim.passes import whole_rows
@@ -95,6 +99,7 @@ class ModuleVictim:
         self.refusals: dict[GradientEstimator, str | None] = {}  # kept by `checks.refusal`
         self._plain = plain_nodes(self.module)
         self._resettable: list[nn.Module] | None = None
+        self.compiled: ModuleVictim | None = None  # kept by `compiling.compiled`
         self._clear()
 
     @cached_property
@@ -103,13 +108,11 @@ class ModuleVictim:
         if self.spec.black_box:
             return ()  # nothing could be exchanged in it
         with TURN, torch.inference_mode(False):
-            return find_spikes(
-                self.module,
-                self._answer_freely,
-                self._made_up(),
-                steps=self.spec.steps,
-                at_once=self.passes(LOOK_ROWS, gradient=True)[0].stop,
-            )
+            at_once = self.passes(LOOK_ROWS, gradient=True)[0].stop
+            with self.bounded():
+                return find_spikes(
+                    self.module, self._answer_freely, self._made_up(), steps=self.spec.steps, at_once=at_once
+                )
 
     def _made_up(self) -> Tensor:
         """Return inputs for a look at the network: any values of the domain, none twice."""
@@ -126,6 +129,7 @@ class ModuleVictim:
     def sample_bytes(self) -> dict[bool, int]:
         """Bytes of tensors in a pass of one sample, by whether a gradient is taken; 0 where it cannot answer.
 
+        Beyond `PASS_BYTES` nothing is counted any more: one sample is a pass then, however large.
         Counted on a made-up input, with the neurons' own steps: the same on every device.
         Cost: one forward and one gradient of one sample, once.
         """
@@ -145,7 +149,10 @@ class ModuleVictim:
         with TURN, torch.inference_mode(False):
             x, plain, self._plain = self._made_up()[:1], self._plain, []
             try:
-                return {False: peak_bytes(forward, known), True: peak_bytes(gradient, known)}
+                return {
+                    False: peak_bytes(forward, known, most=PASS_BYTES),
+                    True: peak_bytes(gradient, known, most=PASS_BYTES),
+                }
             except Exception:  # noqa: BLE001  (a network may refuse made-up inputs: then nothing is cut)
                 return {False: 0, True: 0}
             finally:
@@ -166,13 +173,22 @@ class ModuleVictim:
             return {}
         return {"gradient": self.rows_at_once(gradient=True), "forward": self.rows_at_once(gradient=False)}
 
-    def _fits(self, n: int, *, gradient: bool) -> bool:
-        """Say whether n samples are one pass."""
+    def is_small(self, n: int) -> bool:
+        """Say whether n samples are so small that nothing need be measured."""
         spec = self.spec
         steps = max(1, spec.steps) if spec.domain is Domain.STATIC else 1
-        if n * steps * 4 * math.prod(spec.shape) <= NEVER_CUT:
-            return True  # so small that nothing need be measured
-        return n <= self.rows_at_once(gradient=gradient)
+        return n * steps * 4 * math.prod(spec.shape) <= NEVER_CUT
+
+    def _fits(self, n: int, *, gradient: bool) -> bool:
+        """Say whether n samples are one pass."""
+        return self.is_small(n) or n <= self.rows_at_once(gradient=gradient)
+
+    def bounded(self) -> AbstractContextManager[object]:
+        """Return a block for passes that record a gradient: with the graph kept small where one sample's pass
+        is larger than a pass may be. No bit of any number changes."""
+        if self.is_small(1) or self.sample_bytes[True] <= PASS_BYTES:
+            return nullcontext()
+        return packed(PASS_BYTES // 4, [*self.module.parameters(), *self.module.buffers()])
 
     @property
     def device(self) -> torch.device:
@@ -242,8 +258,7 @@ class ModuleVictim:
         first = self._resettable is None
         self._clear()
         try:
-            with in_place(self._plain):
-                return self.module(x)
+            return self._network(x)
         except (BenchError, MemoryError):
             raise
         except Exception as error:
@@ -256,6 +271,11 @@ class ModuleVictim:
             self._clear()
             for module in self._noisy:
                 module.noise = None  # type: ignore[assignment]
+
+    def _network(self, x: Tensor) -> Any:
+        """Return whatever the network answers as it is."""
+        with in_place(self._plain):
+            return self.module(x)
 
     def _clear(self) -> None:
         """Clear the network's state."""
@@ -353,14 +373,16 @@ class ModuleVictim:
         noise: RowStreams | None,
     ) -> LossGrad:
         """Compute losses and gradients of a batch in one pass."""
-        return estimator.loss_and_grad(
-            self.module,
-            lambda inputs: self.logits(inputs, noise=noise),
-            x,
-            loss,
-            neurons=self.neurons,
-            memories=memories,
-        )
+        neurons = self.neurons
+        with self.bounded():
+            return estimator.loss_and_grad(
+                self.module,
+                lambda inputs: self.logits(inputs, noise=noise),
+                x,
+                loss,
+                neurons=neurons,
+                memories=memories,
+            )
 
 
 def shown_whole(loss: Loss, y: Tensor, part: Tensor) -> Callable[[Tensor], Tensor]:
@@ -417,7 +439,7 @@ def private_copy(module: nn.Module) -> nn.Module:
             for item in value.values() if isinstance(value, dict) else value:
                 note(item)
 
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.no_grad():  # TorchScript copies weights by operations
         for child in module.modules():
             note(child.__dict__)
         try:

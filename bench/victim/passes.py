@@ -7,10 +7,12 @@ tensors of its pass and rounded up to a power of two, is divided into `PASS_BYTE
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -26,11 +28,16 @@ NEVER_CUT = 1 << 18
 holds 8 kB for every byte of input is taken to be no network that anybody has."""
 
 
+class _Enough(MemoryError):
+    """Ends a call that holds more than anybody need know."""
+
+
 class _Held(TorchDispatchMode):
     """Adds up the storages that operations in the block allocate and that are still held."""
 
-    def __init__(self, known: Iterable[Tensor]) -> None:
+    def __init__(self, known: Iterable[Tensor], most: int) -> None:
         super().__init__()
+        self._most = most
         self.now = self.peak = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
 
@@ -52,21 +59,24 @@ class _Held(TorchDispatchMode):
         weakref.finalize(storage, self._freed, which, size)
         self.now += size
         self.peak = max(self.peak, self.now)
+        if self.peak > self._most:
+            raise _Enough
 
     def _freed(self, which: int, size: int) -> None:
         self._known.discard(which)
         self.now -= size
 
 
-def peak_bytes(call: Callable[[], object], known: Iterable[Tensor] = ()) -> int:
+def peak_bytes(call: Callable[[], object], known: Iterable[Tensor] = (), *, most: int = sys.maxsize) -> int:
     """Return the most bytes of tensors that a call holds at once, those it makes itself.
 
     Args:
+        most: where it comes to hold more, it is ended there.
         known: tensors that are there already, whose views are nothing new.
 
     Cost: the call, and some microseconds an operation.
     """
-    with _Held(known) as held:
+    with _Held(known, most) as held, suppress(_Enough):
         call()
     return held.peak
 

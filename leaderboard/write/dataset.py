@@ -230,6 +230,7 @@ def eval_results(sections: Sequence[Section], about: About) -> dict[str, str]:
             notes = f"{section.title}; weights {row['weights']}"
             if f"{column}_low" in row:
                 notes += f"; 95 % interval {row[f'{column}_low']:.4f} to {row[f'{column}_high']:.4f}"
+            notes += f"; {row['levels']} verdict" if row.get("levels") else ""
             notes += f"; flags: {row['flags']}" if row["flags"] else ""
             entries[with_defense(row)].append(
                 f"- dataset:\n    id: {json.dumps(about.hub)}\n    task_id: {task_id(section)}\n"

@@ -7,6 +7,9 @@ the others. One line a victim, candidate and random start: victim, eps, attack, 
 stands, and a word a sample: forwards spent at its first hit, "." if it stands, "x" if its clean answer is
 wrong, "-" if not run. A line that is there is not measured again.
 
+Stochastic victims have candidates of their own: 10 draws a gradient, and no sample leaves at a hit, so that a
+sample counts as broken, at the full price, where the vote of 20 fresh draws on what came back is wrong.
+
     python tests/benchmarks/record_hits.py hits.csv --victim lif_cnn.digits+sr:1/10 [--victim ...]
 """
 
@@ -20,6 +23,7 @@ import click
 import torch
 
 from robustspike.bench.api import ModuleVictim
+from robustspike.bench.api import RowStreams
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import load_victim
@@ -73,6 +77,24 @@ CANDIDATES = {
 Those of an earlier round are in the table too: other surrogates, one cheap PGD under each, long members.
 """
 
+NOISY_CANDIDATES = {
+    pgd("atan(alpha=5)"): 1,
+    pgd("native"): 1,
+    pgd(SHARP): 1,
+    sapgd(10): 2,
+    sapgd(25): 2,
+    sapgd(25, loss="ce"): 2,
+    sapgd(25, estimator="atan(alpha=5)"): 1,
+    sapgd(50): 3,
+    sapgd(50, loss="ce"): 1,
+    sapgd(100): 1,
+    apgd("ce", 25, "native"): 1,
+    apgd("ce", 50): 1,
+    apgd("ce", 50, "native"): 1,
+    apgd("dlr", 50, "native"): 1,
+}
+"""Candidates for stochastic victims."""
+
 
 def words(
     victim: ModuleVictim,
@@ -93,7 +115,8 @@ def words(
     split = registry("datasets").get(victim.spec.name.partition(".")[2]).load("validation", root=root)
     places = torch.linspace(0, len(split.x) - 1, samples).long() if root else torch.arange(samples)
     x, y = split.x[places], split.y[places]
-    right = victim.logits(x).argmax(dim=1) == y
+    noise = RowStreams.derive(places, "clean") if victim.spec.stochastic else None
+    right = victim.logits(x, noise=noise).argmax(dim=1) == y
     asked = torch.tensor([bool(r) and place not in spared for place, r in enumerate(right)])
     rows = asked.nonzero().squeeze(1)
     table = [["-" if r else "x" for r in right.tolist()] for _ in numbers]
@@ -107,7 +130,10 @@ def words(
     if found.errors:
         raise click.ClickException(found.errors[0])
     total = found.forwards + found.backwards
-    first = found.first_hit.view(len(numbers), -1).tolist()
+    first = found.first_hit
+    if victim.spec.stochastic:
+        first = torch.where(found.status == 1, found.forwards, -1)
+    first = first.view(len(numbers), -1).tolist()
     for row, hits in zip(table, first, strict=True):
         for place, hit in zip(rows.tolist(), hits, strict=True):
             row[place] = str(hit) if hit >= 0 else "."
@@ -130,16 +156,17 @@ def recorded(path: Path) -> dict[tuple[str, ...], list[list[str]]]:
 @click.option("--samples", default=80)
 @click.option("--data", type=click.Path(path_type=Path))
 def main(path: Path, cells: tuple[str, ...], samples: int, data: Path | None) -> None:
-    for call, starts in CANDIDATES.items():
-        for name, _, eps in (cell.rpartition(":") for cell in cells):
+    for name, _, eps in (cell.rpartition(":") for cell in cells):
+        base, _, defense = name.partition("+")
+        victim = load_victim(base, defense=defense or "none")
+        noisy = victim.spec.stochastic
+        for call, starts in (NOISY_CANDIDATES if noisy else CANDIDATES).items():
             known = recorded(path)
             missing = range(len(known.get((name, eps, call), [])), starts)
             if not missing:
                 continue
-            sieves = [known.get((name, eps, sieve), [[]])[0] for sieve in SIEVE]
+            sieves = [] if noisy else [known.get((name, eps, sieve), [[]])[0] for sieve in SIEVE]
             spared = {k for row in sieves for k, word in enumerate(row) if word.isdigit()}
-            base, _, defense = name.partition("+")
-            victim = load_victim(base, defense=defense or "none")
             root = data if registry("datasets").get(base.partition(".")[2]).needs_root else None
             price, table = words(
                 victim, call, missing, eps=Fraction(eps), samples=samples, spared=spared, root=root

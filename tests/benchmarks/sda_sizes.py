@@ -4,7 +4,7 @@ Run: OMP_NUM_THREADS=1 python tests/benchmarks/sda_sizes.py WHAT [samples] [N-MN
 with WHAT one of digits, nmnist, vggsnn. Processor time on one thread: the loop of test_sda_speed.py, which
 takes one sample at a time, stacks all potentials again at every step and answers every flip by a whole pass;
 all samples in shards as `evaluate` takes them; and the same samples in shards of one. Both sides must change
-as many spikes. The weights of VGGSNN (2x48x48, T = 10) are drawn, so nothing need fall: both stop after three
+as many spikes. The weights of VGGSNN (2x48x48, T = 10) are drawn, so nothing need fall: both stop after two
 iterations, and flips that its last layers never see are as cheap as they would be in any such network.
 """
 
@@ -40,7 +40,7 @@ def chosen(what: str, n: int, root: Path | None) -> tuple[ModuleVictim, Tensor, 
     if what == "vggsnn":
         victim, _ = made("vggsnn 48")
         x = (RowStreams.derive(range(n), "frames").uniform(victim.spec.shape) < 0.1).float()
-        return victim, x, victim.logits(x).argmax(dim=1), 3
+        return victim, x, victim.logits(x).argmax(dim=1), 2
     name = {"digits": "digits_events", "nmnist": "nmnist"}[what]
     victim = load_victim(f"lif_cnn.{name}")
     test = registry("datasets").get(name).first("test", n, root=root)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from typing import ClassVar
 
 import numpy as np
@@ -24,7 +28,9 @@ from robustspike.bench.data.events.events import Recording
 from robustspike.bench.data.events.sensor import Sensor
 from robustspike.bench.data.events.sensor import saccades
 from robustspike.bench.data.events.sensor import shifted
+from robustspike.bench.data.events.simulated import OPTIONS
 from robustspike.bench.data.events.simulated import Simulated
+from robustspike.bench.data.events.simulated import check_options
 from robustspike.bench.data.images.image_sets import Cifar10
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.files import cached
@@ -83,15 +89,27 @@ class Cifar10Events(Simulated):
 
     def events(self, split: SplitName, rows: range, *, root: Path | None = None) -> EventLists:
         chosen = self.recordings(split, root)[rows.start : rows.stop]
-        validation = Cifar10().load(
-            "validation", root=root
-        )  # a tenth of the time that the training split takes
-        held = self.recordings("validation", root)
-        donors = dict(
-            zip(reversed(validation.y.tolist()), reversed(held), strict=True)
-        )  # first of each class
+        # From validation images: a tenth of the time that the training split takes.
+        held = zip(
+            Cifar10().load("validation", root=root).y.tolist(),
+            self.recordings("validation", root),
+            strict=True,
+        )
+        donors = dict(reversed(list(held)))  # the first of each class
         again = self.seen_again(split, rows, root)
         return EventLists(chosen, _DURATION // self.steps, donors, again=again)
+
+    def seen_again(
+        self, split: SplitName, rows: range, root: Path | None
+    ) -> Callable[[Mapping[str, Any]], Sequence[Recording]]:
+        """Return what records the scenes of these rows alone with some options of the sensor changed."""
+
+        def record(changes: Mapping[str, Any]) -> Sequence[Recording]:
+            check_options(self.name, changes, OPTIONS)
+            still = Cifar10().load(split, root=root)[rows.start : rows.stop]
+            return _simulate(dataclasses.replace(self, **changes).sensor(), still)
+
+        return record
 
 
 def scenes(images: npt.NDArray[np.float64]) -> Iterator[npt.NDArray[np.float64]]:

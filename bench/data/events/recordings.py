@@ -242,15 +242,31 @@ def _folders(part: Path) -> list[Path]:
 
 
 def _read(path: Path, size: Size | None, unit: TimeUnit) -> tuple[npt.NDArray[Any], Size]:
-    """Read a file: a recording, or integrated frames [T, 2, H, W] of an npz with the array `frames`."""
-    if identify(path) == "npz" and _members(path) == {"frames"}:
+    """Read a file: a recording, or frames [T, 2, H, W] in an npz of `frames` alone or in tonic's cache."""
+    kind = identify(path)
+    frames = _cached_frames(path) if kind == "hdf5" else None
+    if kind == "npz" and _members(path) == {"frames"}:
         (frames,) = load_numpy(path, "frames")
+    if frames is not None:
         if frames.ndim != 4 or frames.shape[1] != 2 or frames.dtype.kind not in "iufb":
             raise ArtefactError(
                 f"{path}: expected frames [T, 2, H, W], got {list(frames.shape)} {frames.dtype}."
             )
         return frames, (frames.shape[2], frames.shape[3])
     return read_events(path, size=size, unit=unit)
+
+
+def _cached_frames(path: Path) -> npt.NDArray[Any] | None:
+    """Return the frames that tonic's DiskCachedDataset keeps as data/0; None where it keeps no frames."""
+    try:
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            held = file.get("data/0")
+            plain = isinstance(held, h5py.Dataset) and held.ndim == 4 and held.dtype.kind in "iufb"
+            return np.asarray(held) if plain else None
+    except (ImportError, OSError, KeyError, RuntimeError, ValueError):
+        return None  # what is wrong with it is told by the reader of recordings
 
 
 def _members(path: Path) -> set[str]:

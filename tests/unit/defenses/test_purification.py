@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from robustspike.bench.api import ConfigError
+from robustspike.bench.api import Goal
+from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import check_victim
 from robustspike.bench.api import load_victim
 from robustspike.bench.api import registry
+from robustspike.bench.attack.evaluate import evaluate_shard
 from robustspike.bench.data.quality.photos import photograph
 from robustspike.defenses.purification import Blur
 from robustspike.defenses.purification import Median
@@ -85,3 +91,32 @@ def test_they_are_for_quality_models_alone(name: str) -> None:
 def test_strengths_out_of_range_are_refused(name: str, wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=f"purify_{name}: "):
         registry("defenses").get(f"purify_{name}", **wrong)
+
+
+def test_an_attack_that_does_not_know_of_the_change_moves_less_than_one_through_it() -> None:
+    """What mirroring saves is ignorance alone; without a defense the unaware attack is I-FGSM itself."""
+    split = registry("datasets").get("photopatch_iqa").first("test", 4)
+
+    def moved(attack: str, defense: str) -> float:
+        threat = ThreatModel(
+            eps=Fraction(2, 255),
+            goal=Goal.SHIFT,
+            levels=255,
+            access=registry("attacks").get(attack).spec.access,
+        )
+        victim = load_victim("cnn_iqa.photopatch", defense=defense)
+        found = evaluate_shard(victim, registry("attacks").get(attack), threat, split.x, split.y, split.ids)
+        assert not found.errors
+        return float((found.adv_score - found.clean_score).abs().mean())
+
+    assert moved("quality.unaware", "none") == pytest.approx(moved("quality.ifgsm", "none"), abs=1e-3)
+    assert moved("quality.unaware", "purify_flip") < 0.7 * moved("quality.ifgsm", "purify_flip")
+
+
+def test_the_unaware_attack_needs_the_undefended_network() -> None:
+    attack = registry("attacks").get("quality.unaware")
+    victims = registry("victims")
+    assert "black box" in attack.fits(victims.get("brisque_like.photopatch").spec())
+    assert attack.fits(victims.get("cnn_iqa.photopatch").spec()) is None
+    nobody = dataclasses.replace(victims.get("cnn_iqa.photopatch").spec(), name="nobody")
+    assert "not registered" in attack.fits(nobody)

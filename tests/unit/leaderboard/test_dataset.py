@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from tests.support.records import make_record
 from tests.support.records import write
 
 ROOT = Path(__file__).resolve().parents[3]
+QUICK = make_record("rbbbw", eps=Fraction(1, 10), attack="autoattack.snn")
 RECORDS = [
     make_record("rrrbw", eps=Fraction(1, 20)),
-    make_record("rbbbw", eps=Fraction(1, 10)),
+    replace(QUICK, parameters=dict(QUICK.parameters) | {"attack": {"level": "quick"}}),
     make_record("bbbbw", eps=Fraction(1, 10), defense="sr", measures={"non_finite": 1}),
 ]
 
@@ -70,6 +72,7 @@ def test_results_are_for_ranked_rows_and_name_weights_and_interval(exported: Pat
     assert [entry["value"] for entry in entries] == [0.6, 0.2]
     assert all(entry["dataset"]["id"] == "me/board" for entry in entries)
     assert all("weights netnone" in entry["notes"] and "95 % interval" in entry["notes"] for entry in entries)
+    assert ["quick verdict" in entry["notes"] for entry in entries] == [False, True]
 
 
 @pytest.mark.parametrize(

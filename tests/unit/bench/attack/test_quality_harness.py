@@ -101,7 +101,7 @@ def test_rounding_lands_on_the_grid_and_inside_the_budget(eps: float) -> None:
 def test_images_between_the_steps_of_the_grid_are_attacked_on_it_too() -> None:
     """Resized photographs are no 8-bit images; what comes of them in an attack is."""
     geometry, eps = registry("geometries").get("linf"), 4 / 255
-    x0 = (images() + 0.37 / 255).clamp(0, 1)
+    x0 = RowStreams.derive(range(6), "between").uniform(images().shape[1:])
     out = on_grid(geometry, x0, (x0 + eps).clamp(0, 1), eps=eps, bounds=(0.0, 1.0), levels=255)
     assert bool(geometry.legal(x0, out, eps=eps, bounds=(0.0, 1.0)).all())
     assert torch.allclose((out * 255).round() / 255, out, atol=1e-6)

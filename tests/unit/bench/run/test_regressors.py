@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from robustspike.bench.errors import ContractError
 from robustspike.bench.record.store import Store
 from robustspike.bench.record.store import record_folders
 from robustspike.bench.run.network import Request
+from robustspike.bench.run.network import build_network
 from robustspike.bench.run.network import look
 from robustspike.bench.victim.regressor import Sized
 from robustspike.bench.victim.regressor import one_score
@@ -61,6 +65,11 @@ class Spiking(nn.Module):
 
     def forward(self, x):
         return torch.sigmoid(self.body(x))
+
+
+def scripted():
+    torch.manual_seed(0)
+    return torch.jit.script(nn.Sequential(nn.Conv2d(3, 1, 3), nn.Flatten(), nn.Linear(900, 1), nn.Sigmoid()))
 
 
 class Two(nn.Module):
@@ -180,6 +189,13 @@ def test_direction_size_and_crops_are_the_users_to_say(folder: Path) -> None:
     assert not torch.allclose(small.logits(x), middle.logits(x))
 
 
+def test_a_network_in_torchscript_is_a_victim(folder: Path) -> None:
+    found = look(request(folder, "scripted")).victim
+    x = torch.rand(3, 3, 32, 32)
+    assert not found.spec.black_box
+    assert torch.allclose(found.logits(x), build_network(f"{folder}/net.py:scripted")(x), atol=1e-6)
+
+
 def test_a_spiking_quality_model_is_averaged_over_time(folder: Path) -> None:
     found = look(request(folder, "spiking", steps=2))
     assert found.victim.spec.steps == 2 and len(found.victim.neurons) == 1
@@ -242,3 +258,85 @@ def test_crops_lie_on_an_even_grid_up_to_the_borders() -> None:
     Sized(Spy(), 3, 9)(x)
     corners = seen[0][:, 0, 0, 0].tolist()
     assert corners == [0, 3, 6, 18, 21, 24, 36, 39, 42]
+
+
+class StandIn(nn.Module):
+    """What pyiqa.create_metric gives: an object that switches gradients off, around a network."""
+
+    def __init__(self, mode: str, score_range: str | None) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 1, 3), nn.Flatten(), nn.AdaptiveAvgPool1d(1))
+        self.metric_mode, self.lower_better, self.score_range = mode, True, score_range
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return self.net(x)
+
+
+def pyiqa_of(*, mode: str = "NR", score_range: str | None = "~-5, ~5") -> types.ModuleType:
+    made = types.ModuleType("pyiqa")
+
+    def create_metric(name: str, device: torch.device) -> StandIn:
+        if name != "made_up":
+            raise KeyError(name)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return StandIn(mode, score_range).to(device)
+
+    made.create_metric = create_metric  # type: ignore[attr-defined]
+    made.list_models = lambda mode: ["made_up"]  # type: ignore[attr-defined]
+    return made
+
+
+def test_a_metric_of_pyiqa_is_a_victim_with_its_scale_and_gradient(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyiqa", pyiqa_of())
+    code, told = call(
+        "evaluate", "pyiqa:made_up", "--data", str(shutil.copy(folder / "data.npz", tmp_path / "own.npz")),
+        "--eps", "2/255",
+        "--attack", "quality.ifgsm", "--out", str(tmp_path), "--jobs", "1",
+        capsys=capsys, monkeypatch=monkeypatch,
+    )  # fmt: skip
+    assert code == 0, told
+    (record,) = [Store(tmp_path).read(f.name) for f in record_folders(tmp_path)]
+    assert record.victim == "pyiqa.made_up" and record.measures["score_range"] == [-5, 5]
+    assert all(row.adv_score != row.clean_score for row in record.rows)
+    net = pyiqa_of().create_metric("made_up", torch.device("cpu")).net
+    x = torch.rand(3, 3, 32, 32)
+    found = look(Request("pyiqa:made_up", f"{folder}/data.npz")).victim
+    assert torch.allclose(found.logits(x), -net(x).view(3, 1), atol=1e-6)  # smaller was better
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "message"),
+    [
+        (None, "made_up", r"cannot be imported \(ModuleNotFoundError.*robustspike\[iqa\]"),
+        (pyiqa_of(), "other", r"cannot make it \(KeyError.*without a reference image: made_up"),
+        (pyiqa_of(mode="FR"), "made_up", "needs a reference image"),
+    ],
+)
+def test_pyiqa_that_is_absent_or_lacks_the_metric_is_one_error(
+    module: types.ModuleType | None, name: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyiqa", module)
+    with pytest.raises(ConfigError, match=message):
+        look(Request(f"pyiqa:{name}", f"{folder}/data.npz"))
+
+
+def test_any_exception_of_its_import_is_absence(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyiqa.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "pyiqa", raising=False)
+    with pytest.raises(ConfigError, match="RuntimeError: operator torchvision::nms"):
+        look(Request("pyiqa:made_up", f"{folder}/data.npz"))
+
+
+def test_a_metric_that_states_no_scale_asks_for_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyiqa", pyiqa_of(score_range=None))
+    with pytest.raises(ConfigError, match="--score-range WORST,BEST"):
+        look(Request("pyiqa:made_up", "photopatch_iqa"))
+    with pytest.raises(ConfigError, match="--score-range WORST,BEST"):
+        look(Request("pyiqa:made_up", f"{folder}/data.npz"))

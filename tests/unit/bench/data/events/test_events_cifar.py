@@ -53,6 +53,26 @@ def test_frames_are_those_of_the_raw_events_and_donors_come_one_a_class(root: Pa
     assert sorted(lists.donors) == list(range(10))
 
 
+def test_another_sensor_sees_the_chosen_scenes_alone_and_as_the_whole_split_would(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = registry("datasets").get("cifar10_events")
+    whole = registry("datasets").get("cifar10_events", threshold=0.6, background=2.0)
+    expected = whole.recordings("test", root)[5:9]
+    again = data.events("test", range(5, 9), root=root).again
+    asked: list[int] = []
+    simulate = cifar_events._simulate
+    monkeypatch.setattr(
+        cifar_events, "_simulate", lambda sensor, still: asked.append(len(still)) or simulate(sensor, still)
+    )
+    assert again is not None
+    found = again({"threshold": 0.6, "background": 2.0})
+    assert asked == [4]
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    with pytest.raises(ConfigError, match=r"treshold cannot be changed.*threshold"):
+        again({"treshold": 0.6})
+
+
 def test_a_second_load_reads_the_cache_and_other_images_are_simulated_afresh(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
