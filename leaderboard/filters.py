@@ -17,13 +17,16 @@ from robustspike.leaderboard.fields import passes
 from robustspike.leaderboard.sections import Section
 
 
-def chosen(records: Iterable[CellRecord], only: Sequence[tuple[str, str]]) -> list[CellRecord]:
+def chosen(
+    records: Iterable[CellRecord], only: Sequence[tuple[str, str]], *, option: str = "--only"
+) -> list[CellRecord]:
     """Return the records that pass filters: for every field that is named, one of its patterns.
 
     Args:
         records: finished cells.
         only: (field, shell-style pattern); a name written out matches itself, of weights
             and key the first digits do.
+        option: what messages call the filters.
 
     Raises: ConfigError: a field is unknown, or nothing passes.
     """
@@ -31,12 +34,12 @@ def chosen(records: Iterable[CellRecord], only: Sequence[tuple[str, str]]) -> li
     for field, pattern in only:
         if field not in FIELDS:
             hint = did_you_mean(field, FIELDS)
-            raise ConfigError(f"--only {field}=...: unknown field.{hint} Fields: {', '.join(FIELDS)}.")
+            raise ConfigError(f"{option} {field}=...: unknown field.{hint} Fields: {', '.join(FIELDS)}.")
         wanted[field].append(pattern)
     known = list(records)
     found = [r for r in known if all(passes(r, field, patterns) for field, patterns in wanted.items())]
     if known and not found:
-        said = " ".join(f"--only {field}={pattern}" for field, pattern in only)
+        said = " ".join(f"{option} {field}={pattern}" for field, pattern in only)
         raise ConfigError(f"{said}: none of the {len(known)} records passes. Drop or loosen a filter.")
     return found
 

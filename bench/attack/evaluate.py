@@ -93,6 +93,7 @@ def evaluate_shard(
     limits: Limits = NO_LIMITS,
     events: Callable[[], EventLists | None] | None = None,
     known: Known | None = None,
+    asked: ModuleVictim | None = None,
 ) -> ShardResult:
     """Attack one batch and judge every sample.
 
@@ -105,6 +106,7 @@ def evaluate_shard(
         limits: time and memory that the attack may take on this batch; by default as much as it likes.
         events: returns the raw events behind the samples, for attacks on them; called where one asks.
         known: what is known of the victim on this batch with this seed, from attacks on it before.
+        asked: the same network in another form, which the attack asks instead (`compiling.compiled`).
 
     Returns: verdicts; failures of the attack and of the victim are ERROR rows with a message, no exceptions.
     """
@@ -122,6 +124,7 @@ def evaluate_shard(
                 limits=limits,
                 events=events,
                 known=known or Known(),
+                asked=asked or victim,
             )
         except (ContractError, MemoryError) as error:  # the attack is guarded: this is the victim's own fault
             result.status[:] = ERROR
@@ -150,6 +153,7 @@ def _evaluate(
     limits: Limits,
     events: Callable[[], EventLists | None] | None,
     known: Known,
+    asked: ModuleVictim,
 ) -> None:
     """Attack the samples of a blank result, inputs x, and write the verdicts into it."""
     rules, y, ids, device = rules_of(victim.spec), result.labels, result.ids, x.device
@@ -170,7 +174,7 @@ def _evaluate(
     if not len(rows):
         return
     meter = Meter(
-        victim,
+        asked,
         threat,
         geometry,
         x[rows],

@@ -43,6 +43,12 @@ from robustspike.bench.cli.inspect import request
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; default: the cores.")
 @click.option(
+    "--compile",
+    "compiles",
+    is_flag=True,
+    help="Let attacks ask victims through torch.compile: for long runs; cells of their own.",
+)
+@click.option(
     "--out", type=click.Path(path_type=Path), default=Path("robustspike-results"), show_default=True
 )
 def command(
@@ -55,6 +61,7 @@ def command(
     seed: int,
     device: str,
     jobs: int | None,
+    compiles: bool,
     out: Path,
     plugin: tuple[Path, ...],
     **given: Any,
@@ -75,8 +82,11 @@ def command(
     from robustspike.bench.run.network import prepare
     from robustspike.bench.run.run import run
     from robustspike.bench.suite.plan import make_plan
+    from robustspike.bench.victim.compiling import check_usable
 
     device = choose_device(device)
+    if compiles:
+        check_usable(device)
     looked = look(request(network, plugin=plugin, **given))
     for line in looked.told:
         click.echo(line, err=True)
@@ -93,7 +103,7 @@ def command(
         plugins=(*plugin, *found.plugins),
         command=shlex.join(["robustspike", *sys.argv[1:]]),
     )
-    plan = make_plan(suite, weights=found.weights, root=settings.root)
+    plan = make_plan(suite, weights=found.weights, root=settings.root, compiled=compiles)
     workers = jobs or (1 if device != "cpu" else provenance.cores())
     misfits = list(plan.not_applicable)
     with progress(len(plan.cells)) as watcher:

@@ -36,13 +36,13 @@ def records_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def parse_only(values: Iterable[str]) -> list[tuple[str, str]]:
-    """Parse KEY=GLOB filters. Raises: ConfigError."""
+def parse_only(values: Iterable[str], *, option: str = "--only") -> list[tuple[str, str]]:
+    """Parse KEY=GLOB filters of an option. Raises: ConfigError."""
     parsed = []
     for value in values:
         key, sign, pattern = value.partition("=")
         if not sign or not key or not pattern:
-            raise ConfigError(f"--only {value}: expected KEY=GLOB, e.g. --only 'victim=lif_*'.")
+            raise ConfigError(f"{option} {value}: expected KEY=GLOB, e.g. {option} 'victim=lif_*'.")
         parsed.append((key, pattern))
     return parsed
 

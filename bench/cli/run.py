@@ -51,6 +51,12 @@ if TYPE_CHECKING:
     metavar="[ADDRESS]",
     help="Work on a Ray cluster: auto, HOST:PORT, or none to start one here (extra: ray).",
 )
+@click.option(
+    "--compile",
+    "compiles",
+    is_flag=True,
+    help="Let attacks ask victims through torch.compile: for long runs; cells of their own.",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of published data sets.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of weights from robustspike train.")
 @click.option("--plugin", multiple=True, type=click.Path(path_type=Path), help="Python file with a plugin.")
@@ -80,6 +86,7 @@ def command(
     jobs: int | None,
     part: str | None,
     cluster: str | None,
+    compiles: bool,
     data: Path | None,
     weights: Path | None,
     plugin: tuple[Path, ...],
@@ -113,11 +120,14 @@ def command(
     from robustspike.bench.suite.part import Part
     from robustspike.bench.suite.plan import make_plan
     from robustspike.bench.suite.plan import recipes_of
+    from robustspike.bench.victim.compiling import check_usable
 
     share = WHOLE if part is None else Part.parse(part)
     for path in plugin:
         load_file(path)
     device = choose_device(device)
+    if compiles:
+        check_usable(device)
     workers = jobs or (1 if device != "cpu" else workers_for(provenance.cores(), memory))
     if memory is None and device == "cpu":  # drivers of other devices reserve memory as they like
         memory = memory_share(workers)
@@ -143,6 +153,7 @@ def command(
         seed=seed,
         weights=settings.weights,
         root=settings.root,
+        compiled=compiles,
     )
     misfits = list(plan.not_applicable)
     with progress(len(plan.cells), quiet=quiet, verbose=verbose) as watcher:

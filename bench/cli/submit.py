@@ -22,19 +22,29 @@ if TYPE_CHECKING:
     default=True,
     help="Enclose the adversarial inputs; without them only verify --rerun can check the bundle.",
 )
-def command(folder: Path, out: Path | None, plugin: tuple[Path, ...], inputs: bool) -> None:
+@click.option(
+    "--inputs-of",
+    multiple=True,
+    metavar="KEY=GLOB",
+    help="Enclose those of these records alone, chosen as by leaderboard --only.",
+)
+def command(
+    folder: Path, out: Path | None, plugin: tuple[Path, ...], inputs: bool, inputs_of: tuple[str, ...]
+) -> None:
     """Pack the finished records of DIR into a bundle that anyone can verify.
 
     More files than a bundle may have (30,000) make several; give all of them to the verb that reads them.
     Plugin files and weights that came from no package are enclosed: the run kept them in DIR.
     `robustspike leaderboard` and `robustspike verify` take bundles as they take folders.
     """
+    from robustspike.bench.cli.options import parse_only
     from robustspike.bench.errors import ConfigError
     from robustspike.bench.record.bundle import pack
     from robustspike.bench.record.enclosures import enclosed_files
     from robustspike.bench.record.enclosures import keep_plugin
     from robustspike.bench.record.index import Index
     from robustspike.bench.record.store import record_folders
+    from robustspike.leaderboard.filters import chosen
 
     places = record_folders(folder)
     with Index(folder, len(places)) as index:
@@ -45,13 +55,20 @@ def command(folder: Path, out: Path | None, plugin: tuple[Path, ...], inputs: bo
         keep_plugin(folder, path)
     _everything_is_kept(records, folder)
     bundle = out or folder.with_name(f"{folder.resolve().name}.zip")
-    made = pack(folder, bundle, inputs=inputs)
+    if inputs_of and not inputs:
+        raise ConfigError("--no-inputs encloses none: leave it or --inputs-of away.")
+    kept: bool | set[str] = inputs
+    if inputs_of:
+        asked = parse_only(inputs_of, option="--inputs-of")
+        kept = {record.key for record in chosen(records, asked, option="--inputs-of")}
+    made = pack(folder, bundle, inputs=kept)
     for path, count in made.items():
         click.echo(f"{path}: {count} records, {path.stat().st_size} bytes")
     for name in enclosed_files(folder):
         click.echo(f"encloses {name}", err=True)
     named = " ".join(map(str, made))
-    click.echo(f"check it: robustspike verify {named}{'' if inputs else ' --rerun'}", err=True)
+    again = "" if inputs and not inputs_of else " --rerun"
+    click.echo(f"check it: robustspike verify {named}{again}", err=True)
 
 
 def _everything_is_kept(records: Sequence[CellRecord], folder: Path) -> None:

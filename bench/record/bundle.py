@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -81,7 +82,7 @@ def unpacked_all(given: Iterable[Path]) -> Iterator[list[Path]]:
         yield [stack.enter_context(unpacked(path)) if path.is_file() else path for path in found]
 
 
-def pack(root: Path, bundle: Path, *, inputs: bool = True) -> dict[Path, int]:
+def pack(root: Path, bundle: Path, *, inputs: bool | Collection[str] = True) -> dict[Path, int]:
     """Pack the records of a results folder into a bundle. Equal records, equal bytes.
 
     More files than a bundle may have make several, NAME-1-of-3.zip and so on. Each stands for itself, with
@@ -90,13 +91,17 @@ def pack(root: Path, bundle: Path, *, inputs: bool = True) -> dict[Path, int]:
     Args:
         root: the results folder, with the plugin files and weights that lie beside its records.
         bundle: the file to write.
-        inputs: enclose the adversarial inputs (most of the bytes).
+        inputs: enclose the adversarial inputs (most of the bytes): of all records, of none, or of these keys.
 
     Returns: the bundles that were written, and the records of each.
 
     Raises: ArtefactError: a file that cannot be read or written, or that a bundle may not hold.
     """
-    parts = ["record.json", "samples.csv", *(["adversarials.safetensors"] if inputs else [])]
+
+    def parts(place: Path) -> list[str]:
+        encloses = inputs if isinstance(inputs, bool) else place.name in inputs
+        return ["record.json", "samples.csv", *(["adversarials.safetensors"] if encloses else [])]
+
     beside = enclosed_files(root)
     if (root / provenance.NAME).exists():
         beside[provenance.NAME] = root / provenance.NAME
@@ -104,7 +109,7 @@ def pack(root: Path, bundle: Path, *, inputs: bool = True) -> dict[Path, int]:
     keys = sha256("".join(place.name for group in groups for place in group).encode())
     made = {}
     for number, group in enumerate(groups, start=1):
-        files = {f"records/{place.name}/{name}": place / name for place in group for name in parts}
+        files = {f"records/{place.name}/{name}": place / name for place in group for name in parts(place)}
         target = bundle
         if len(groups) > 1:
             target = bundle.with_name(f"{bundle.stem}-{number}-of-{len(groups)}{bundle.suffix}")
@@ -114,18 +119,18 @@ def pack(root: Path, bundle: Path, *, inputs: bool = True) -> dict[Path, int]:
     return made
 
 
-def _groups(places: Sequence[Path], parts: Sequence[str], beside: int) -> list[list[Path]]:
+def _groups(places: Sequence[Path], parts: Callable[[Path], Sequence[str]], beside: int) -> list[list[Path]]:
     """Return the records of every bundle: as many as fit, in order."""
     groups: list[list[Path]] = [[]]
-    size = 0
+    files, size = beside, 0
     for place in places:
-        own = sum(path.stat().st_size for name in parts if (path := place / name).is_file())
-        files = (len(groups[-1]) + 1) * len(parts) + beside
-        if groups[-1] and (files > MAX_FILES or size + own > MAX_TOTAL_BYTES // 2):
+        names = parts(place)
+        own = sum(path.stat().st_size for name in names if (path := place / name).is_file())
+        if groups[-1] and (files + len(names) > MAX_FILES or size + own > MAX_TOTAL_BYTES // 2):
             groups.append([])
-            size = 0
+            files, size = beside, 0
         groups[-1].append(place)
-        size += own
+        files, size = files + len(names), size + own
     return groups
 
 

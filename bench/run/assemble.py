@@ -140,7 +140,7 @@ def cell_parameters(cell: Cell) -> dict[str, Any]:
         "victim_params": dict(cell.victim_params),
         "victim_seed": cell.victim_seed,
         "attack_params": dict(cell.attack_params),
-    }
+    } | ({"compiled": True} if cell.compiled else {})
 
 
 def cell_of(record: CellRecord) -> Cell:
@@ -161,6 +161,7 @@ def cell_of(record: CellRecord) -> Cell:
             shard=record.shard,
             seed=record.seed,
             certify=record.task is Task.CERTIFY,
+            compiled=kept.get("compiled") is True,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(

@@ -40,6 +40,7 @@ from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.suite.cell import Cell
 from robustspike.bench.suite.loading import VICTIMS
 from robustspike.bench.suite.loading import samples_of
+from robustspike.bench.victim.compiling import compiled
 from robustspike.bench.victim.energy import CONVENTIONS
 from robustspike.bench.victim.energy import USUAL
 from robustspike.bench.victim.energy import EnergyCost
@@ -206,6 +207,7 @@ class Attacking:
             limits=settings.limits,
             events=lambda: _events(cell, unit.index, settings),
             known=known,
+            asked=compiled(victim) if cell.compiled else None,
         )
         try:
             result.counts |= energy_of(victim, data, result, known, seed=cell.seed)

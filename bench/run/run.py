@@ -46,6 +46,7 @@ from robustspike.bench.suite.part import WHOLE
 from robustspike.bench.suite.part import Part
 from robustspike.bench.suite.plan import Plan
 from robustspike.bench.victim.checks import check_victim
+from robustspike.bench.victim.compiling import refusal as uncompiled
 from robustspike.bench.victim.module import ModuleVictim
 
 
@@ -199,6 +200,8 @@ def _examine(cells: Sequence[Cell], settings: Settings) -> tuple[dict[Cell, str]
 def _does_not_apply(cell: Cell, victim: ModuleVictim) -> str | None:
     """Say why an attack's gradient, or a certifier, does not apply to a loaded victim, or None."""
     rule = cell.rules.get(cell.attack, **dict(cell.attack_params))
+    if cell.compiled and (reason := uncompiled(victim)) is not None:
+        return f"not with --compile: {reason}"
     return job_of(cell).refusal(rule, victim)
 
 

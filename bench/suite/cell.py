@@ -21,7 +21,8 @@ Params = tuple[tuple[str, Any], ...]
 class Cell:
     """One experiment, by names and plain parameters, so that it travels to a worker process.
 
-    Where `certify` is set, `attack` and its parameters name a certifier, and nothing is attacked.
+    Where `certify` is set, `attack` and its parameters name a certifier, and nothing is attacked. Where
+    `compiled` is set, the attack asks the victim through torch.compile.
     """
 
     victim: str
@@ -37,6 +38,7 @@ class Cell:
     shard: int
     seed: int
     certify: bool = False
+    compiled: bool = False
 
     @property
     def kind(self) -> str:
@@ -51,7 +53,7 @@ class Cell:
     @property
     def label(self) -> str:
         """The attack's name in tables, with its changed parameters."""
-        return label_of(self.attack, dict(self.attack_params))
+        return label_of(self.attack, dict(self.attack_params)) + " compiled" * self.compiled
 
     @property
     def victim_label(self) -> str:

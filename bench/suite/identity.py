@@ -55,5 +55,6 @@ def identity(
             "threat": encode_threat(cell.threat),
             "seed": cell.seed,
         }
+        | ({"compiled": True} if cell.compiled else {})
     )
     return key, digests, parameters

@@ -69,6 +69,7 @@ def make_plan(
     seed: int | None = None,
     weights: Path | None = None,
     root: Path | None = None,
+    compiled: bool = False,
 ) -> Plan:
     """List the cells of a suite.
 
@@ -80,6 +81,7 @@ def make_plan(
         seed: use this attack seed instead of the suite's.
         weights: folder with more weights.
         root: folder of published data sets; victims whose data need one are n/a without it.
+        compiled: let attacks ask victims through torch.compile, under labels of their own.
 
     Raises: ConfigError: unknown names or filters, or nothing left to measure.
     """
@@ -97,7 +99,7 @@ def make_plan(
             if isinstance(cell, NotApplicable):
                 misfits[cell] = None
             elif filters.take_cell(cell):
-                cells[cell] = None
+                cells[dataclasses.replace(cell, compiled=compiled and not cell.certify)] = None
     return Plan(suite, tuple(cells), tuple(misfits))
 
 

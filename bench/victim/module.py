@@ -99,6 +99,7 @@ class ModuleVictim:
         self.refusals: dict[GradientEstimator, str | None] = {}  # kept by `checks.refusal`
         self._plain = plain_nodes(self.module)
         self._resettable: list[nn.Module] | None = None
+        self.compiled: ModuleVictim | None = None  # kept by `compiling.compiled`
         self._clear()
 
     @cached_property
@@ -172,7 +173,7 @@ class ModuleVictim:
             return {}
         return {"gradient": self.rows_at_once(gradient=True), "forward": self.rows_at_once(gradient=False)}
 
-    def _is_small(self, n: int) -> bool:
+    def is_small(self, n: int) -> bool:
         """Say whether n samples are so small that nothing need be measured."""
         spec = self.spec
         steps = max(1, spec.steps) if spec.domain is Domain.STATIC else 1
@@ -180,12 +181,12 @@ class ModuleVictim:
 
     def _fits(self, n: int, *, gradient: bool) -> bool:
         """Say whether n samples are one pass."""
-        return self._is_small(n) or n <= self.rows_at_once(gradient=gradient)
+        return self.is_small(n) or n <= self.rows_at_once(gradient=gradient)
 
     def bounded(self) -> AbstractContextManager[object]:
         """Return a block for passes that record a gradient: with the graph kept small where one sample's pass
         is larger than a pass may be. No bit of any number changes."""
-        if self._is_small(1) or self.sample_bytes[True] <= PASS_BYTES:
+        if self.is_small(1) or self.sample_bytes[True] <= PASS_BYTES:
             return nullcontext()
         return packed(PASS_BYTES // 4, [*self.module.parameters(), *self.module.buffers()])
 
@@ -257,8 +258,7 @@ class ModuleVictim:
         first = self._resettable is None
         self._clear()
         try:
-            with in_place(self._plain):
-                return self.module(x)
+            return self._network(x)
         except (BenchError, MemoryError):
             raise
         except Exception as error:
@@ -271,6 +271,11 @@ class ModuleVictim:
             self._clear()
             for module in self._noisy:
                 module.noise = None  # type: ignore[assignment]
+
+    def _network(self, x: Tensor) -> Any:
+        """Return whatever the network answers as it is."""
+        with in_place(self._plain):
+            return self.module(x)
 
     def _clear(self) -> None:
         """Clear the network's state."""

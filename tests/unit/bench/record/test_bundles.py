@@ -57,6 +57,22 @@ def test_more_files_than_a_bundle_may_have_make_several_that_are_read_together(
     assert "1 were not given" in tables(*parts[1:], cwd=tmp_path)[1]
 
 
+def test_inputs_of_some_records_alone_are_enclosed(folder: Path, tmp_path: Path) -> None:
+    for place in record_folders(folder):
+        (place / "adversarials.safetensors").write_bytes(b"inputs")
+    done = robustspike("submit", folder, "--out", "mine.zip", "--inputs-of", "attack=pgd.*", cwd=tmp_path)
+    assert done.returncode == 0 and "verify mine.zip --rerun" in done.stderr, done
+    with unpacked_all([tmp_path / "mine.zip"]) as (root,):
+        held = [
+            place.name for place in record_folders(root) if (place / "adversarials.safetensors").is_file()
+        ]
+        assert [read_record(root / "records" / key).attack for key in held] == ["pgd.linf"]
+    wrong = robustspike("submit", folder, "--no-inputs", "--inputs-of", "attack=pgd.*", cwd=tmp_path)
+    assert wrong.returncode == 2 and "--no-inputs encloses none" in wrong.stderr
+    none = robustspike("submit", folder, "--inputs-of", "attack=pdg.linf", cwd=tmp_path)
+    assert none.returncode == 2 and "--inputs-of attack=pdg.linf: none of the 5" in none.stderr
+
+
 def test_one_bundle_is_no_part_of_anything(folder: Path, tmp_path: Path) -> None:
     pack(folder, tmp_path / "mine.zip", inputs=False)
     assert parts_missing([tmp_path / "mine.zip"]) == []
