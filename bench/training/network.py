@@ -158,8 +158,8 @@ def made_network(maker: Any, target: str) -> nn.Module:
         )
     if any(isinstance(child, torch.jit.ScriptModule) for child in network.modules()):
         raise ConfigError(
-            f"network '{target}': is TorchScript, into which nobody can look for spikes or state. Build it by "
-            "its Python code, and give its weights as --checkpoint: torch.save(scripted.state_dict(), FILE)."
+            f"network '{target}': is TorchScript, into which nobody can look for spikes or state. Build it "
+            "from its Python code, and give its weights as --checkpoint: torch.save(net.state_dict(), FILE)."
         )
     return network
 
