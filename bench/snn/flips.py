@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from robustspike.bench.snn import fast_lif as leaky
+from robustspike.bench.snn.layers import chain
 from robustspike.bench.snn.neurons import reset
 
 _POINTWISE = ("IFNode", "LIFNode", "ParametricLIFNode")
@@ -103,15 +104,18 @@ class FlipEngine:
 
     @classmethod
     def of(cls, module: nn.Module, shape: tuple[int, ...]) -> FlipEngine | None:
-        """Return the engine of a module that declares such a body as `time_mean_body`, else None.
+        """Return the engine of a module with such a body, else None.
 
-        The body is an `nn.Sequential` of multi-step layers, time first: blocks of a convolution of stride
-        1, perhaps a batch normalisation, SpikingJelly neurons, perhaps average poolings (adaptive ones where
-        they divide the map); then flatten and one linear layer. Anything else, residual connections and
-        maximum poolings among them, is left to whole passes.
+        It is what the module declares as `time_mean_body`, or the layers of its forward pass where they are
+        found to be a chain (see `chain`). The body is an `nn.Sequential` of multi-step layers, time first:
+        blocks of a convolution of stride 1, perhaps a batch normalisation, SpikingJelly neurons, perhaps
+        average poolings (adaptive ones where they divide the map); then flatten and one linear layer.
+        Anything else, residual connections and maximum poolings among them, is left to whole passes.
         """
-        body = getattr(module, "time_mean_body", None)
-        if not isinstance(body, nn.Sequential) or len(shape) != 4 or module.training:
+        if len(shape) != 4 or module.training:
+            return None
+        body = module.time_mean_body if hasattr(module, "time_mean_body") else chain(module)
+        if not isinstance(body, nn.Sequential):
             return None
         if any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
             return None
@@ -373,11 +377,13 @@ def _spread(block: _Block, cells: Tensor) -> Tensor:
     return grown
 
 
-def _flat(body: nn.Sequential) -> list[Any]:
+def _flat(body: Any) -> list[Any]:
     """Return the layers of nested sequences in order, without dropout, which does nothing in evaluation."""
     found: list[Any] = []
     for layer in body:
-        if type(layer) is nn.Sequential:
+        kind = type(layer)
+        jelly = kind.__module__.startswith("spikingjelly.")
+        if kind is nn.Sequential or (jelly and kind.__name__ == "SeqToANNContainer"):
             found += _flat(layer)
         elif _kind(layer) != "dropout":
             found.append(layer)

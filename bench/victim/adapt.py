@@ -21,6 +21,7 @@ from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.numbers.rng import RowStreams
+from robustspike.bench.snn.layers import chain
 from robustspike.bench.snn.neurons import State
 from robustspike.bench.victim.checks import check_victim
 from robustspike.bench.victim.draws import DrawsFrom
@@ -77,10 +78,13 @@ class AdaptedNet(nn.Module):
 
     @property
     def time_mean_body(self) -> nn.Module | None:
-        """The network, where it is a sequence of layers whose mean over time is the answer."""
-        plain = self.time == "time-first" and self.readout is None and self.clear is None and not self.mean
-        plain = plain and not self.draws_noise and not self.training_neurons
-        return self.network if plain and type(self.network) is nn.Sequential else None
+        """The layers of the network, where they are a chain whose mean over time is the answer."""
+        plain = self.time in ("time-first", "inside") and self.readout is None and self.clear is None
+        if not plain or self.mean or self.draws_noise or self.training_neurons:
+            return None
+        if type(self.network) is nn.Sequential and self.time == "time-first":
+            return self.network
+        return chain(self.network, time_first=self.time == "time-first")
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mean:

@@ -20,6 +20,7 @@ from robustspike.bench.errors import ContractError
 from robustspike.bench.record.store import Store
 from robustspike.bench.record.store import record_folders
 from robustspike.bench.run.network import Request
+from robustspike.bench.run.network import build_network
 from robustspike.bench.run.network import look
 from robustspike.bench.victim.regressor import Sized
 from robustspike.bench.victim.regressor import one_score
@@ -64,6 +65,11 @@ class Spiking(nn.Module):
 
     def forward(self, x):
         return torch.sigmoid(self.body(x))
+
+
+def scripted():
+    torch.manual_seed(0)
+    return torch.jit.script(nn.Sequential(nn.Conv2d(3, 1, 3), nn.Flatten(), nn.Linear(900, 1), nn.Sigmoid()))
 
 
 class Two(nn.Module):
@@ -181,6 +187,13 @@ def test_direction_size_and_crops_are_the_users_to_say(folder: Path) -> None:
     net = middle.module
     assert torch.allclose(four.logits(x), torch.stack([net(q) for q in quarters]).mean(0), atol=1e-6)
     assert not torch.allclose(small.logits(x), middle.logits(x))
+
+
+def test_a_network_in_torchscript_is_a_victim(folder: Path) -> None:
+    found = look(request(folder, "scripted")).victim
+    x = torch.rand(3, 3, 32, 32)
+    assert not found.spec.black_box
+    assert torch.allclose(found.logits(x), build_network(f"{folder}/net.py:scripted")(x), atol=1e-6)
 
 
 def test_a_spiking_quality_model_is_averaged_over_time(folder: Path) -> None:
