@@ -74,11 +74,12 @@ def command(
                 )
                 continue
             file = out / f"{record.key[:_SHORT]}.toml"
-            write_atomic(file, suite_text(cell_of(record), record.suite).encode())
+            cell = cell_of(record)
+            write_atomic(file, suite_text(cell, record.suite).encode())
             options = [
                 f"--{option}={path}" for option, path in (("data", data), ("weights", weights)) if path
             ]
-            options += [f"--plugin={path}" for path in plugin]
+            options += [f"--plugin={path}" for path in plugin] + ["--compile"] * cell.compiled
             click.echo(shlex.join(["robustspike", "run", str(file), "--out", str(out), *options]))
             if not dry:
                 codes.append(_run(record, file, roots, dataclasses.replace(settings, out=out)))
@@ -110,6 +111,7 @@ def _run(record: CellRecord, suite: Path, roots: Sequence[Path], settings: Setti
     """Measure a record's cell again and tell how it compares; returns the exit code of this one."""
     from robustspike.bench.errors import BenchError
     from robustspike.bench.record.enclosures import enclosed_weights
+    from robustspike.bench.run.assemble import cell_of
     from robustspike.bench.run.assemble import environment
     from robustspike.bench.run.run import run
     from robustspike.bench.run.verify import difference
@@ -125,7 +127,12 @@ def _run(record: CellRecord, suite: Path, roots: Sequence[Path], settings: Setti
             f"# with --weights of the bundle: weights/{record.digests['weights'][:_SHORT]}...", err=True
         )
     try:
-        plan = make_plan(read_suite(str(suite)), weights=settings.weights, root=settings.root)
+        plan = make_plan(
+            read_suite(str(suite)),
+            weights=settings.weights,
+            root=settings.root,
+            compiled=cell_of(record).compiled,
+        )
         (again,) = run(plan, settings)
     except (BenchError, ValueError) as error:
         click.echo(f"cannot be run here: {error}")

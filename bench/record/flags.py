@@ -12,8 +12,8 @@ ZERO_GRADIENT_SHARE = 0.05
 """Share of attacked samples with an all-zero gradient above which a white-box result is suspect."""
 
 BLACK_BOX_SHARE = 0.002
-"""Share of the attacked samples that the black-box parts of an ensemble, which run last, may be the first
-to break (AutoAttack's alarm); a single sample never raises it."""
+"""Share of the attacked samples that the black-box parts of an ensemble, which follow its first members with
+gradients, may be the first to break (AutoAttack's alarm); a single sample never raises it."""
 
 
 GRADIENT_AGREEMENT = 0.2

@@ -248,6 +248,7 @@ def _record(
     counts = count(rows)
     said = {"by": by, "source": source} if source else {"by": by}
     kept = dict(of.parameters["cell"]) | {"attack_params": {}}
+    kept.pop("compiled", None)
     described = {name: of.parameters.get(name, {}) for name in ("victim", "defense", "declared")}
     made = dataclasses.replace(
         of,

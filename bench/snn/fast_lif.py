@@ -1,4 +1,4 @@
-"""SpikingJelly's plain LIF and IF nodes without a new tensor for every operation.
+"""SpikingJelly's plain LIF, PLIF and IF nodes without a new tensor for every operation.
 
 A node that runs T steps out of a dozen small operations each spends most of its time on memory. Here
 the same arithmetic, in the same order, is done in place on pieces that stay in a cache: the spikes are the
@@ -36,15 +36,19 @@ _PIECE = 1 << 16
 
 
 def is_plain(node: Any) -> bool:
-    """Say whether this module can run a node: SpikingJelly's own LIF or IF, multi-step, nothing recorded."""
+    """Say whether this module can run a node: SpikingJelly's own LIF, PLIF or IF, multi-step, not recording.
+
+    Its threshold and reset are one number each: what has one a channel is left to its own code.
+    """
     kind = type(node)
     return (
-        kind.__name__ in ("LIFNode", "IFNode")
+        kind.__name__ in ("LIFNode", "IFNode", "ParametricLIFNode")
         and kind.__module__.startswith("spikingjelly.")
         and getattr(node, "step_mode", "s") == "m"
         and getattr(node, "backend", "torch") == "torch"
         and getattr(node, "_neuron_precision", None) is None
         and isinstance(node.v_threshold, float)
+        and (not hasattr(node, "w") or node.w.dim() == 0)
         and (node.v_reset is None or isinstance(node.v_reset, float))
     )
 
@@ -106,16 +110,23 @@ def _pieces(current: Tensor) -> list[slice]:
 
 def _charge(node: Any, x: Tensor, v: Tensor, *, out: Tensor) -> None:
     """Write the potential after a current into `out` (which may be x); v may be overwritten."""
-    tau = getattr(node, "tau", None)
-    if tau is None:
+    tau, share = getattr(node, "tau", None), _share(node)
+    if tau is None and not share:
         torch.add(v, x, out=out)
         return
     rest = node.v_reset or 0.0
     excess = v - rest if rest else v
     if node.decay_input:
-        torch.sub(x, excess, out=out).div_(tau).add_(v)
+        moved = torch.sub(x, excess, out=out)
+        (moved.div_(tau) if tau else moved.mul_(share)).add_(v)
     else:
-        torch.add(v.sub_(excess / tau), x, out=out)
+        torch.add(v.sub_(excess / tau if tau else excess * share), x, out=out)
+
+
+def _share(node: Any) -> float:
+    """Return what leaks of a PLIF node's potential in a step; 0 for other nodes."""
+    weight = getattr(node, "w", None)
+    return 0.0 if weight is None else float(weight.detach().sigmoid())
 
 
 def _fire(node: Any, h: Tensor, v: Tensor, spikes: Tensor) -> None:
@@ -147,6 +158,7 @@ def _layer(node: Any, *, own: bool = False) -> fused.Layer:
         decay_input=getattr(node, "decay_input", False),
         detach_reset=node.detach_reset,
         own=own,
+        share=_share(node),
     )
 
 
@@ -163,6 +175,10 @@ def _forward(node: Any, current: Tensor) -> Tensor:
         and current.dim() > 1
         and current.numel() > 0
     )
+    if hasattr(
+        node, "w"
+    ):  # learned, or summed in another order at a reset that is not detached: its own code
+        fits = fits and node.w.dtype == torch.float32 and not (recording and _learns_or_resets(node))
     slopes = _slopes(rule, node.detach_reset, current) if recording and fits else None
     if not fits or (slopes is None if recording else not _is_heaviside(rule)):
         spikes: Tensor = type(node).forward(node, current)
@@ -173,6 +189,10 @@ def _forward(node: Any, current: Tensor) -> Tensor:
     spikes = torch.empty_like(current)
     node.v = run(node, current, None, out=spikes)
     return spikes
+
+
+def _learns_or_resets(node: Any) -> bool:
+    return node.w.requires_grad or not node.detach_reset
 
 
 def _is_heaviside(rule: Any) -> bool:
@@ -261,6 +281,7 @@ def _agrees() -> bool:
             tau=3.0, surrogate_function=surrogate.Sigmoid(), decay_input=False, v_reset=None, **shared
         ),
         neuron.IFNode(surrogate_function=surrogate.ATan(), **shared),
+        *_frozen_plif(surrogate.Sigmoid()),
     ]
     for node in nodes:
         slopes = _library_slopes(node.surrogate_function)
@@ -276,6 +297,18 @@ def _agrees() -> bool:
         if not (torch.equal(*results) and torch.equal(*grads)):
             return False
     return True
+
+
+def _frozen_plif(rule: Any) -> list[Any]:
+    from spikingjelly.activation_based import neuron
+
+    nodes = [
+        neuron.ParametricLIFNode(
+            3.0, decay, v_reset=reset, surrogate_function=rule, detach_reset=True, step_mode="m"
+        )
+        for decay, reset in ((True, -0.25), (False, None))
+    ]
+    return [node.requires_grad_(False) for node in nodes]
 
 
 def _atan_slopes(alpha: float, u: Tensor) -> Tensor:
@@ -330,10 +363,10 @@ class _Sequence(torch.autograd.Function):
                         fires = _through_reset(layer, fires, carried, charged[t, part])
                     torch.mul(fires, steep[t, part], out=dh)
                     dh.add_(carried if layer.v_reset is None else carried.addcmul_(carried, s, value=-1))
-                if layer.tau is None:
+                if layer.tau is None and not layer.share:
                     carried = dh.clone()
                     continue
-                leaked = dh / layer.tau
+                leaked = dh * layer.share if layer.share else dh / layer.tau
                 carried = dh - leaked
                 if layer.decay_input:
                     dh.copy_(leaked)

@@ -15,7 +15,8 @@
 #endif
 
 typedef struct {
-    float tau;       /* 0: the layer does not leak (IF) */
+    float tau;       /* 0: the layer does not leak (IF), or by a share (PLIF) */
+    float share;     /* of the potential that leaks in a step; 0: 1 / tau of it does */
     float rest;      /* where it leaks to, and what a hard reset sets */
     float threshold;
     int32_t decays;  /* whether the current decays too */
@@ -30,7 +31,7 @@ typedef struct {
 EXPORT void lif_forward(const Layer *layer, int64_t steps, int64_t n, int64_t from, int64_t to,
                         const float *x, float *v, float *h, float *s)
 {
-    const float tau = layer->tau, rest = layer->rest, threshold = layer->threshold;
+    const float tau = layer->tau, share = layer->share, rest = layer->rest, threshold = layer->threshold;
     const int soft = layer->soft, decays = layer->decays;
     float charged[BLOCK], potential[BLOCK];
     for (int64_t start = from; start < to; start += BLOCK) {
@@ -40,7 +41,13 @@ EXPORT void lif_forward(const Layer *layer, int64_t steps, int64_t n, int64_t fr
             const int64_t at = t * n + start;
             const float *current = x + at;
             float *spikes = s + at;
-            if (tau == 0)
+            if (share != 0 && decays)
+                for (int64_t i = 0; i < size; i++)
+                    charged[i] = potential[i] + (current[i] - (potential[i] - rest)) * share;
+            else if (share != 0)
+                for (int64_t i = 0; i < size; i++)
+                    charged[i] = potential[i] - (potential[i] - rest) * share + current[i];
+            else if (tau == 0)
                 for (int64_t i = 0; i < size; i++) charged[i] = potential[i] + current[i];
             else if (decays)
                 for (int64_t i = 0; i < size; i++)
@@ -67,7 +74,7 @@ EXPORT void lif_backward(const Layer *layer, int64_t steps, int64_t n, int64_t f
                          const float *grad, const float *h, const float *slopes, const float *carry,
                          float *out)
 {
-    const float tau = layer->tau, rest = layer->rest, threshold = layer->threshold;
+    const float tau = layer->tau, share = layer->share, rest = layer->rest, threshold = layer->threshold;
     const float inner = layer->inner, outer = layer->outer;
     const int soft = layer->soft, decays = layer->decays, detached = layer->detached;
     const int own = layer->own;
@@ -98,7 +105,13 @@ EXPORT void lif_backward(const Layer *layer, int64_t steps, int64_t n, int64_t f
                     d[i] = back * slope[i] + (soft ? carried[i] : carried[i] + -carried[i] * fires);
                 }
             }
-            if (tau == 0)
+            if (share != 0)
+                for (int64_t i = 0; i < size; i++) {
+                    const float leaked = d[i] * share;
+                    carried[i] = d[i] - leaked;
+                    d[i] = decays ? leaked : d[i];
+                }
+            else if (tau == 0)
                 for (int64_t i = 0; i < size; i++) carried[i] = d[i];
             else
                 for (int64_t i = 0; i < size; i++) {

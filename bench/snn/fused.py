@@ -28,6 +28,7 @@ _FUNCTIONS = {
 class _Layer(ctypes.Structure):
     _fields_ = [
         ("tau", ctypes.c_float),
+        ("share", ctypes.c_float),
         ("rest", ctypes.c_float),
         ("threshold", ctypes.c_float),
         ("decays", ctypes.c_int32),
@@ -44,12 +45,13 @@ class Layer:
     """The equations of a plain layer.
 
     Args:
-        tau: time constant; None for IF.
+        tau: time constant; None for IF and PLIF.
         threshold: firing threshold.
         v_reset: what a hard reset sets; None for a soft one.
         decay_input: whether the current decays too.
         detach_reset: whether the gradient is cut at the reset.
         own: whether what flows back through a hard reset is summed in the order of the node's own graph.
+        share: what leaks of the potential in a step, for PLIF; 0 for the others.
     """
 
     tau: float | None
@@ -58,10 +60,12 @@ class Layer:
     decay_input: bool
     detach_reset: bool
     own: bool = False
+    share: float = 0.0
 
     def packed(self, atan: tuple[float, float] = (0.0, 0.0)) -> _Layer:
         return _Layer(
             self.tau or 0.0,
+            self.share,
             self.v_reset or 0.0,
             self.threshold,
             self.decay_input,

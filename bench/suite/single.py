@@ -9,6 +9,7 @@ from typing import Any
 from robustspike.bench.contract.specs import Budget
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.suite.cell import Cell
+from robustspike.bench.suite.cell import label_of
 
 _NEVER_CHOSEN = "noise"
 """A suite of a certificate must name an attack too; its threat leaves this one out."""
@@ -24,7 +25,7 @@ def suite_text(cell: Cell, name: str) -> str:
         "eps": "min" if threat.eps is None else str(threat.eps),
         "goal": str(threat.goal),
         "bounds": list(threat.bounds),
-        "attacks": [cell.label],
+        "attacks": [label_of(cell.attack, dict(cell.attack_params))],
     }
     under |= {"levels": threat.levels} if threat.levels else {}
     if threat.budget != Budget():

@@ -156,6 +156,11 @@ def made_network(maker: Any, target: str) -> nn.Module:
         raise ConfigError(
             f"network '{target}': gives a {type(network).__name__}, expected a torch.nn.Module."
         )
+    if any(isinstance(child, torch.jit.ScriptModule) for child in network.modules()):
+        raise ConfigError(
+            f"network '{target}': is TorchScript, into which nobody can look for spikes or state. Build it "
+            "from its Python code, and give its weights as --checkpoint: torch.save(net.state_dict(), FILE)."
+        )
     return network
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch import nn
 
 from robustspike.bench.contract.specs import Domain
 from robustspike.bench.contract.specs import Task
@@ -18,6 +22,7 @@ from robustspike.bench.numbers.rng import RowStreams
 from robustspike.bench.snn.estimators import GradientEstimator
 from robustspike.bench.snn.estimators import Memory
 from robustspike.bench.snn.estimators import Native
+from robustspike.bench.snn.neurons import Neuron
 from robustspike.bench.victim.module import TURN
 from robustspike.bench.victim.module import ModuleVictim
 
@@ -180,12 +185,33 @@ def refusal(victim: ModuleVictim, estimator: GradientEstimator) -> str | None:
         return victim.refusals[estimator]
 
 
+@contextmanager
+def _batches(victim: ModuleVictim) -> Iterator[dict[str, int]]:
+    """Yield a mapping, filled by the passes of the block: a neuron's name -> the size of its batches."""
+    seen: dict[str, int] = {}
+
+    def hook(neuron: Neuron) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        axis = 1 if neuron.is_multi_step else 0
+
+        def before(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if inputs and isinstance(inputs[0], Tensor) and inputs[0].dim() > axis:
+                seen[neuron.name] = inputs[0].shape[axis]
+
+        return before
+
+    handles = [neuron.module.register_forward_pre_hook(hook(neuron)) for neuron in victim.neurons]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _refused(victim: ModuleVictim, estimator: GradientEstimator) -> str | None:
     reason = estimator.fits(victim.module, victim.neurons)
     if reason is not None:
         return reason
     x = fingerprint_inputs(victim.spec, 2)[: victim.passes(2, gradient=True)[0].stop].to(victim.device)
-    rows = torch.arange(len(x), device=x.device)
     streams = RowStreams.derive(range(len(x)), "estimator", device=x.device)
 
     def call(inputs: Tensor) -> Tensor:
@@ -193,8 +219,11 @@ def _refused(victim: ModuleVictim, estimator: GradientEstimator) -> str | None:
         return victim.logits(inputs, noise=noise)
 
     with torch.inference_mode(False):
-        with torch.no_grad():
+        with torch.no_grad(), _batches(victim) as seen:
             plain, again = call(x), call(x)
+        # an estimator that is told of fewer rows than a neuron has may write beyond them
+        many = [seen.get(neuron.name, len(x)) for neuron in victim.neurons]
+        memories = [Memory(rows=torch.arange(n, device=x.device), n=n) for n in many]
         try:
             with victim.bounded():
                 found = estimator.loss_and_grad(
@@ -203,12 +232,18 @@ def _refused(victim: ModuleVictim, estimator: GradientEstimator) -> str | None:
                     x,
                     lambda logits: logits.sum(dim=1),
                     neurons=victim.neurons,
-                    memories=[Memory(rows=rows, n=len(x)) for _ in victim.neurons],
+                    memories=memories,
                 )
         except Exception as error:  # noqa: BLE001  (foreign code, which refuses in its own way)
             cause = error.__cause__ if isinstance(error, VictimFailed) else None
             own = cause or error
             return str(own) if isinstance(own, BenchError) else f"{type(own).__name__}: {own}"
+    for neuron, n, memory in zip(victim.neurons, many, memories, strict=True):
+        if n != len(x) and memory.store:
+            return (
+                f"it remembers each sample, and neuron '{neuron.name}' sees {n} inputs for {len(x)} samples "
+                "(crops or noisy copies in one batch)"
+            )
     if _same(found.logits, plain) or not _same(plain, again):  # what never repeats says nothing
         return None
     moved = float((found.logits - plain).abs().nan_to_num().max())

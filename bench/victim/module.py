@@ -439,7 +439,7 @@ def private_copy(module: nn.Module) -> nn.Module:
             for item in value.values() if isinstance(value, dict) else value:
                 note(item)
 
-    with torch.inference_mode(False), torch.no_grad():  # TorchScript copies weights by operations
+    with torch.inference_mode(False):
         for child in module.modules():
             note(child.__dict__)
         try:

@@ -110,6 +110,7 @@ const render = () => {
   const [id, rest] = location.hash.slice(1).split("?");
   state = new URLSearchParams(rest);
   board = data.boards.find((b) => b.id === id) || board;
+  if (!board) return; // nothing here has ranks
   $$(".board").forEach((e) => (e.hidden = e.id !== board.id && (e.id !== id)));
   $$("nav a").forEach((a) => (a.ariaCurrent = a.hash === "#" + board.id ? "page" : null));
   const root = document.getElementById(board.id), head = $(".main thead tr", root);

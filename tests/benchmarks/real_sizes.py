@@ -36,9 +36,9 @@ from tests.support.moving_bars import moving_bar
 CLASSES, BATCH = 4, 8
 RUNS = [
     ("sda.l0", {}, "count_l1", None),
-    ("scg.l0", {"iterations": 10, "scales": (0.03,)}, "count_l0", None),
+    ("scg.l0", {"iterations": 30, "scales": (1.0,)}, "count_l0", None),
     ("retime.pil", {"steps": 5}, "retime_linf", 2),
-    ("retime.greedy", {"rounds": 4}, "retime_l0", 2000),
+    ("retime.greedy", {"rounds": 8}, "retime_linf", 3),
 ]
 
 
@@ -113,7 +113,7 @@ def main(side: int = 128, steps: int = 10, updates: int = 16) -> None:
         tell(
             f"{name} {geometry} {'min' if eps is None else eps}: broken {int((result.status == 1).sum())} of "
             f"{len(x)}, distance {result.distance.tolist()}, forwards {result.forwards.tolist()}, "
-            f"{time.process_time() - spent:.1f} s of processor, {time.perf_counter() - began:.1f} s of clock; "
+            f"{time.process_time() - spent:.1f} s of processor, {time.perf_counter() - began:.1f} of clock; "
             f"peak memory of the process {peak():.2f} GiB"
         )
 

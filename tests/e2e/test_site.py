@@ -9,18 +9,22 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from robustspike.bench.contract.specs import Access
 from robustspike.bench.record.schema import CellRecord
 from robustspike.leaderboard.sections import build
+from robustspike.leaderboard.write import page as module
 from robustspike.leaderboard.write.cards import Component
 from robustspike.leaderboard.write.page import READING
 from robustspike.leaderboard.write.page import to_html
+from robustspike.leaderboard.write.page import to_pages
 from robustspike.leaderboard.write.page import to_reading
 from tests.support.records import make_record
 
@@ -121,6 +125,27 @@ def test_one_board_is_shown_and_tabs_change_it(page: Any, site: Path) -> None:
     assert (
         page.url.endswith("#digits-linf-1-5") and "linf 1/5" in page.locator(".board:visible h2").inner_text()
     )
+
+
+def test_a_link_leads_to_a_board_on_another_page(page: Any, tmp_path: Path) -> None:
+    records = [*board(), *(replace(r, dataset="faces", key="f" + r.key[1:]) for r in board())]
+    with mock.patch.multiple(module, LIMIT=40_000, _SHELL=0):
+        pages = to_pages("leaderboard.html", build(records))
+    for name, text in pages.items():
+        (tmp_path / name).write_text(text, "utf-8")
+    assert list(pages) == ["leaderboard.html", "leaderboard-faces.html"]
+    open_at(page, tmp_path)
+    page.locator("nav a[href='leaderboard-faces.html#faces-linf-1-5']").click()
+    assert page.locator(".board:visible h2").inner_text().startswith("faces")
+    assert page.locator("nav a[aria-current=page]").count() == 1
+    page.get_by_role("link", name="Published figures").click()
+    assert page.url.endswith("leaderboard.html#published")
+
+
+def test_a_page_without_ranks_is_read(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "leaderboard.html").write_text(to_html([]), "utf-8")
+    open_at(page, tmp_path)
+    assert page.locator("#published").is_visible()
 
 
 def test_sorting_is_kept_in_the_address_and_said(page: Any, site: Path) -> None:

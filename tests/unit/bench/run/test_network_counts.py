@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from robustspike.bench.cli import main
 from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.store import Store
 from robustspike.bench.record.store import record_folders
+from tests.support.commands import Done
+from tests.support.commands import robustspike
 
 SOURCE = """
 import torch
@@ -59,26 +57,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def call(*arguments: str) -> tuple[int, str]:
-    """Run the command line; return its exit code and everything that it printed."""
-    told, before = io.StringIO(), sys.argv
-    sys.argv = ["robustspike", *arguments]
-    code: object = 0
-    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
-        try:
-            main()
-        except SystemExit as leaving:
-            code = leaving.code
-        finally:
-            sys.argv = before
-    return int(code or 0), told.getvalue()  # type: ignore[call-overload]
-
-
-def evaluated(home: Path, data: str, *more: str) -> tuple[int, str]:
+def evaluated(home: Path, data: str, *more: str) -> Done:
     name = "frames" if data.endswith("frames.npz") else "other"
-    return call(
+    return robustspike(
         "evaluate", f"{home}/net.py:make", "--data", data, "--name", name, "--out", str(home / name),
-        "--jobs", "1", "--samples", "4", *more,
+        "--jobs", "1", "--samples", "4", *more, cwd=home,
     )  # fmt: skip
 
 
@@ -88,15 +71,15 @@ def records(folder: Path) -> list[CellRecord]:
 
 def test_the_verdict_on_recordings_counts_the_events_of_the_nearest_example(home: Path) -> None:
     data = f"recordings(folder='{home}/recordings', steps=3, sensor=(4, 4), counts=16)"
-    code, told = evaluated(home, data)
-    assert code == 0, told
+    done = evaluated(home, data)
+    assert done.returncode == 0, done.stderr
     found = {record.attack: record for record in records(home / "other")}
     assert set(found) == {"autoattack.spikes", "count.random"}
     assert {record.threat.label for record in found.values()} == {"count_l1 min"}
     assert found["autoattack.spikes"].counts["broken"] == 4
     plugins = [part for path in (home / "other").glob("*.py") for part in ("--plugin", str(path))]
-    code, told = call("verify", str(home / "other"), *plugins, "--weights", str(home / "other/weights"))
-    assert code == 0 and "2 confirmed" in told, told
+    done = robustspike("verify", "other", *plugins, "--weights", "other/weights", cwd=home)
+    assert done.returncode == 0 and "2 confirmed" in done.stdout, done
 
 
 def test_flips_ternary_gradients_and_retiming_run_on_a_file_of_frames(home: Path) -> None:
@@ -107,8 +90,8 @@ def test_flips_ternary_gradients_and_retiming_run_on_a_file_of_frames(home: Path
         "retime.pil": "retime_l0",
     }
     given = [part for name in attacks for part in ("--attack", name)]
-    code, told = evaluated(home, f"{home}/frames.npz", *given, "--eps", "90")
-    assert code == 0, told
+    done = evaluated(home, f"{home}/frames.npz", *given, "--eps", "90")
+    assert done.returncode == 0, done.stderr
     found = {record.attack: record for record in records(home / "frames")}
     assert {name: record.threat.geometry for name, record in found.items()} == attacks
     assert not any(record.errors for record in found.values())
@@ -118,8 +101,8 @@ def test_flips_ternary_gradients_and_retiming_run_on_a_file_of_frames(home: Path
 def test_a_geometry_is_chosen_by_name(home: Path) -> None:
     before = {record.key for record in records(home / "frames")}
     more = ("--attack", "retime.pil", "--attack", "retime.pgd", "--geometry", "retime_linf", "--eps", "1,2")
-    code, told = evaluated(home, f"{home}/frames.npz", *more)
-    assert code == 0, told
+    done = evaluated(home, f"{home}/frames.npz", *more)
+    assert done.returncode == 0, done.stderr
     labels = [record.threat.label for record in records(home / "frames") if record.key not in before]
     assert sorted(labels) == ["retime_linf 1", "retime_linf 1", "retime_linf 2", "retime_linf 2"]
 
@@ -144,5 +127,5 @@ def test_what_does_not_fit_counts_is_one_line_that_says_what_to_use(
         "folder": f"{home}/recordings",
         "unquoted": f"recordings(folder={home}/recordings)",
     }[data]
-    code, told = evaluated(home, given, *more)
-    assert code == 2 and re.search(message, told.strip().splitlines()[-1]), told
+    done = evaluated(home, given, *more)
+    assert done.returncode == 2 and re.search(message, done.stderr.strip().splitlines()[-1]), done.stderr

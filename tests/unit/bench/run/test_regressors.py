@@ -20,7 +20,6 @@ from robustspike.bench.errors import ContractError
 from robustspike.bench.record.store import Store
 from robustspike.bench.record.store import record_folders
 from robustspike.bench.run.network import Request
-from robustspike.bench.run.network import build_network
 from robustspike.bench.run.network import look
 from robustspike.bench.victim.regressor import Sized
 from robustspike.bench.victim.regressor import one_score
@@ -189,13 +188,6 @@ def test_direction_size_and_crops_are_the_users_to_say(folder: Path) -> None:
     assert not torch.allclose(small.logits(x), middle.logits(x))
 
 
-def test_a_network_in_torchscript_is_a_victim(folder: Path) -> None:
-    found = look(request(folder, "scripted")).victim
-    x = torch.rand(3, 3, 32, 32)
-    assert not found.spec.black_box
-    assert torch.allclose(found.logits(x), build_network(f"{folder}/net.py:scripted")(x), atol=1e-6)
-
-
 def test_a_spiking_quality_model_is_averaged_over_time(folder: Path) -> None:
     found = look(request(folder, "spiking", steps=2))
     assert found.victim.spec.steps == 2 and len(found.victim.neurons) == 1
@@ -206,6 +198,7 @@ def test_a_spiking_quality_model_is_averaged_over_time(folder: Path) -> None:
     ("changed", "kind", "message"),
     [
         ({"score_range": (0.0, 100.0), "which": "two"}, ContractError, r"one score per image.*\[4, 2\]"),
+        ({"which": "scripted"}, ConfigError, "is TorchScript.*--checkpoint"),
         ({"score_range": (5.0, 9.0)}, ContractError, r"12 of 12 scores lie outside 5 to 9"),
         ({"score_range": (1.0, 1.0)}, ConfigError, "two different numbers"),
         ({"score_range": (0.0, 1.0, 2.0)}, ConfigError, "expected two numbers"),

@@ -26,10 +26,10 @@ compiled = pytest.mark.skipif(fused.library() is None, reason="no C compiler her
 
 NODES = {
     f"{kind}-{reset}-{decay}-{detach}": (kind, reset, decay, detach)
-    for kind in ("lif", "if")
+    for kind in ("lif", "if", "plif")
     for reset in (0.0, -0.25, None)
-    for decay in ((True, False) if kind == "lif" else (False,))
-    for detach in (True, False)
+    for decay in ((True, False) if kind != "if" else (False,))
+    for detach in ((True, False) if kind != "plif" else (True,))
 }
 SURROGATES = {
     name: getattr(surrogate, name)
@@ -42,6 +42,8 @@ def node_of(kind: str, v_reset: float | None, decay_input: bool, detach: bool, r
     settings["surrogate_function"] = rule or surrogate.ATan()
     if kind == "if":
         return neuron.IFNode(**settings)
+    if kind == "plif":
+        return neuron.ParametricLIFNode(2.7, decay_input, **settings).requires_grad_(False)
     return neuron.LIFNode(tau=3.0, decay_input=decay_input, **settings)
 
 

@@ -148,7 +148,9 @@ def test_what_is_not_plain_is_left_to_the_node(monkeypatch) -> None:
     with torch.no_grad(), leaky.in_place([node]):
         node(currents())
     assert node.surrogate_function.calls == 5
-    assert not leaky.is_plain(neuron.ParametricLIFNode(step_mode="m"))
+    by_channel = node_of("lif", 0.0, True, True)
+    by_channel.v_threshold = torch.full((7, 1), 0.7)
+    assert leaky.is_plain(node) and not leaky.is_plain(by_channel)
     assert not leaky.is_plain(neuron.LIFNode())
 
     class Own(neuron.LIFNode):
@@ -161,3 +163,13 @@ def test_what_is_not_plain_is_left_to_the_node(monkeypatch) -> None:
     with leaky.in_place([begun]):
         later = begun(currents())
     assert not torch.equal(later, expected)
+
+
+@pytest.mark.parametrize(("learns", "detached"), [(True, True), (False, False), (False, True)])
+def test_a_plif_node_that_learns_or_whose_reset_is_differentiated_keeps_its_own_code(
+    learns: bool, detached: bool
+) -> None:
+    node = neuron.ParametricLIFNode(2.7, step_mode="m", detach_reset=detached).requires_grad_(learns)
+    with leaky.in_place([node]):
+        spikes = node(currents().float().requires_grad_(True))
+    assert ("_SequenceBackward" in _graph(spikes.sum())) == (not learns and detached)

@@ -257,6 +257,18 @@ def test_only_filters(tmp_path: Path) -> None:
         make_plan(suite, only=[("victim", "nobody*")])
 
 
+def test_the_default_run_shows_every_family_that_the_project_names() -> None:
+    cells = make_plan(read_suite("quick")).cells
+    labels = {cell.label for cell in cells}
+    assert {"pgd.linf[estimator=pdsg]", "sda.l0", "scg.image", "autoattack.spikes[level=quick]"} <= labels
+    assert any(label.startswith("scg.l0[") for label in labels)
+    assert {"quality.fgsm", "quality.ifgsm", "quality.uap", "quality.korhonen"} <= labels
+    rows = {(cell.victim, cell.defense) for cell in cells}
+    for defense in ("none", "sr", "mppd"):
+        assert ("lif_cnn.digits", defense) in rows
+    assert {("qcfs_cnn.digits", "none"), ("ttfs_b1.digits", "none"), ("snn_iqa.photopatch", "nt")} <= rows
+
+
 def test_filters_of_one_field_mean_either_and_of_several_fields_all(tmp_path: Path) -> None:
     text = SMALL.replace('[[victims]]\nname = "lif_cnn.digits"', '[[victims]]\nname = "*_cnn.digits"')
     text += '[[attacks]]\nname = "noise"\n[[attacks]]\nname = "pgd.linf"\n'

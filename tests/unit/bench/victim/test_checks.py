@@ -294,6 +294,28 @@ def test_a_reset_that_cannot_be_switched_is_a_refusal() -> None:
     assert "no spiking neurons" in str(refusal(load_victim("ann_cnn.digits"), switched))
 
 
+class Twice(nn.Module):
+    """Answer with the mean over two copies of an image, in one batch."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(torch.cat([x, x], dim=1))
+        return (out[:, : x.shape[1]] + out[:, x.shape[1] :]) / 2
+
+
+def test_an_estimator_that_remembers_samples_is_refused_where_neurons_see_copies_of_them() -> None:
+    inner = nn.Sequential(layer.Flatten(), layer.Linear(64, 32), neuron.LIFNode(), layer.Linear(32, 10))
+    functional.set_step_mode(inner, "m")
+    copies = adapt(Twice(inner), name="twice", shape=(1, 8, 8), classes=10, steps=4, time="repeat")
+    reason = str(refusal(copies, registry("estimators").get("assg")))
+    assert "it remembers each sample, and neuron" in reason and "sees 4 inputs for 2 samples" in reason
+    for name in ("native", "atan(alpha=5)", "pdsg"):
+        assert refusal(copies, registry("estimators").get(name)) is None
+
+
 def test_a_joint_victim_needs_an_estimator_that_applies_to_every_member() -> None:
     both = joint(load_victim("lif_cnn.digits"), load_victim("ann_cnn.digits"))
     assert "no spiking neurons" in str(refusal(both, registry("estimators").get("pdsg")))

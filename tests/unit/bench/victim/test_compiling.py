@@ -130,6 +130,9 @@ def test_its_cells_are_other_cells_and_the_network_itself_decides(
         assert record.counts["broken"] <= plain.counts["broken"]
     else:
         assert record.counts == plain.counts
+        again = robustspike("reproduce", record.key[:12], "--records", settings.out, cwd=tmp_path)
+        assert again.returncode == 0, again.stderr
+        assert "--compile" in again.stdout and "byte for byte" in again.stdout
     VICTIMS.drop(cell, weights=None, device="cpu")
 
 
