@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robustspike.bench.contract.specs import Task
+from robustspike.bench.errors import ContractError
 from robustspike.bench.numbers.losses import margin
 from robustspike.bench.numbers.losses import score
 from robustspike.bench.numbers.rng import RowStreams
@@ -58,9 +59,16 @@ def leaves_inputs_and_randomness_alone(victim: ModuleVictim) -> None:
 
 
 def has_a_gradient(victim: ModuleVictim) -> None:
+    """Check that gradients are finite and mostly there, or, of a black box, refused."""
     x = _inputs(victim)
     y = _answer(victim, x).argmax(dim=1)
     loss = score if victim.spec.task is Task.QUALITY else margin
+    if victim.spec.black_box:
+        try:
+            victim.loss_and_grad(x, y, loss, Native(), noise=_noise(victim))
+        except ContractError:
+            return
+        require(False, "it says that it is a black box, but hands out gradients")
     out = victim.loss_and_grad(x, y, loss, Native(), noise=_noise(victim))
     require(bool(torch.isfinite(out.grad).all()), "the input gradient is not finite")
     dead = int((out.grad.flatten(1) == 0).all(dim=1).sum())
@@ -68,6 +76,8 @@ def has_a_gradient(victim: ModuleVictim) -> None:
 
 
 def estimators_do_not_change_the_answer(victim: ModuleVictim) -> None:
+    if victim.spec.black_box:
+        return  # estimators are for gradients, which it refuses
     x = _inputs(victim)
     y = _answer(victim, x).argmax(dim=1)
     loss = score if victim.spec.task is Task.QUALITY else margin
@@ -83,6 +93,8 @@ def honours_its_noise(victim: ModuleVictim) -> None:
 
 
 def works_in_double_precision(victim: ModuleVictim) -> None:
+    if victim.spec.black_box:
+        return  # float64 is for checks of gradients
     twin = ModuleVictim(copy.deepcopy(victim.module).double(), victim.spec)
     out = _answer(twin, _inputs(victim).double())
     require(out.dtype == torch.float64, f"a float64 copy answers in {out.dtype}")

@@ -52,7 +52,8 @@ FAST = {
     "quality.uap_cumulative": {"images": 16, "batch": 8, "lr": 10.0},
     "quality.uap_generative": {"images": 16, "epochs": 4, "batch": 8, "width": 4, "levels": 2, "lr": 0.05},
 }
-NAMES = registry("attacks").names("quality.*")
+NAMES = [name for name in registry("attacks").names("quality.*") if name != "quality.unaware"]
+"""All but the one that asks for the registered victim behind a defense (tests/unit/defenses)."""
 CONTROLS = ("quality.random_sign", "quality.random_gauss")
 CONFINED = ("quality.patch_rs", "quality.recolor", "quality.stadv")
 """Attacks that may not set every pixel as they like: on weights without structure they do little."""

@@ -33,6 +33,7 @@ EXPECTED: dict[str, tuple[dict[str, str], str]] = {
     "mart": ({"wide_surrogate": SURROGATE_POINTS}, ""),
     "mask_filter": ({"straight_through": FILTER, "dvs_mask_dash.l0": "the attack made for such filters"}, ""),
     "mpd_sgr": ({"wide_surrogate": SURROGATE_PLACE}, ""),
+    "median_smoothing": ({"eot": NOISE}, ""),
     "mppd": ({"wide_surrogate": SURROGATE_POINTS}, ""),
     "mppd_gaussian": ({"wide_surrogate": SURROGATE_PLACE}, ""),
     "none": ({}, "plain training: the flags of every row are all there is to ask"),

@@ -19,7 +19,7 @@ from robustspike.bench.suite.single import suite_text
 from tests.support.bundles import measured
 from tests.support.commands import robustspike
 
-BOARD = Path(__file__).resolve().parents[4] / "leaderboard" / "results" / "records.zip"
+BOARD = Path(__file__).resolve().parents[4] / "leaderboard" / "results" / "records"
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,10 @@ def test_commands_alone_are_printed_and_what_is_not_there_is_named(root: Path, t
 
 @pytest.mark.slow
 def test_the_suite_of_every_committed_record_asks_for_its_cell_alone(tmp_path: Path) -> None:
-    with unpacked(BOARD) as inside:
-        for place in record_folders(inside)[::20]:
-            cell = cell_of(read_record(place))
-            path = tmp_path / "cell.toml"
-            path.write_text(suite_text(cell, "cell"))
-            assert make_plan(read_suite(str(path))).cells == (cell,), place.name
+    for bundle in sorted(BOARD.glob("digits*.zip")):  # the others need published data
+        with unpacked(bundle) as inside:
+            for place in record_folders(inside)[::20]:
+                cell = cell_of(read_record(place))
+                path = tmp_path / "cell.toml"
+                path.write_text(suite_text(cell, "cell"))
+                assert make_plan(read_suite(str(path))).cells == (cell,), place.name

@@ -77,7 +77,9 @@ def test_an_attack_around_another_is_granted_what_the_inner_one_needs(tmp_path: 
         assert cell.threat.access == access
 
 
-ON_PUBLISHED_DATA = {"cifar10", "cifar10_dvs", "cifar10_events", "dvs_gesture", "mnist", "nmnist", "photos"}
+ON_PUBLISHED_DATA = {
+    *("cifar10", "cifar10_dvs", "cifar10_events", "dvs_gesture", "mnist", "nmnist", "photos", "purified")
+}
 """Suites that need --data, or weights that are trained on it."""
 
 
