@@ -70,8 +70,17 @@ class TestAttacks(AttackContract):
         return registry("attacks").get(request.param, **SHORTER.get(request.param, {}))
 
 
+TRAINED = ("quality.facpa", "quality.uap_cumulative", "quality.uap_generative")
+"""Attacks that train something for every check: by themselves as long as all the others."""
+
+
 class TestQualityAttacks(QualityAttackContract):
-    @pytest.fixture(params=attacks_on(Task.QUALITY))
+    @pytest.fixture(
+        params=[
+            pytest.param(name, marks=pytest.mark.slow) if name in TRAINED else name
+            for name in attacks_on(Task.QUALITY)
+        ]
+    )
     def attack(self, request: pytest.FixtureRequest) -> Any:
         return shortened(registry("attacks").get(request.param, **SHORTER.get(request.param, {})))[0]
 
