@@ -467,8 +467,8 @@ def _usual(geometry: str, attacks: Sequence[str]) -> str:
     usual = getattr(registry("geometries").get(geometry), "usual_eps", None)
     if usual is not None:
         return str(usual)
-    unfit = [a for a in attacks for spec in [registry("attacks").get(a).spec] if not spec.minimum_norm]
-    unfit = [a for a in unfit if geometry in registry("attacks").get(a).spec.geometries]
+    specs = [(attack, registry("attacks").get(attack).spec) for attack in attacks]
+    unfit = [a for a, spec in specs if not spec.minimum_norm and geometry in spec.geometries]
     if unfit:
         raise ConfigError(
             f"{', '.join(unfit)}: needs a budget, and the geometry '{geometry}' has no usual one. Give --eps."
