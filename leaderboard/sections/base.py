@@ -134,6 +134,14 @@ class Kind(ABC):
         return [self.introduction]
 
 
+class ScoreKind(Kind):
+    """What a table on quality models is about: one section a data set, goal and budget."""
+
+    def order(self, first: CellRecord) -> tuple[Any, ...]:
+        eps = first.threat.eps
+        return first.dataset, first.threat.goal, float("inf") if eps is None else float(eps)
+
+
 @dataclass(frozen=True)
 class Section:
     """One comparable group of rows.

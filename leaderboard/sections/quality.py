@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,8 +25,8 @@ from robustspike.leaderboard.flags import declared_flags
 from robustspike.leaderboard.flags import has_single_surrogate
 from robustspike.leaderboard.owners import by_owner
 from robustspike.leaderboard.sections.base import NAN
-from robustspike.leaderboard.sections.base import Kind
 from robustspike.leaderboard.sections.base import Row
+from robustspike.leaderboard.sections.base import ScoreKind
 from robustspike.leaderboard.sections.base import Section
 from robustspike.leaderboard.sections.base import Shared
 from robustspike.leaderboard.sections.base import rank_cell
@@ -232,7 +231,7 @@ def _range(record: CellRecord) -> tuple[float, float]:
     return float(low), float(high)
 
 
-class Quality(Kind):
+class Quality(ScoreKind):
     """Attacks on quality models, at one budget."""
 
     name = "quality"
@@ -252,10 +251,6 @@ class Quality(Kind):
 
     def takes(self, record: CellRecord) -> bool:
         return record.task is Task.QUALITY
-
-    def order(self, first: CellRecord) -> tuple[Any, ...]:
-        eps = first.threat.eps
-        return first.dataset, first.threat.goal, math.inf if eps is None else float(eps)
 
     def title(self, first: CellRecord, rows: Sequence[Row]) -> str:
         low, high = _range(first)

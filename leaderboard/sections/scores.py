@@ -18,8 +18,8 @@ from robustspike.leaderboard import facts
 from robustspike.leaderboard import metrics
 from robustspike.leaderboard.owners import owner_of
 from robustspike.leaderboard.sections import certificates
-from robustspike.leaderboard.sections.base import Kind
 from robustspike.leaderboard.sections.base import Row
+from robustspike.leaderboard.sections.base import ScoreKind
 from robustspike.leaderboard.sections.base import Section
 from robustspike.leaderboard.sections.base import Shared
 from robustspike.leaderboard.text import Table
@@ -107,7 +107,7 @@ def _srocc(scores: Sequence[float], labels: Any) -> float:
     return metrics.srocc(np.array(scores), labels) if len(scores) > 1 else math.nan
 
 
-class CertifiedScores(Kind):
+class CertifiedScores(ScoreKind):
     """Certificates on quality models, at one budget."""
 
     name = "scores"
@@ -126,10 +126,6 @@ class CertifiedScores(Kind):
 
     def takes(self, record: CellRecord) -> bool:
         return certificates.of_scores(record)
-
-    def order(self, first: CellRecord) -> tuple[Any, ...]:
-        eps = first.threat.eps
-        return first.dataset, first.threat.goal, math.inf if eps is None else float(eps)
 
     def title(self, first: CellRecord, rows: Sequence[Row]) -> str:
         return f"{super().title(first, rows)}, certified scores"

@@ -17,8 +17,8 @@ from robustspike.bench.record.schema import CellRecord
 from robustspike.leaderboard import facts
 from robustspike.leaderboard import metrics
 from robustspike.leaderboard.owners import by_owner
-from robustspike.leaderboard.sections.base import Kind
 from robustspike.leaderboard.sections.base import Row
+from robustspike.leaderboard.sections.base import ScoreKind
 from robustspike.leaderboard.sections.base import Section
 from robustspike.leaderboard.sections.base import Shared
 from robustspike.leaderboard.sections.quality import attacks_of
@@ -84,7 +84,7 @@ def _row(chosen: Sequence[Moved], sources: Mapping[int, float]) -> Row:
     return row
 
 
-class Strength(Kind):
+class Strength(ScoreKind):
     """Attacks on quality models, each scaled to the same strength before it is compared."""
 
     name = "strength"
@@ -101,10 +101,6 @@ class Strength(Kind):
 
     def takes(self, record: CellRecord) -> bool:
         return record.task is Task.QUALITY
-
-    def order(self, first: CellRecord) -> tuple[Any, ...]:
-        eps = first.threat.eps
-        return first.dataset, first.threat.goal, math.inf if eps is None else float(eps)
 
     def title(self, first: CellRecord, rows: Sequence[Row]) -> str:
         return f"{super().title(first, rows)}, at equal strength"
