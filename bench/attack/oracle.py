@@ -448,7 +448,14 @@ class Oracle:
         meter.charge(rows, draws * rule.forwards, draws * rule.backwards, members=0 if member is None else 1)
         y, sign, function = self._aim(rows, loss)
         if meter.lanes is not None and draws == 1 and member is None:
-            question = Question(x.detach(), rows, y, lambda z, labels: sign * function(z, labels), rule)
+            question = Question(
+                x.detach(),
+                rows,
+                y,
+                distinct=meter.are_distinct(rows),
+                loss=lambda z, labels: sign * function(z, labels),
+                rule=rule,
+            )
             out: LossGrad = meter.lanes.ask(question)
             return self._noted(x, rows, out, draws)
         answers = [
@@ -474,7 +481,8 @@ class Oracle:
         meter.gradients.index_add_(0, rows, once)
         if draws >= EOT_LEAST:
             meter.averaged.index_add_(0, rows, once)
-        meter.zero_gradients.index_add_(0, rows, once - out.grad.flatten(1).any(dim=1).to(torch.int64))
+        vanishes = out.grad.flatten(1).abs().amax(dim=1) == 0
+        meter.zero_gradients.index_add_(0, rows, vanishes.to(torch.int64))
         meter.note(x, out.logits, rows)
         return out
 
