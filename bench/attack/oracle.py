@@ -48,6 +48,11 @@ from robustspike.bench.victim.module import ModuleVictim
 _METERS: weakref.WeakKeyDictionary[Oracle, Meter] = weakref.WeakKeyDictionary()
 
 
+def _mean(draws: Sequence[Tensor]) -> Tensor:
+    """Return the mean of what several draws gave; of one, that itself."""
+    return draws[0] if len(draws) == 1 else torch.stack(list(draws)).mean(dim=0)
+
+
 def loss_named(name: str, spec: VictimSpec) -> Loss:
     """Return a loss by its name in `LOSSES`. Raises: ConfigError: no such loss, or not one for the victim."""
     if name not in LOSSES:
@@ -409,8 +414,8 @@ class Oracle:
         meter = _METERS[self]
         y, sign, function = self._aim(rows, loss)
         answers = [self._pass(x, rows, draw, member) for draw in range(draws)]
-        values = torch.stack([sign * function(logits, y) for logits in answers]).mean(dim=0)
-        logits = torch.stack(answers).mean(dim=0)
+        values = _mean([sign * function(logits, y) for logits in answers])
+        logits = _mean(answers)
         if member is None:
             meter.note(x, logits, rows)
         return values, logits
@@ -469,9 +474,7 @@ class Oracle:
             )
             for draw in range(draws)
         ]
-        out = answers[0]
-        if draws > 1:
-            out = LossGrad(*(torch.stack(parts).mean(dim=0) for parts in zip(*answers, strict=True)))
+        out = LossGrad(*(_mean(parts) for parts in zip(*answers, strict=True)))
         return out if member is not None else self._noted(x, rows, out, draws)
 
     def _noted(self, x: Tensor, rows: Tensor, out: LossGrad, draws: int) -> LossGrad:
