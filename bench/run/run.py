@@ -110,7 +110,7 @@ def run(
         part: measure these cells alone; none of the plan may be among them.
         cluster: address of a Ray cluster to work on instead, or "local" (see `in_ray`).
         on_tick: called after each shard.
-        on_start: called with the cell of each shard that starts, where it starts here.
+        on_start: called with the cell of each shard that starts, or is handed to a cluster.
         on_misfit: called with each cell that does not apply.
 
     Raises: ConfigError: nothing applies. ArtefactError: a record is damaged, or nothing can be written.
@@ -233,7 +233,8 @@ def _execute(
         here = [unit for unit in units if read_shard(folder, unit.key, unit.index) is not None]
         yield from here
         missing = [unit for unit in units if unit not in set(here)]
-        for unit, content in in_ray(missing, settings, address=cluster) if missing else ():
+        done = in_ray(missing, settings, address=cluster, on_start=starts) if missing else ()
+        for unit, content in done:
             _keep(unit, settings, content)
             yield unit
     elif jobs <= 1 or len(units) <= 1:
