@@ -126,8 +126,9 @@ def command(
     share = WHOLE if part is None else Part.parse(part)
     if cluster is not None and jobs is not None:
         raise ConfigError(
-            "--jobs counts worker processes of a run without Ray; with --ray every processor of the cluster works. "
-            "Give one of the two; `ray start --head --num-cpus N` and --ray auto limit Ray on this machine."
+            "--jobs counts worker processes of a run without Ray; with --ray every processor of the cluster "
+            "works. Give one of the two; on this machine `ray start --head --num-cpus N` and --ray auto limit "
+            "Ray."
         )
     for path in plugin:
         load_file(path)

@@ -2,11 +2,12 @@
 
     python tests/benchmarks/cluster.py [SAMPLES]
 
-Runs one made-up suite (five victims of digits, five cheap attacks, ten radii, two seeds; SAMPLES (10) a cell)
-with `jobs=2` and on a `ray.cluster_utils.Cluster` whose three nodes have two processors together, each in a
-process of its own, and compares every file that they wrote. Prints a line each: seconds to start Ray, wall and
-processor seconds of the run (the driver, workers and, with Ray, its own processes), then Ray's by those of two
-processes. Workers import torch and load victims in both. One thread each; some minutes. Linux only.
+Runs one made-up suite (five victims of digits, five cheap attacks, ten radii, two seeds; SAMPLES (10) a
+cell) with `jobs=2` and on a `ray.cluster_utils.Cluster` whose three nodes have two processors together, each
+in a process of its own, and compares every file that they wrote. Prints a line each: seconds to start Ray,
+wall and processor seconds of the run (the driver, workers and, with Ray, its own processes), then Ray's by
+those of two processes. Workers import torch and load victims in both. One thread each; a minute on two idle
+cores. Linux only.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 def below(root: int) -> list[int]:
-    """Return every process that descends from one; Ray's nodes are children of the process that starts them."""
+    """Return every process that descends from one, as Ray's nodes do from the process that starts them."""
     parents: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -133,8 +134,8 @@ def main(asked: list[str]) -> None:
         wall, processor = (found["ray"][kind] / found["jobs"][kind] for kind in ("wall", "processor"))
         extra = (found["ray"]["processor"] - found["jobs"]["processor"]) / CELLS
     print(  # noqa: T201
-        f"{len(files)} files, the same bytes. Ray by two processes: wall {wall:.2f}, processor {processor:.2f}; "
-        f"{1000 * extra:.0f} ms of processor a cell more"
+        f"{len(files)} files, the same bytes. Ray by two processes: wall {wall:.2f}, processor "
+        f"{processor:.2f}; {1000 * extra:.0f} ms of processor a cell more"
     )
 
 

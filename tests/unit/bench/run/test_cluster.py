@@ -19,7 +19,7 @@ import robustspike.victims
 from robustspike.bench.contract.registry import load_file
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
-from robustspike.bench.run.cluster import in_ray
+from robustspike.bench.run.cluster import joined
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.run import Tick
 from robustspike.bench.run.run import run
@@ -90,8 +90,11 @@ def test_processes_here_and_a_cluster_exclude_each_other(tmp_path: Path) -> None
 
 def test_a_gpu_by_number_is_not_for_ray_to_give() -> None:
     pytest.importorskip("ray")
-    with pytest.raises(ConfigError, match="--device cuda:1 with --ray.*Give --device cuda"):
-        next(in_ray([], Settings(out=Path(), device="cuda:1"), address="local"))
+    with (
+        pytest.raises(ConfigError, match=r"--device cuda:1 with --ray.*Give --device cuda"),
+        joined("local", "cuda:1"),
+    ):
+        pass
 
 
 @pytest.fixture(scope="module")
