@@ -127,8 +127,7 @@ def command(
     if cluster is not None and jobs is not None:
         raise ConfigError(
             "--jobs counts worker processes of a run without Ray; with --ray every processor of the cluster "
-            "works. Give one of the two; on this machine `ray start --head --num-cpus N` and --ray auto limit "
-            "Ray."
+            "works. Give one of the two; to limit Ray here, `ray start --head --num-cpus N`, then --ray auto."
         )
     for path in plugin:
         load_file(path)
