@@ -87,7 +87,7 @@ def keep_freed_memory() -> None:
     """Let this process reuse the memory of a pass in the next one, up to 128 MiB of it, and not hand it back.
 
     The GNU C library returns large blocks to the system when they are freed, which then has to find, and
-    zero, every page of them again: about a seventh of the time of PGD on a network of digits. No number
+    zero, every page of them again: up to a seventh of the time of PGD on a network of digits. No number
     changes. Elsewhere nothing is done.
     """
     if sys.platform != "linux":
