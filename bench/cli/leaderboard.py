@@ -177,16 +177,16 @@ def _of_folder(folder: Path, sessions: list[Session]) -> Iterator[CellRecord | P
 
 
 def _of_bundle(bundle: Path, sessions: list[Session]) -> Iterator[CellRecord | ProtocolError]:
-    from robustspike.bench.errors import ProtocolError
     from robustspike.bench.record import provenance
-    from robustspike.bench.record.bundle import read_bundle
+    from robustspike.bench.record.bundle import count_records
     from robustspike.bench.record.index import Index
 
-    index = Index(bundle)
-    for found in read_bundle(
-        bundle, lambda data: sessions.extend(provenance.parse(data, bundle / provenance.NAME))
-    ):
-        yield found if isinstance(found, ProtocolError) else index.share(found)
+    with Index(bundle, count_records(bundle)) as index:
+        yield from index.read_bundle(
+            lambda data: sessions.extend(provenance.parse(data, bundle / provenance.NAME))
+        )
+    if index.problem:
+        click.echo(index.problem, err=True)
 
 
 def publish(

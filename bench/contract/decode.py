@@ -153,16 +153,32 @@ def _converter() -> cattrs.Converter:
         (enum.StrEnum, _word),
     ):
         made.register_structure_hook(kind, hook)
-    for of, hook in (
-        (_is_literal, _one_of),
-        (_is_union, _any_of),
+    made.register_structure_hook_func(_is_literal, _one_of)
+    made.register_structure_hook_func(_is_union, _any_of)
+    for of, factory in (
         (_is_list, _list),
         (_is_table, _table),
         (_is_annotated, _ruled),
+        (dataclasses.is_dataclass, _fields),
     ):
-        made.register_structure_hook_func(of, hook)
-    made.register_structure_hook_factory(dataclasses.is_dataclass, _fields)
+        made.register_structure_hook_factory(of, factory)
     return made
+
+
+def _structure(kind: Any) -> Callable[[Any], Any]:
+    """Return what decodes values of an annotation: looked up once, for annotations are slow to hash.
+
+    Not before the first value, for a class may hold itself.
+    """
+    hook: Callable[[Any, Any], Any] | None = None
+
+    def structure(value: Any) -> Any:
+        nonlocal hook
+        if hook is None:
+            hook = _converter().get_structure_hook(kind)
+        return hook(value, kind)
+
+    return structure
 
 
 def _text(value: Any, _: Any) -> Any:
@@ -254,24 +270,30 @@ def _is_list(kind: Any) -> bool:
     return typing.get_origin(kind) in (tuple, list, Sequence)
 
 
-def _list(value: Any, kind: Any) -> tuple[Any, ...]:
+def _list(kind: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
     inside = typing.get_args(kind)
     any_length = typing.get_origin(kind) is not tuple or inside[1:] == (...,)
-    if not isinstance(value, list | tuple):
-        hint = ""
-        if any_length and isinstance(value, str | int | float) and _fits(value, inside[0]):
-            hint = f" Did you mean [{short(value)}]?"
-        raise Unfit(_words(kind), value, hint)
-    kinds = (inside[0],) * len(value) if any_length else inside
-    if len(value) != len(kinds):
-        raise Unfit(_words(kind), value)
-    return tuple(_at(place, item, one) for place, (item, one) in enumerate(zip(value, kinds, strict=True)))
+    kinds = [(one, _structure(one)) for one in (inside[:1] if any_length else inside)]
+
+    def hook(value: Any, _: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            hint = ""
+            if any_length and isinstance(value, str | int | float) and _fits(value, inside[0]):
+                hint = f" Did you mean [{short(value)}]?"
+            raise Unfit(_words(kind), value, hint)
+        parts = kinds * len(value) if any_length else kinds
+        if len(value) != len(parts):
+            raise Unfit(_words(kind), value)
+        return tuple(_at(place, *given) for place, given in enumerate(zip(value, parts, strict=True)))
+
+    return hook
 
 
-def _at(place: Any, value: Any, kind: Any) -> Any:
+def _at(place: Any, value: Any, part: tuple[Any, Callable[[Any], Any]]) -> Any:
     """Decode a part of a list or table, with its place noted on what is wrong with it."""
+    kind, structure = part
     try:
-        return _converter().structure(value, kind)
+        return structure(value)
     except (cattrs.BaseValidationError, ValueError, TypeError) as error:
         error.add_note(cattrs.IterableValidationNote("", place, kind))
         raise
@@ -289,36 +311,48 @@ def _is_table(kind: Any) -> bool:
     return kind in (dict, Mapping) or typing.get_origin(kind) in (dict, Mapping)
 
 
-def _table(value: Any, kind: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise Unfit(_words(kind), value)
+def _table(kind: Any) -> Callable[[Any, Any], Mapping[str, Any]]:
     inner = (typing.get_args(kind) or (str, Any))[1]
-    return dict(value) if inner is Any else {key: _at(key, item, inner) for key, item in value.items()}
+    part = inner, _structure(inner)
+
+    def hook(value: Any, _: Any) -> Mapping[str, Any]:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise Unfit(_words(kind), value)
+        return dict(value) if inner is Any else {key: _at(key, item, part) for key, item in value.items()}
+
+    return hook
 
 
 def _is_annotated(kind: Any) -> bool:
     return typing.get_origin(kind) is Annotated
 
 
-def _ruled(value: Any, kind: Any) -> Any:
-    plain, *rules = typing.get_args(kind)
-    try:
-        found = _converter().structure(value, plain)
-    except Unfit as error:
-        if getattr(error, "__notes__", ()):  # about a part of it, which says more
-            raise
-        raise Unfit(_words(kind), value, error.hint) from error
-    for rule in rules:
-        if isinstance(rule, Rule) and not rule.holds(found):
-            raise Unfit(rule.expected, value)
-    return found
+def _ruled(kind: Any) -> Callable[[Any, Any], Any]:
+    plain, *told = typing.get_args(kind)
+    rules = [rule for rule in told if isinstance(rule, Rule)]
+    structure = _structure(plain)
+
+    def hook(value: Any, _: Any) -> Any:
+        try:
+            found = structure(value)
+        except Unfit as error:
+            if getattr(error, "__notes__", ()):  # about a part of it, which says more
+                raise
+            raise Unfit(_words(kind), value, error.hint) from error
+        for rule in rules:
+            if not rule.holds(found):
+                raise Unfit(rule.expected, value)
+        return found
+
+    return hook
 
 
 def _fields(kind: Any) -> Callable[[Any, Any], Any]:
     hints = typing.get_type_hints(kind, include_extras=True)
 
     def at(name: str) -> Callable[[Any, Any], Any]:
-        return lambda value, _: _converter().structure(value, hints[name])
+        structure = _structure(hints[name])
+        return lambda value, _: structure(value)
 
     names = [field.name for field in dataclasses.fields(kind) if field.init]
     parts = {name: override(struct_hook=at(name)) for name in names}

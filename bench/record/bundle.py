@@ -198,6 +198,12 @@ def unpacked(bundle: Path) -> Iterator[Path]:
         yield root
 
 
+def count_records(bundle: Path) -> int:
+    """Return how many records a bundle says that it holds. Raises: ArtefactError: not a readable bundle."""
+    with _archive(bundle) as archive:
+        return sum(name.endswith("/record.json") for name in archive.namelist())
+
+
 def read_bundle(
     bundle: Path, on_run: Callable[[bytes], object] = bytes
 ) -> Iterator[CellRecord | ProtocolError]:

@@ -1,10 +1,10 @@
-"""An index of a folder of many records, so that tables need not read and check every file again.
+"""An index of a folder or bundle of many records, so that tables need not read and check them all again.
 
-It is one SQLite file beside the folders, `records.sqlite`, and may be deleted at any time: it is made again
-from the records, and never trusted over them. An entry holds for files whose size, times of content and of
-status, and number are those of the files it was made from; the time of status is the system's own, so that
-no archive can bring an index that speaks for its records. Whatever differs is read anew, and the index of
-another version is thrown away. Folders of few records have none.
+It is one SQLite file, `records.sqlite` beside the folders or `NAME.zip.sqlite` beside a bundle, and may be
+deleted at any time: it is made again from the records, and never trusted over them. An entry holds for files
+whose size, times of content and of status, and number are those of the files it was made from; the time of
+status is the system's own, so that no archive can bring an index that speaks for its records. Whatever
+differs is read anew, a bundle as a whole, and another version's index is thrown away. Few records have none.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import sqlite3
 import stat
 import sys
 import zlib
+from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import closing
 from contextlib import suppress
 from importlib.metadata import version
@@ -23,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from robustspike.bench.contract.specs import Task
+from robustspike.bench.errors import ProtocolError
+from robustspike.bench.record.bundle import read_bundle
 from robustspike.bench.record.schema import FORMAT
 from robustspike.bench.record.schema import PROTOCOL
 from robustspike.bench.record.schema import STATUSES
@@ -36,16 +40,18 @@ from robustspike.bench.record.threat import encode_threat
 NAME = "records.sqlite"
 
 LEAST = 1000
-"""Records from which on a folder has an index: fewer are read in about a second."""
+"""Records from which on a folder or bundle has an index: fewer are read in about a second."""
 
 _FILES = ("record.json", "samples.csv")
+_WHOLE = ""
+"""Key of the entry of a bundle as a whole: its records in order, its refusals in place, its run.json."""
 _FIELDS = tuple(
     field.name for field in dataclasses.fields(CellRecord) if field.name not in ("rows", "threat")
 )
-_LAYOUT = "1"
+_LAYOUT = "2"
 _TABLES = """
 CREATE TABLE about (made TEXT);
-CREATE TABLE shared (id INTEGER PRIMARY KEY, text TEXT);
+CREATE TABLE shared (id INTEGER PRIMARY KEY, text TEXT, sum INTEGER);
 CREATE TABLE cells (key TEXT PRIMARY KEY, files TEXT, own TEXT, length INTEGER, packed BLOB, sum INTEGER);
 """
 
@@ -94,7 +100,7 @@ class Shared:
 
 
 class Index:
-    """Reads the records of one folder, with the index beside them where there is one.
+    """Reads the records of one folder or bundle, with the index beside them where there is one.
 
         with Index(root) as index:
             record = index.read(root / "records" / key)
@@ -102,7 +108,7 @@ class Index:
     Records that it returns share what is equal among them, and hold their samples packed.
 
     Args:
-        root: the results folder.
+        root: the results folder, or the bundle.
         records: how many it holds; from `LEAST` on an index is kept.
 
     Attributes:
@@ -110,7 +116,8 @@ class Index:
     """
 
     def __init__(self, root: Path, records: int = 0) -> None:
-        self.path = root / NAME
+        self.root = root
+        self.path = root.with_name(f"{root.name}.sqlite") if root.is_file() else root / NAME
         self.problem = ""
         self._wanted = records >= LEAST
         self._shared = Shared()
@@ -141,15 +148,44 @@ class Index:
 
     def read(self, place: Path) -> CellRecord:
         """Read a record as `read_record` does, from the index where its files are as they were."""
-        files = _signature(place)
-        self._seen.add(place.name)
-        found = self._find(place.name, files) if files else None
+        files = _signature(*(f"{place}/{name}" for name in _FILES))
+        found = self._find(place.name, files)
         if found is not None:
             return found
-        return self.share(read_record(place), files)
+        return self._share(read_record(place), files)
 
-    def share(self, record: CellRecord, files: str = "") -> CellRecord:
-        """Return a record that shares what is equal among those of this index.
+    def read_bundle(self, on_run: Callable[[bytes], object] = bytes) -> Iterator[CellRecord | ProtocolError]:
+        """Read the records of the bundle as `read_bundle` does, from the index where the file is as then."""
+        files = _signature(str(self.root))
+        whole = self._entry(_WHOLE, files)
+        if whole is not None:
+            own, _, run = whole
+            told = json.loads(own)
+            found = [ProtocolError(key[0]) if type(key) is list else self._find(key, files) for key in told]
+            if None not in found:
+                if run:
+                    on_run(run)
+                yield from filter(None, found)
+                return
+        order: list[str | list[str]] = []
+        runs: list[bytes] = []
+
+        def keep_run(data: bytes) -> None:
+            on_run(data)
+            runs.append(data)
+
+        for record in read_bundle(self.root, keep_run):
+            if isinstance(record, ProtocolError):
+                order.append([str(record)])
+                yield record
+            else:
+                order.append(record.key)
+                yield self._share(record, files)
+        if files and _signature(str(self.root)) == files:
+            self._keep((_WHOLE, files, json.dumps(order), len(order), b"".join(runs)))
+
+    def _share(self, record: CellRecord, files: str) -> CellRecord:
+        """Return a record that shares what is equal among those of this index, and keep it.
 
         Args:
             record: the record.
@@ -173,7 +209,9 @@ class Index:
                     self._file.execute("INSERT INTO about VALUES (?)", (_made_by(),))
                 elif [made for (made,) in self._file.execute("SELECT made FROM about")] != [_made_by()]:
                     raise sqlite3.DatabaseError("made by another version")
-                for number, text in self._file.execute("SELECT id, text FROM shared ORDER BY id"):
+                for number, text, told in self._file.execute("SELECT * FROM shared ORDER BY id"):
+                    if number != len(self._shared.ids) or told != _sum(text):
+                        raise sqlite3.DatabaseError("damaged")
                     self._shared.add(text, number)
                 self._saved = len(self._shared.ids)
                 return
@@ -194,26 +232,33 @@ class Index:
         self.problem = f"{self.path}: no index is used ({error}); the records were read one by one."
 
     def _find(self, key: str, files: str) -> CellRecord | None:
-        if self._file is None:
+        entry = self._entry(key, files)
+        return None if entry is None else self._record(*entry)
+
+    def _entry(self, key: str, files: str) -> tuple[str, int, bytes] | None:
+        """Return what is kept of files that are as they were: what is its own, a length, packed bytes."""
+        if self._file is None or not files:
             return None
         try:
             entry = self._file.execute(
                 "SELECT files, own, length, packed, sum FROM cells WHERE key = ?", (key,)
             ).fetchone()
-            if entry is None or entry[0] != files or entry[4] != _sum(key, *entry[:4]):
-                return None
-            return self._record(*entry[1:4])
         except sqlite3.Error as error:
             self._give_up(error)
             return None
+        if entry is None or entry[0] != files or entry[4] != _sum(key, *entry[:4]):
+            return None
+        self._seen.add(key)
+        return entry[1], entry[2], entry[3]
 
     def _keep(self, entry: tuple[str, str, str, int, bytes]) -> None:
         if self._file is None:
             return
+        self._seen.add(entry[0])
         try:
-            new = range(self._saved, len(self._shared.ids))
+            new = ((n, self._shared.text(n)) for n in range(self._saved, len(self._shared.ids)))
             self._file.executemany(
-                "INSERT INTO shared VALUES (?, ?)", ((n, self._shared.text(n)) for n in new)
+                "INSERT INTO shared VALUES (?, ?, ?)", ((n, text, _sum(text)) for n, text in new)
             )
             self._saved = len(self._shared.ids)
             self._file.execute(
@@ -258,16 +303,19 @@ def _is_damage(error: Exception) -> bool:
     return isinstance(error, sqlite3.DatabaseError) and not is_of_place
 
 
-def _sum(key: str, files: str, own: str, length: int, packed: bytes) -> int:
-    return zlib.crc32(packed, zlib.crc32(f"{key} {files} {own} {length}".encode()))
+def _sum(*values: str | int | bytes) -> int:
+    found = 0
+    for value in values:
+        found = zlib.crc32(value if isinstance(value, bytes) else str(value).encode(), found)
+    return found
 
 
-def _signature(place: Path) -> str:
-    """Return what tells whether the files of a record are still those that were read; "" if they are none."""
+def _signature(*paths: str) -> str:
+    """Return what tells whether files are still those that were read; "" if one is none."""
     parts = []
-    for name in _FILES:
+    for path in paths:
         try:
-            found = os.lstat(f"{place}/{name}")
+            found = os.lstat(path)
         except OSError:
             return ""
         if not stat.S_ISREG(found.st_mode):

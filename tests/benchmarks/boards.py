@@ -3,11 +3,11 @@
     python tests/benchmarks/boards.py [CELLS] [--keep DIR]
 
 Writes CELLS (20,000) made-up records, then builds their tables with `robustspike leaderboard DIR --out` in
-processes of its own: twice from the folder (the second time with its index, where it is kept) and once from
-bundles. Parameters, measures and environments are those of committed records; victims, verdicts and distances
-are drawn. A board has 20 attacks on up to 125 rows of 100 samples. Prints a line a build: wall and processor
-seconds, largest resident memory, and what 100,000 cells would take if cost grew by the cell; then the bytes
-of every file that was written.
+processes of its own: from the folder and from bundles, each twice, the second time with the index; the bytes
+must be the same. Parameters, measures and environments are those of committed records; victims, verdicts and
+distances are drawn. A board has 20 attacks on up to 125 rows of 100 samples. Prints a line a build: wall and
+processor seconds, largest resident memory, and what 100,000 cells would take if cost grew by the cell; then
+the bytes of every file that was written.
 """
 
 from __future__ import annotations
@@ -182,7 +182,11 @@ def main() -> None:
         submit = [sys.executable, "-m", "robustspike.bench.cli", "submit", str(root), "--out", str(bundle)]
         subprocess.run([*submit, "--no-inputs"], check=True, stdout=subprocess.DEVNULL)
         parts = sorted(Path(scratch).glob("bundle*.zip"))
-        build(f"{len(parts)} bundles", parts, Path(scratch) / "again", given.cells, fixed)
+        again = Path(scratch) / "again"
+        for name in (f"{len(parts)} bundles", "bundles, indexed"):
+            build(name, parts, again, given.cells, fixed)
+            if not all((again / path.name).read_bytes() == path.read_bytes() for path in out.iterdir()):
+                raise SystemExit(f"{name}: other bytes than from the folder")
         for path in sorted(out.iterdir()):
             print(f"{path.name:<40} {path.stat().st_size:>12,} bytes")  # noqa: T201
 
