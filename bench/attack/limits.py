@@ -17,6 +17,10 @@ from pathlib import Path
 from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import VictimFailed
 
+LEAST_GIB = 0.125
+"""The smallest limit of memory that an honest attack on a tiny network can keep to, for the threads and
+buffers that torch makes on its first gradient; below it processes abort."""
+
 _HAS_ALARM = hasattr(signal, "SIGALRM")
 
 

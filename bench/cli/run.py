@@ -102,6 +102,7 @@ def command(
     with a column an attack) to --out; for attacks on spikes and for minimum-norm attacks also
     attacks.csv (what each attack had to change) and curves.csv (its success over its budget).
     """
+    from robustspike.bench.attack.limits import LEAST_GIB
     from robustspike.bench.attack.limits import Limits
     from robustspike.bench.cli.leaderboard import publish
     from robustspike.bench.cli.options import choose_device
@@ -128,6 +129,11 @@ def command(
         raise ConfigError(
             "--jobs counts worker processes of a run without Ray; with --ray every processor of the cluster "
             "works. Give one of the two; to limit Ray here, `ray start --head --num-cpus N`, then --ray auto."
+        )
+    if memory and memory < LEAST_GIB:
+        raise ConfigError(
+            f"--memory {memory:g}: the threads that torch starts for one gradient take more than that, so "
+            f"that every attack would fail. Give {LEAST_GIB:g} or more, or 0 for no limit."
         )
     for path in plugin:
         load_file(path)

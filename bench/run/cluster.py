@@ -148,7 +148,7 @@ def _connect(ray: Any, address: str) -> None:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"--ray {address}: no cluster answers ({reason}). Start one with `ray start --head`, or leave "
-            "the address out."
+            "the address out; where Ray speaks of a token, set RAY_AUTH_MODE=token here and on every node."
         ) from error
 
 

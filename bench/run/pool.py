@@ -20,16 +20,18 @@ from pathlib import Path
 from typing import Any
 from typing import TypeVar
 
+from robustspike.bench.attack.limits import LEAST_GIB
+
 Task = TypeVar("Task")
 
 
 def memory_share(jobs: int) -> float | None:
     """Return a worker's share of this machine's memory in GiB: four fifths of it by the number of workers.
 
-    None where the platform does not say how much it has.
+    At least what an honest attack needs; None where the platform does not say how much it has.
     """
     usable = usable_memory()
-    return None if usable is None else usable / jobs
+    return None if usable is None else max(LEAST_GIB, usable / jobs)
 
 
 def workers_for(cores: int, gib: float | None) -> int:
@@ -37,12 +39,12 @@ def workers_for(cores: int, gib: float | None) -> int:
 
     Args:
         cores: processor cores that this process may use.
-        gib: memory that each worker is allowed to add; None or 0 where that was not said.
+        gib: memory that each worker is allowed to add; 0 for any, None where that was not said.
     """
     usable = usable_memory()
-    if not gib or usable is None:
+    if gib == 0 or usable is None:
         return cores
-    return max(1, min(cores, int(usable / gib)))
+    return max(1, min(cores, int(usable / (gib or LEAST_GIB))))
 
 
 def usable_memory() -> float | None:

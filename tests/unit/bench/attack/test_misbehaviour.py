@@ -25,6 +25,7 @@ from robustspike.bench.api import Oracle
 from robustspike.bench.api import RowStreams
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
+from robustspike.bench.attack.limits import LEAST_GIB
 from robustspike.bench.attack.limits import NO_LIMITS
 from robustspike.bench.attack.limits import Limits
 from robustspike.bench.attack.limits import TimedOut
@@ -36,6 +37,7 @@ from robustspike.bench.run.pool import memory_share
 from robustspike.bench.run.pool import workers_for
 from robustspike.bench.testing.reference import reference
 from robustspike.bench.testing.reference import samples
+from tests.support.commands import robustspike
 
 Move = Callable[[Oracle, Tensor], Tensor]
 
@@ -208,6 +210,18 @@ def test_memory_that_is_asked_for_chooses_the_number_of_workers() -> None:
     assert workers_for(8, usable / 3.5) == 3
     assert workers_for(2, usable / 3.5) == 2
     assert workers_for(8, 10 * usable) == 1
+
+
+def test_no_share_of_the_memory_is_too_small_for_an_honest_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustspike.bench.run.pool.usable_memory", lambda: 1.0)
+    assert (workers_for(64, None), workers_for(64, 0), workers_for(2, None)) == (8, 64, 2)
+    assert memory_share(64) == LEAST_GIB
+
+
+def test_less_memory_than_an_honest_attack_needs_is_refused(tmp_path: Path) -> None:
+    done = robustspike("run", "--memory", LEAST_GIB / 2, "--out", "out", cwd=tmp_path)
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert done.stderr.startswith("error: --memory 0.0625: ") and "Give 0.125 or more" in done.stderr
 
 
 @pytest.mark.parametrize(

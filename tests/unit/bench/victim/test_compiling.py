@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,19 @@ def test_batches_are_filled_up_to_a_few_sizes_and_rows_are_those_of_the_network(
         torch.testing.assert_close(one, two)
     assert fake.sizes == [8 if n <= 8 else 32] * 2
     assert [compiling.bucket(size) for size in (33, 128, 129, 300)] == [128, 128, 256, 384]
+
+
+def test_what_a_pass_takes_is_measured_on_the_network_alone(
+    fake: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = nets.victim("lif-hard")
+    small = max(1, victim.spec.steps) * 4 * math.prod(victim.spec.shape)
+    monkeypatch.setattr("robustspike.bench.victim.module.NEVER_CUT", 2 * small)
+    x, y = nets.inputs(20)
+    other = compiling.compiled(victim)
+    assert torch.equal(other.logits(x), victim.logits(x))
+    assert torch.equal(gradient(other, "native", x, y)[1], gradient(victim, "native", x, y)[1])
+    assert other.sample_bytes == victim.sample_bytes and fake.sizes == [32, 32]
 
 
 def test_a_network_with_another_backward_pass_is_run_as_it_is(fake: Compiled) -> None:
