@@ -118,7 +118,7 @@ class Plain:
         """Say how far the run is: elapsed, shards, remaining, the cell that runs."""
         elapsed = clock(self.now() - self._began)
         if self._first is None:
-            return f"{elapsed} elapsed, {self.cells} cells: looking up what is measured already"
+            return f"{elapsed} elapsed, {self.cells} cells: looking up what is measured, checking victims"
         left = ""
         done = self._done - self._first[0]
         if self._total and done > 0:

@@ -109,6 +109,7 @@ def command(
     from robustspike.bench.cli.options import parse_only
     from robustspike.bench.cli.progress import progress
     from robustspike.bench.contract.registry import load_file
+    from robustspike.bench.errors import ConfigError
     from robustspike.bench.files import write_atomic
     from robustspike.bench.record import provenance
     from robustspike.bench.run.compute import Settings
@@ -123,6 +124,11 @@ def command(
     from robustspike.bench.victim.compiling import check_usable
 
     share = WHOLE if part is None else Part.parse(part)
+    if cluster is not None and jobs is not None:
+        raise ConfigError(
+            "--jobs counts worker processes of a run without Ray; with --ray every processor of the cluster "
+            "works. Give one of the two; to limit Ray here, `ray start --head --num-cpus N`, then --ray auto."
+        )
     for path in plugin:
         load_file(path)
     device = choose_device(device)

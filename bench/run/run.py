@@ -27,6 +27,7 @@ from robustspike.bench.record.schema import CellRecord
 from robustspike.bench.record.store import Store
 from robustspike.bench.run.assemble import _finish
 from robustspike.bench.run.cluster import in_ray
+from robustspike.bench.run.cluster import joined
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.compute import Unit
 from robustspike.bench.run.compute import compute
@@ -108,16 +109,16 @@ def run(
     Args:
         jobs: worker processes here.
         part: measure these cells alone; none of the plan may be among them.
-        cluster: address of a Ray cluster to work on instead, or "local" (see `in_ray`).
+        cluster: address of a Ray cluster to work on instead, or "local" (see `joined`).
         on_tick: called after each shard.
-        on_start: called with the cell of each shard that starts, where it starts here.
+        on_start: called with the cell of each shard that starts, or is handed to a cluster.
         on_misfit: called with each cell that does not apply.
 
     Raises: ConfigError: nothing applies. ArtefactError: a record is damaged, or nothing can be written.
     """
     prepare(settings)
     store = Store(settings.out)
-    with store.locked():
+    with store.locked(), joined(cluster, settings.device):
         store.clean()
         keyed = [entry for entry in _identify(plan, settings) if part.has(entry[0])]
         if not keyed:
@@ -233,7 +234,8 @@ def _execute(
         here = [unit for unit in units if read_shard(folder, unit.key, unit.index) is not None]
         yield from here
         missing = [unit for unit in units if unit not in set(here)]
-        for unit, content in in_ray(missing, settings, address=cluster) if missing else ():
+        done = in_ray(missing, settings, on_start=starts) if missing else ()
+        for unit, content in done:
             _keep(unit, settings, content)
             yield unit
     elif jobs <= 1 or len(units) <= 1:

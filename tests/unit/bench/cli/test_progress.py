@@ -35,7 +35,7 @@ def test_a_line_says_elapsed_remaining_and_the_cell_that_runs(tmp_path: Path) ->
     (cell,) = make_plan(read_suite(str(tmp_path / "suite.toml"))).cells
     seconds, said = [0.0], list[str]()
     plain = Plain(7, verbose=True, say=said.append, now=lambda: seconds[0])
-    assert plain.line() == "0:00 elapsed, 7 cells: looking up what is measured already"
+    assert plain.line() == "0:00 elapsed, 7 cells: looking up what is measured, checking victims"
     seconds[0] = 4
     plain.on_start(cell)
     assert plain.line() == "0:04 elapsed; running lif_cnn.digits + none: noise, linf 1/10"
