@@ -141,7 +141,11 @@ class TestGeometries(GeometryContract):
         return registry("geometries").get(request.param)
 
 
+@pytest.fixture(scope="module", params=with_weights())
+def victim(request: pytest.FixtureRequest) -> Any:
+    """A victim for all its checks: what its neurons are is found once."""
+    return load_victim(request.param)
+
+
 class TestVictims(VictimContract):
-    @pytest.fixture(params=with_weights())
-    def victim(self, request: pytest.FixtureRequest) -> Any:
-        return load_victim(request.param)
+    pass
