@@ -42,6 +42,7 @@ class Question:
     Args:
         x: inputs [n, ...].
         rows: positions of the samples [n].
+        distinct: whether no row is known to stand twice.
         y: classes that the loss is given [n].
         loss: None where logits are asked for.
         rule: the estimator; None where logits are asked for.
@@ -50,6 +51,7 @@ class Question:
     x: Tensor
     rows: Tensor
     y: Tensor
+    distinct: bool = False
     loss: Loss | None = None
     rule: GradientEstimator | None = None
 
@@ -184,7 +186,10 @@ class Lanes:
                 [self._place[q.rows] + k * self._size for k, q in zip(numbers, questions, strict=True)]
             )
             total = self._size * len(self._lanes)
-            memories = [Memory(rows=rows, n=total, store=store) for store in self._shared[rule]]
+            distinct = all(q.distinct for q in questions)
+            memories = [
+                Memory(rows=rows, n=total, distinct=distinct, store=store) for store in self._shared[rule]
+            ]
         else:
             self._meter.replace_memories(self._lanes[numbers[0]].memories)
             memories = self._meter.memories(rule, questions[0].rows, frozen=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 import re
@@ -25,6 +26,16 @@ _HAS_ALARM = hasattr(signal, "SIGALRM")
 
 class TimedOut(BaseException):
     """A block took longer than allowed; no Exception, so that an attack does not catch it by accident."""
+
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""Numbers of two settings of the GNU C library's memory allocator (malloc.h)."""
+
+_LARGEST_REUSED = 32 << 20
+"""Bytes of the largest block that is reused; the most that the library itself would come to."""
+
+_MOST_KEPT = 128 << 20
+"""Bytes at the end of the heap that are kept though nobody uses them."""
 
 
 @contextmanager
@@ -74,6 +85,21 @@ def memory_limit(gib: float | None) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse the memory of a pass in the next one, up to 128 MiB of it, and not hand it back.
+
+    The GNU C library returns large blocks to the system when they are freed, which then has to find, and
+    zero, every page of them again: up to a seventh of the time of PGD on a network of digits. No number
+    changes. Elsewhere nothing is done.
+    """
+    if sys.platform != "linux":
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if set_option is not None:
+        set_option(_MMAP_THRESHOLD, _LARGEST_REUSED)
+        set_option(_TRIM_THRESHOLD, _MOST_KEPT)
 
 
 def data_bytes() -> int:

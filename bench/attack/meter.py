@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 
 import torch
 from torch import Tensor
@@ -74,6 +76,7 @@ class Meter:
         closest: the legal input of largest margin (of quality models: score change) of all that were
             asked, hit or not; None until an attack wants it.
         closeness: that margin, -inf where nothing was asked.
+        queries: passes spent, by which the noise of a stochastic victim differs; not counted for others.
         gradients, zero_gradients: gradients handed out, and those that were zero everywhere.
         averaged: gradients that were averages over at least `EOT_LEAST` draws of the victim's noise.
         local: whether a victim of the attacker's own was attacked for the sample.
@@ -139,6 +142,7 @@ class Meter:
         self.lanes: Lanes | None = None
         self._memories: _Memories = {}
         self._granted: _Grant | None = None
+        self._most = 0, 0  # no sample has spent more: while that is below the budget, no look at the device
         self._rows = torch.arange(n, device=device)
 
     @property
@@ -152,18 +156,26 @@ class Meter:
     def active(
         self, forwards: int, backwards: int, *, with_hits: bool = False, among: Tensor | None = None
     ) -> Tensor:
-        budget, times = self.threat.budget, self.width * self.sharing
-        keep = (self.forwards + times * forwards <= budget.forwards) & (
-            self.backwards + times * backwards <= budget.backwards
-        )
+        times = self.width * self.sharing
+        forwards, backwards = times * forwards, times * backwards
+        kept = [] if among is None else [among]
         if self.stops_at_hit and not with_hits:
-            keep &= ~self.hit
-        if among is not None:
-            keep &= among
-        rows = self._rows[keep]
-        if self.lanes is None:
-            self._granted = _Grant(rows, rows._version, times * forwards, times * backwards)
+            kept.append(~self.hit)
+        if not self._surely_pay(forwards, backwards):
+            kept.append(~self._over(self.forwards + forwards, self.backwards + backwards))
+        rows = self._rows[reduce(and_, kept)] if kept else self._rows.clone()
+        self._granted = _Grant(rows, rows._version, forwards, backwards)
         return rows
+
+    def _surely_pay(self, forwards: int, backwards: int) -> bool:
+        """Say whether every sample can pay so much, by what the one that has spent most can have spent."""
+        most, budget = self._most, self.threat.budget
+        return most[0] + forwards <= budget.forwards and most[1] + backwards <= budget.backwards
+
+    def _over(self, forwards: Tensor, backwards: Tensor) -> Tensor:
+        """Say which samples would be beyond their budget with so many passes spent: [N] bool."""
+        budget = self.threat.budget
+        return (forwards > budget.forwards) | (backwards > budget.backwards)
 
     @property
     def sharing(self) -> int:
@@ -178,23 +190,34 @@ class Meter:
         """Count passes through the victim: one for each member of a joint one, or for `members` of them."""
         width = members or self.width
         forwards, backwards = width * forwards, width * backwards
+        granted = self._pays(rows, forwards, backwards)
+        most = 1 if granted else len(rows)  # times that a row may occur
+        if not granted and not self._surely_pay(most * forwards, most * backwards):
+            self._refuse_overdraft(rows, forwards, backwards)
+        self._most = self._most[0] + most * forwards, self._most[1] + most * backwards
+        once = torch.ones_like(rows)
+        self.forwards.index_add_(0, rows, once, alpha=forwards)
+        if backwards:
+            self.backwards.index_add_(0, rows, once, alpha=backwards)
+        if self.victim.spec.stochastic:
+            self.queries.index_add_(0, rows, once)
+        if self.stage is not None:
+            self.stage.forwards += forwards * len(rows)
+            self.stage.backwards += backwards * len(rows)
+
+    def _refuse_overdraft(self, rows: Tensor, forwards: int, backwards: int) -> None:
+        """Raise BudgetExceeded if a sample among the rows cannot pay so much for each time it occurs."""
         times = torch.zeros_like(self.forwards).index_add_(0, rows, torch.ones_like(rows))
         after_f = self.forwards + times * forwards
         after_b = self.backwards + times * backwards
-        budget = self.threat.budget
-        over = (times > 0) & ((after_f > budget.forwards) | (after_b > budget.backwards))
-        if not self._pays(rows, forwards, backwards) and over.any():
-            row = int(over.nonzero()[0])
+        over = (times > 0) & self._over(after_f, after_b)
+        if over.any():
+            row, budget = int(over.nonzero()[0]), self.threat.budget
             raise BudgetExceeded(
                 f"oracle: sample {row} of the batch would need {int(after_f[row])} forwards and "
                 f"{int(after_b[row])} backwards, the threat model allows {budget.forwards} and "
                 f"{budget.backwards}. Ask oracle.active() for the rows that can still pay."
             )
-        self.forwards, self.backwards = after_f, after_b
-        self.queries = self.queries + times
-        if self.stage is not None:
-            self.stage.forwards += forwards * len(rows)
-            self.stage.backwards += backwards * len(rows)
 
     def _pays(self, rows: Tensor, forwards: int, backwards: int) -> bool:
         """Say whether `active` said that these rows can pay so much, and take it from what it granted.
@@ -208,11 +231,14 @@ class Meter:
         self._granted = _Grant(rows, granted.version, *left)
         return True
 
+    def are_distinct(self, rows: Tensor) -> bool:
+        """Say whether no row is known to stand twice: those that `active` gave and nobody changed."""
+        return self._granted is not None and self._granted.covers(rows, 0, 0)
+
     @property
     def overspent(self) -> bool:
         """Whether any sample was charged more than its budget."""
-        budget = self.threat.budget
-        return bool(((self.forwards > budget.forwards) | (self.backwards > budget.backwards)).any())
+        return bool(self._over(self.forwards, self.backwards).any())
 
     def fresh_noise(self, rows: Tensor, draw: int) -> RowStreams | None:
         if not self.victim.spec.stochastic:
@@ -224,8 +250,7 @@ class Meter:
     ) -> list[Memory]:
         neurons = self.victim.neurons if member is None else self.victim.members[member].neurons
         stores = self._memories.setdefault((estimator, member), [{} for _ in neurons])
-        distinct = self._granted is not None and self._granted.covers(rows, 0, 0)
-        n = len(self.x0)
+        distinct, n = self.are_distinct(rows), len(self.x0)
         return [Memory(rows=rows, n=n, frozen=frozen, distinct=distinct, store=store) for store in stores]
 
     def forget(self) -> None:
@@ -251,54 +276,61 @@ class Meter:
 
     def _note_unanswered(self, x: Tensor, rows: Tensor) -> None:
         self.non_finite[rows] = True
-        legal = self.geometry.legal(self.x0[rows], x, eps=self.eps, bounds=self.threat.bounds)
-        self.unanswered[rows[legal]] = True
+        self.unanswered[rows[self._legal(x, rows)]] = True
 
-    def _note_closest(self, x: Tensor, rows: Tensor, merit: Tensor) -> None:
-        nearer = (merit > self.closeness[rows]).nonzero().squeeze(1)
+    def _legal(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Say which of some inputs are legal ones of their samples: [n] bool."""
+        return self.geometry.legal(self.x0[rows], x, eps=self.eps, bounds=self.threat.bounds)
+
+    def _note_closest(self, x: Tensor, rows: Tensor, merit: Tensor, tame: Tensor) -> None:
+        nearer = ((merit > self.closeness[rows]) & tame).nonzero().squeeze(1)
         if not len(nearer) or self.closest is None:
             return
-        at = rows[nearer]
-        nearer = nearer[self.geometry.legal(self.x0[at], x[nearer], eps=self.eps, bounds=self.threat.bounds)]
-        nearer = nearer[_best_of_each(rows[nearer], merit[nearer])]
-        self.closest[rows[nearer]] = x[nearer].detach()
-        self.closeness[rows[nearer]] = merit[nearer]
+        x, at, merit = x[nearer].detach(), rows[nearer], merit[nearer]
+        x, at, merit = _taken(self._legal(x, at).nonzero().squeeze(1), x, at, merit)
+        x, at, merit = _taken(_best_of_each(at, merit), x, at, merit)
+        self.closest[at] = x
+        self.closeness[at] = merit
 
     def note(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
         """Remember legal adversarial examples among the queried inputs."""
-        wild = ~torch.isfinite(logits).all(dim=1)
+        tame = logits.abs().amax(dim=1) < torch.inf  # no NaN either
         reached, merit = self.judge(logits, rows)
         self.trace.note(rows, self.forwards[rows], merit)
         if self.closest is not None:
-            self._note_closest(x, rows, torch.where(wild, -torch.inf, merit))
-        found = (reached | wild).nonzero().squeeze(1)  # the one look at the device where nothing is found
-        if len(found) and bool(wild[found].any()):
+            self._note_closest(x, rows, merit, tame)
+        found = (reached | ~tame).nonzero().squeeze(1)  # the one look at the device where nothing is found
+        if len(found) and not bool(tame[found].all()):
+            wild = ~tame
             self._note_unanswered(x[wild], rows[wild])
-            found = found[~wild[found]]
+            found = found[tame[found]]
         if not len(found):
             return
-        at = rows[found]
-        legal = self.geometry.legal(self.x0[at], x[found], eps=self.eps, bounds=self.threat.bounds)
-        found, at = found[legal], at[legal]
+        x, at = x[found].detach(), rows[found]
+        found, x, at = _taken(self._legal(x, at).nonzero().squeeze(1), found, x, at)
         if not len(found):
             return
+        first = ~self.hit[at]
         if self.threat.is_minimum_norm:
-            worth = -self.geometry.distance(self.x0[at], x[found])
+            worth = -self.geometry.distance(self.x0[at], x)
         elif self.stops_at_hit:
-            worth = torch.where(self.hit[at], -torch.inf, 0.0).double()
+            worth = torch.where(first, 0.0, -torch.inf).double()
         else:
             worth = merit[found]
-        pick = _best_of_each(at, worth)
-        found, at, worth = found[pick], at[pick], worth[pick]
-        better = worth > self.merit[at]
-        target = at[better]
-        self.best[target] = x[found[better]].detach()
-        self.merit[target] = worth[better]
-        new = at[~self.hit[at]]
+        x, at, worth, first = _taken(_best_of_each(at, worth), x, at, worth, first)
+        new = at[first]
         self.first_hit[new] = self.forwards[new]
         if self.stage is not None:
             self.stage.hits += len(new)
         self.hit[at] = True
+        x, at, worth = _taken((worth > self.merit[at]).nonzero().squeeze(1), x, at, worth)
+        self.best[at] = x
+        self.merit[at] = worth
+
+
+def _taken(places: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+    """Return some entries of tensors, none of them twice: the tensors themselves where those are all."""
+    return parts if len(places) == len(parts[0]) else tuple(part[places] for part in parts)
 
 
 def _best_of_each(rows: Tensor, worth: Tensor) -> Tensor:

@@ -48,6 +48,11 @@ from robustspike.bench.victim.module import ModuleVictim
 _METERS: weakref.WeakKeyDictionary[Oracle, Meter] = weakref.WeakKeyDictionary()
 
 
+def _mean(draws: Sequence[Tensor]) -> Tensor:
+    """Return the mean of what several draws gave; of one, that itself."""
+    return draws[0] if len(draws) == 1 else torch.stack(list(draws)).mean(dim=0)
+
+
 def loss_named(name: str, spec: VictimSpec) -> Loss:
     """Return a loss by its name in `LOSSES`. Raises: ConfigError: no such loss, or not one for the victim."""
     if name not in LOSSES:
@@ -409,8 +414,8 @@ class Oracle:
         meter = _METERS[self]
         y, sign, function = self._aim(rows, loss)
         answers = [self._pass(x, rows, draw, member) for draw in range(draws)]
-        values = torch.stack([sign * function(logits, y) for logits in answers]).mean(dim=0)
-        logits = torch.stack(answers).mean(dim=0)
+        values = _mean([sign * function(logits, y) for logits in answers])
+        logits = _mean(answers)
         if member is None:
             meter.note(x, logits, rows)
         return values, logits
@@ -448,7 +453,14 @@ class Oracle:
         meter.charge(rows, draws * rule.forwards, draws * rule.backwards, members=0 if member is None else 1)
         y, sign, function = self._aim(rows, loss)
         if meter.lanes is not None and draws == 1 and member is None:
-            question = Question(x.detach(), rows, y, lambda z, labels: sign * function(z, labels), rule)
+            question = Question(
+                x.detach(),
+                rows,
+                y,
+                distinct=meter.are_distinct(rows),
+                loss=lambda z, labels: sign * function(z, labels),
+                rule=rule,
+            )
             out: LossGrad = meter.lanes.ask(question)
             return self._noted(x, rows, out, draws)
         answers = [
@@ -462,9 +474,7 @@ class Oracle:
             )
             for draw in range(draws)
         ]
-        out = answers[0]
-        if draws > 1:
-            out = LossGrad(*(torch.stack(parts).mean(dim=0) for parts in zip(*answers, strict=True)))
+        out = LossGrad(*(_mean(parts) for parts in zip(*answers, strict=True)))
         return out if member is not None else self._noted(x, rows, out, draws)
 
     def _noted(self, x: Tensor, rows: Tensor, out: LossGrad, draws: int) -> LossGrad:
@@ -474,7 +484,8 @@ class Oracle:
         meter.gradients.index_add_(0, rows, once)
         if draws >= EOT_LEAST:
             meter.averaged.index_add_(0, rows, once)
-        meter.zero_gradients.index_add_(0, rows, once - out.grad.flatten(1).any(dim=1).to(torch.int64))
+        vanishes = out.grad.flatten(1).abs().amax(dim=1) == 0
+        meter.zero_gradients.index_add_(0, rows, vanishes.to(torch.int64))
         meter.note(x, out.logits, rows)
         return out
 

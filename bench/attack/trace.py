@@ -54,7 +54,8 @@ class Trace:
 
     def rising(self, spent: Tensor) -> Tensor:
         """Say whose best merit still grew by more than `RISE` of its whole rise in the last tenth: [N]."""
-        best = self.best.cummax(dim=1).values
+        used = int(torch.searchsorted(self.grid, spent.max().clamp(max=_GRID[-1]))) + 1
+        best = self.best[:, :used].cummax(dim=1).values  # beyond, nothing was written
         before = torch.searchsorted(self.grid, ((1 - LAST) * spent).long().clamp(min=1), right=True) - 1
         then = best.gather(1, before[:, None]).squeeze(1)
         final = best[:, -1]

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import scipy  # scipy.stats is loaded when it is first asked
 import torch
-from scipy.stats import binom
-from scipy.stats import norm
 from torch import Tensor
 from torch.nn import functional
 
@@ -82,8 +81,8 @@ class MedianSmoothing:
 
     def rank(self, radius: float) -> int:
         """Return which of the sorted draws, counted from either end, bounds the answer; 0: none does."""
-        share = float(norm.cdf(-radius / self.sigma))
-        return int(binom.ppf(self.error / 2, self.draws, share))
+        share = float(scipy.stats.norm.cdf(-radius / self.sigma))
+        return int(scipy.stats.binom.ppf(self.error / 2, self.draws, share))
 
     @torch.no_grad()
     def certify(

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+import scipy  # scipy.stats is loaded when it is first asked: that takes half as long as torch
 from scipy.special import stdtrit
-from scipy.stats import beta
-from scipy.stats import binomtest
 
 
 @cache  # tables of many cells ask for few different counts, and each takes half a millisecond
@@ -20,7 +19,7 @@ def wilson(k: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
     """
     if n == 0:
         return 0.0, 1.0
-    interval = binomtest(k, n).proportion_ci(level, method="wilson")
+    interval = scipy.stats.binomtest(k, n).proportion_ci(level, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -35,7 +34,7 @@ def rate(name: str, k: int, n: int) -> dict[str, float]:
 
 def sign_test(wins: int, losses: int) -> float:
     """Return the two-sided p-value of the exact sign test (McNemar's exact test on discordant pairs)."""
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    return float(scipy.stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
@@ -77,7 +76,7 @@ def clopper_pearson_lower(k: int, n: int, *, error: float) -> float:
 
     Source: Clopper & Pearson 1934, Biometrika 26:404, as a quantile of the beta distribution. Differs: none.
     """
-    return float(beta.ppf(error, k, n - k + 1)) if k else 0.0
+    return float(scipy.stats.beta.ppf(error, k, n - k + 1)) if k else 0.0
 
 
 def holm(p: Sequence[float]) -> list[float]:

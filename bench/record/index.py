@@ -156,7 +156,8 @@ class Index:
 
     def read_bundle(self, on_run: Callable[[bytes], object] = bytes) -> Iterator[CellRecord | ProtocolError]:
         """Read the records of the bundle as `read_bundle` does, from the index where the file is as then."""
-        files = _signature(str(self.root))
+        path = os.path.realpath(self.root)  # a bundle may be a link, its records may not
+        files = _signature(path)
         whole = self._entry(_WHOLE, files)
         if whole is not None:
             own, _, run = whole
@@ -181,7 +182,7 @@ class Index:
             else:
                 order.append(record.key)
                 yield self._share(record, files)
-        if files and _signature(str(self.root)) == files:
+        if files and _signature(path) == files:
             self._keep((_WHOLE, files, json.dumps(order), len(order), b"".join(runs)))
 
     def _share(self, record: CellRecord, files: str) -> CellRecord:

@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from robustspike.bench.attack.limits import keep_freed_memory
 from robustspike.bench.attack.limits import watchdog
 from robustspike.bench.contract.registry import load_file
 from robustspike.bench.errors import BenchError
@@ -200,6 +201,7 @@ def _prepare(threads: int, plugins: Plugins) -> None:
     """Set up a worker, once for each set of plugins."""
     import torch
 
+    keep_freed_memory()
     torch.set_num_threads(threads)
     for name, content in plugins:
         path = Path(tempfile.mkdtemp(prefix="robustspike-plugin-")) / name

@@ -270,10 +270,12 @@ def energy_of(
     """
     everyone = torch.arange(len(data))
     broken = everyone[result.status == STATUS.index(Status.BROKEN)]
-    streams = RowStreams.derive(data.ids, seed, "energy", device=victim.device)
 
     def counted(x: Tensor, rows: Tensor) -> SynapticCounts | None:
-        noise = streams.fork("draw", rows=rows.to(victim.device)) if victim.spec.stochastic else None
+        noise = None
+        if victim.spec.stochastic:
+            streams = RowStreams.derive(data.ids, seed, "energy", device=victim.device)
+            noise = streams.fork("draw", rows=rows.to(victim.device))
         return count_synops(victim, x.to(victim.device), noise=noise) if len(x) else None
 
     def total(counts: SynapticCounts | None, rows: Tensor | None = None, cost: EnergyCost = USUAL) -> int:

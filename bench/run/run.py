@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from robustspike.bench.attack.limits import data_bytes
+from robustspike.bench.attack.limits import keep_freed_memory
 from robustspike.bench.attack.limits import watchdog
 from robustspike.bench.contract.registry import load_file
 from robustspike.bench.errors import BenchError
@@ -61,7 +62,8 @@ class Tick:
 
 
 def prepare(settings: Settings) -> None:
-    """Set up a process: threads and plugins."""
+    """Set up a process: memory, threads and plugins."""
+    keep_freed_memory()
     torch.set_num_threads(settings.threads)
     for path in settings.plugins:
         load_file(path)

@@ -210,9 +210,10 @@ def spike_counts(x: Tensor) -> Tensor:
     if bool(((size == top) | (size == 0)).all()):
         return (size > 0).to(x.dtype)
     smallest = torch.where(size > 0, size, torch.inf)
-    counts = (size / smallest.min()).nan_to_num(0.0)
-    if bool(((counts - counts.round()).abs() <= 1e-3 * counts.clamp(min=1)).all()):
-        return counts.round()
+    counts = (size / smallest.min()).nan_to_num_(0.0)
+    whole = counts.round()
+    if bool(((counts - whole).abs_() <= counts.clamp_(min=1).mul_(1e-3)).all()):
+        return whole
     own = smallest.amin(dim=[0, *range(2, x.dim())], keepdim=True)
     return (size / own).nan_to_num(0.0).round()
 

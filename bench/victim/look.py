@@ -8,6 +8,7 @@ modules: with them every estimator but the network's own gradient is refused.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -418,7 +419,8 @@ def _is_spikes(x: Any) -> bool:
         return False
     x = x.detach()
     width = x.max() - x.min()
-    if not bool(width > 0):
+    if not 0 < width.item() < math.inf:
         return False
-    values, counts = ((x - x.min()) / width * 1024).round().unique(return_counts=True)
-    return len(values) <= FEW_VALUES and int(counts.min()) > 1
+    counts = torch.bincount(((x - x.min()) / width * 1024).round().long().flatten())
+    counts = counts[counts > 0]
+    return len(counts) <= FEW_VALUES and int(counts.min()) > 1

@@ -58,7 +58,7 @@ def digest_tensors(named: Iterator[tuple[str, Tensor]]) -> str:
     for name, tensor in named:
         data = tensor.detach().cpu().contiguous()
         total.update(f"{name}|{data.dtype}|{tuple(data.shape)}|".encode())
-        total.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
+        total.update(data.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

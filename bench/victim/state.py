@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain
+from operator import is_
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ class Build:
         for module, then in self.parts:
             now = _parts(module)
             for name in then.keys() | now.keys():
-                if (name in then) != (name in now) or _key(name, then[name]) != _key(name, now[name]):
+                if (name in then) != (name in now) or not _same(name, then[name], now[name]):
                     return f"{name.strip('_').replace('_', ' ')} of a {type(module).__name__}"
         return None
 
@@ -168,8 +169,10 @@ def _parts(module: nn.Module) -> _Parts:
     return found
 
 
-def _key(name: str, value: Any) -> Any:
-    """Return what two notes of one attribute are compared by; tensors by their digest, elsewhere."""
-    if isinstance(value, dict):
-        return list(value) if name in _TENSORS else [(key, id(held)) for key, held in value.items()]
-    return value if isinstance(value, bool | int | float | str) else id(value)
+def _same(name: str, then: Any, now: Any) -> bool:
+    """Say whether two notes of one attribute agree; tensors are compared by their digest, elsewhere."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        if list(then) != list(now):
+            return False
+        return name in _TENSORS or all(map(is_, then.values(), now.values()))
+    return then is now or (isinstance(then, bool | int | float | str) and bool(then == now))

@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
-
 from robustspike.bench.attack.oracle import Oracle
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.compute import Unit
 from robustspike.bench.run.compute import compute
+from robustspike.bench.run.run import prepare
 from robustspike.bench.suite.file import read_suite
 from robustspike.bench.suite.loading import VICTIMS
 from robustspike.bench.suite.plan import make_plan
@@ -87,7 +86,6 @@ class Clock:
 
 
 def main(rounds: int = 7) -> None:
-    torch.set_num_threads(1)
     clock = Clock()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -103,6 +101,7 @@ def main(rounds: int = 7) -> None:
         suite = Path(folder) / "suite.toml"
         suite.write_text(SUITE)
         settings = Settings(out=Path(folder) / "out")
+        prepare(settings)
         for cell in make_plan(read_suite(str(suite))).cells:
             VICTIMS.drop(cell, weights=None, device="cpu")
             VICTIMS.pristine(cell, weights=None, device="cpu").victim.neurons  # noqa: B018  (looked for once)

@@ -25,7 +25,7 @@ def alone(*args: object, cwd: Path, code: int = 0) -> subprocess.CompletedProces
 
 @pytest.mark.parametrize("kind", ["attack", "defense", "victim", "dataset"])
 def test_the_template_of_every_kind_is_checked_from_its_file(tmp_path: Path, kind: str) -> None:
-    alone("new", kind, f"my_{kind}", cwd=tmp_path)
+    assert robustspike("new", kind, f"my_{kind}", cwd=tmp_path).returncode == 0
     file = tmp_path / f"my_{kind}" / f"my_{kind}.py"
     done = alone("validate", file, "--json", cwd=tmp_path)
     rows = json.loads(done.stdout)

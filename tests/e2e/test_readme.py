@@ -187,7 +187,7 @@ def test_a_network_of_ones_own_becomes_a_row(tmp_path: Path, shell: dict[str, st
         "import foreign_nets, numpy, torch\n"
         "net = foreign_nets.WrittenOut()\n"
         "torch.save({'state_dict': net.state_dict()}, 'best.pth')\n"
-        "x = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))\n"
+        "x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))\n"
         "numpy.savez('test.npz', x=x.numpy(), y=net(x).argmax(1).numpy())\n"
     )
     support = ROOT / "tests" / "support" / "foreign_nets.py"

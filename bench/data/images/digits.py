@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,9 +34,16 @@ class Digits(Dataset):
     )
 
     def load(self, split: SplitName, *, root: Path | None = None) -> Split:
-        from sklearn.datasets import load_digits
+        images, labels, parts = _whole()
+        return as_split(images, labels, parts[split])
 
-        data, labels = load_digits(return_X_y=True)
-        images = np.asarray(data, dtype=np.float32).reshape(-1, 1, 8, 8) / 16
-        sizes = {"test": _TEST, "validation": _VALIDATION, "train": -1}
-        return as_split(images, labels, stratified(labels, sizes, salt="digits/1")[split])
+
+@cache
+def _whole() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Return all images and labels, and the places of every split among them."""
+    from sklearn.datasets import load_digits
+
+    data, labels = load_digits(return_X_y=True)
+    images = np.asarray(data, dtype=np.float32).reshape(-1, 1, 8, 8) / 16
+    sizes = {"test": _TEST, "validation": _VALIDATION, "train": -1}
+    return images, labels, stratified(labels, sizes, salt="digits/1")

@@ -97,7 +97,7 @@ class PhotopatchIqa(Dataset):
         del root
         table = prepare()
         index = self.indices(split)[:n]
-        return Split(table["x"][index].float() / 255, table["mos"][index], index)
+        return Split(table["x"][index].float().div_(255), table["mos"][index], index)
 
     def sources(self, ids: Tensor, *, root: Path | None = None) -> Tensor:
         """Return for each patch the number of its photograph."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 from dataclasses import replace
 from fractions import Fraction
 
@@ -174,6 +175,41 @@ def test_every_query_takes_one_row_for_each_input_and_charges_nothing_otherwise(
         with pytest.raises(ContractError, match=r"for [12] rows. Give one row position per input"):
             ask()
     assert not meter.forwards.any() and not meter.backwards.any()
+
+
+def test_grants_and_refusals_are_those_of_plain_counting() -> None:
+    draw = random.Random(0)
+    for _ in range(20):
+        _, meter = make(replace(LINF, budget=Budget(forwards=12, backwards=6)))
+        spent = [(0, 0)] * 4
+        for _ in range(12):
+            forwards, backwards = draw.randint(1, 3), draw.randint(0, 2)
+            rows = torch.tensor(draw.choices(range(4), k=draw.randint(1, 4)))
+            if draw.random() < 0.5:
+                rows = meter.active(forwards, backwards)
+                able = [f + forwards <= 12 and b + backwards <= 6 for f, b in spent]
+                assert rows.tolist() == [row for row in range(4) if able[row]]
+            times = [rows.tolist().count(row) for row in range(4)]
+            after = [(f + k * forwards, b + k * backwards) for (f, b), k in zip(spent, times, strict=True)]
+            if all(f <= 12 and b <= 6 for f, b in after):
+                meter.charge(rows, forwards, backwards)
+                spent = after
+            else:
+                with pytest.raises(BudgetExceeded):
+                    meter.charge(rows, forwards, backwards)
+            assert list(zip(meter.forwards.tolist(), meter.backwards.tolist(), strict=True)) == spent
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_an_input_without_a_finite_answer_is_neither_a_hit_nor_the_closest(value: float) -> None:
+    oracle, meter = make(LINF)
+    before = oracle.closest()
+    logits = torch.zeros(4, 3)
+    logits[torch.arange(4), (meter.y + 1) % 3] = 1.0
+    logits[0, (int(meter.y[0]) + 1) % 3] = value
+    meter.note(meter.x0 * 0.9, logits, torch.arange(4))
+    assert meter.hit.tolist() == [False, True, True, True]
+    assert torch.equal(oracle.closest()[0], before[0]) and not torch.equal(oracle.closest()[1], before[1])
 
 
 def test_a_sample_without_an_answer_to_a_legal_input_is_remembered() -> None:

@@ -224,6 +224,18 @@ def test_records_of_another_protocol_are_refused_from_an_index_as_they_were(
         assert isinstance(list(index.read_bundle())[1], ProtocolError)
 
 
+def test_a_bundle_behind_a_link_is_the_file_that_it_leads_to(
+    folder: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = folder / "link.zip"
+    link.symlink_to(bundle)
+    before, _ = read(link)
+    seen = count_reads(monkeypatch)
+    assert read(link) == (before, "") and not seen
+    os.utime(bundle)
+    assert read(link) == (before, "") and seen == ["link.zip"]
+
+
 def test_a_bundle_that_changes_while_it_is_read_is_not_kept(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
