@@ -33,8 +33,8 @@ from robustspike.bench.numbers.rng import stable_hash
 SHARP = "assg(bound=0.94)"
 
 
-def pgd(estimator: str) -> str:
-    return f"pgd.linf(steps=10, estimator='{estimator}')"
+def pgd(estimator: str, *, steps: int = 10) -> str:
+    return f"pgd.linf(steps={steps}, estimator='{estimator}')"
 
 
 def sapgd(steps: int, *, loss: str = "margin", estimator: str = SHARP) -> str:
@@ -81,6 +81,8 @@ NOISY_CANDIDATES = {
     pgd("atan(alpha=5)"): 1,
     pgd("native"): 1,
     pgd(SHARP): 1,
+    pgd("native", steps=20): 1,
+    pgd("pdsg", steps=20): 1,
     sapgd(10): 2,
     sapgd(25): 2,
     sapgd(25, loss="ce"): 2,
