@@ -14,6 +14,7 @@ from robustspike.bench.api import Split
 from robustspike.bench.api import ThreatModel
 from robustspike.bench.api import evaluate_shard
 from robustspike.bench.api import registry
+from robustspike.bench.attack.fitting import domains_of
 from robustspike.bench.attack.fitting import refused_gradient
 from robustspike.bench.attack.saving import sample_records
 from robustspike.bench.record.flags import cell_flags
@@ -40,9 +41,12 @@ SMALL: Attacks = (
 def cell(victim: ModuleVictim, attack: Any, eps: Fraction | None, data: Split) -> CellRecord:
     """Measure one cell as a run would."""
     budget = Budget(forwards=150, backwards=150)
-    geometry = attack.spec.geometries[0]
     access, domain = Access(attack.spec.access), victim.spec.domain
-    threat = ThreatModel(domain=domain, geometry=geometry, eps=eps, access=access, budget=budget)
+    geometry = next(g for g in attack.spec.geometries if domain in (domains_of(g) or [domain]))
+    bounds = victim.spec.bounds
+    threat = ThreatModel(
+        domain=domain, geometry=geometry, eps=eps, bounds=bounds, access=access, budget=budget
+    )
     shard = evaluate_shard(victim, attack, threat, data.x, data.y, data.ids)
     rows = tuple(sample_records(shard))
     counts = count(rows)

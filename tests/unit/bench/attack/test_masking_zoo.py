@@ -68,6 +68,9 @@ FLIPS: Attacks = (
 )
 """The same for binary event frames, where no budget is the check."""
 
+COUNTS: Attacks = (("sda.l0", {}, None), ("scg.l0", {}, None), ("count.random", {}, None))
+"""The same for event counts."""
+
 
 def shipped() -> list[str]:
     """List the classifiers whose data and weights install with the package."""
@@ -86,9 +89,9 @@ def shipped() -> list[str]:
 @pytest.mark.parametrize("name", shipped())
 def test_no_shipped_victim_raises_a_flag(name: str) -> None:
     victim = load_victim(name)
-    static = victim.spec.domain is Domain.STATIC
-    data = registry("victims").get(name).data().load("test")[: N if static else 12]
-    flags, _ = measured(victim, data, LONGER if static else FLIPS)
+    attacks = {Domain.STATIC: LONGER, Domain.SPIKES: FLIPS, Domain.EVENTS: COUNTS}[victim.spec.domain]
+    data = registry("victims").get(name).data().load("test")[: N if attacks is LONGER else 12]
+    flags, _ = measured(victim, data, attacks)
     assert flags <= ({"unconfirmed"} if victim.spec.stochastic else set())
 
 
