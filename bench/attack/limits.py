@@ -21,13 +21,6 @@ LEAST_GIB = 0.125
 """The smallest limit of memory that an honest attack on a tiny network can keep to, for the threads and
 buffers that torch makes on its first gradient; below it processes abort."""
 
-_HAS_ALARM = hasattr(signal, "SIGALRM")
-
-
-class TimedOut(BaseException):
-    """A block took longer than allowed; no Exception, so that an attack does not catch it by accident."""
-
-
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """Numbers of two settings of the GNU C library's memory allocator (malloc.h)."""
 
@@ -36,6 +29,12 @@ _LARGEST_REUSED = 32 << 20
 
 _MOST_KEPT = 128 << 20
 """Bytes at the end of the heap that are kept though nobody uses them."""
+
+_HAS_ALARM = hasattr(signal, "SIGALRM")
+
+
+class TimedOut(BaseException):
+    """A block took longer than allowed; no Exception, so that an attack does not catch it by accident."""
 
 
 @contextmanager

@@ -21,15 +21,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from robustspike.bench.attack.limits import keep_freed_memory
 from robustspike.bench.attack.limits import watchdog
-from robustspike.bench.contract.registry import load_file
 from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.errors import ContractError
 from robustspike.bench.run.compute import Settings
 from robustspike.bench.run.compute import Unit
 from robustspike.bench.run.compute import compute
+from robustspike.bench.run.compute import set_up
 from robustspike.bench.run.shards import pack_shard
 from robustspike.bench.suite.identity import identity
 
@@ -199,11 +198,9 @@ def _work(unit: Unit, settings: Settings, plugins: Plugins) -> bytes:
 @cache
 def _prepare(threads: int, plugins: Plugins) -> None:
     """Set up a worker, once for each set of plugins."""
-    import torch
-
-    keep_freed_memory()
-    torch.set_num_threads(threads)
+    paths = []
     for name, content in plugins:
         path = Path(tempfile.mkdtemp(prefix="robustspike-plugin-")) / name
         path.write_bytes(content)
-        load_file(path)
+        paths.append(path)
+    set_up(threads, paths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from robustspike.bench.attack.known import Known
 from robustspike.bench.attack.known import known_of
 from robustspike.bench.attack.limits import NO_LIMITS
 from robustspike.bench.attack.limits import Limits
+from robustspike.bench.attack.limits import keep_freed_memory
 from robustspike.bench.attack.oracle import Oracle
 from robustspike.bench.attack.result import ERROR
 from robustspike.bench.attack.result import STATUS
@@ -26,6 +28,7 @@ from robustspike.bench.attack.result import ShardResult
 from robustspike.bench.certify.base import certify_shard
 from robustspike.bench.certify.contract import Certifier
 from robustspike.bench.certify.result import Certified
+from robustspike.bench.contract.registry import load_file
 from robustspike.bench.contract.registry import registry
 from robustspike.bench.contract.specs import AttackSpec
 from robustspike.bench.contract.specs import CertifierSpec
@@ -72,6 +75,14 @@ class Settings:
     threads: int = 1
     limits: Limits = NO_LIMITS
     command: str = ""
+
+
+def set_up(threads: int, plugins: Iterable[Path]) -> None:
+    """Set up a process that computes: its memory, its threads and single-file plugins."""
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    for path in plugins:
+        load_file(path)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from robustspike.bench.attack.limits import data_bytes
-from robustspike.bench.attack.limits import keep_freed_memory
 from robustspike.bench.attack.limits import watchdog
-from robustspike.bench.contract.registry import load_file
 from robustspike.bench.errors import BenchError
 from robustspike.bench.errors import ConfigError
 from robustspike.bench.record import provenance
@@ -34,6 +31,7 @@ from robustspike.bench.run.compute import Unit
 from robustspike.bench.run.compute import compute
 from robustspike.bench.run.compute import failed_shard
 from robustspike.bench.run.compute import job_of
+from robustspike.bench.run.compute import set_up
 from robustspike.bench.run.pool import in_processes
 from robustspike.bench.run.shards import pack_shard
 from robustspike.bench.run.shards import read_shard
@@ -62,11 +60,8 @@ class Tick:
 
 
 def prepare(settings: Settings) -> None:
-    """Set up a process: memory, threads and plugins."""
-    keep_freed_memory()
-    torch.set_num_threads(settings.threads)
-    for path in settings.plugins:
-        load_file(path)
+    """Set up a process of a run here."""
+    set_up(settings.threads, settings.plugins)
 
 
 def work(unit: Unit, settings: Settings) -> Unit:
